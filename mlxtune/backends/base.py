@@ -1,0 +1,67 @@
+"""What the engine asks of a backend: the Learner protocol. It is all that the engine knows of arrays and models."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from mlxtune.checkpoint import Tensor
+from mlxtune.data.types import Batch
+from mlxtune.events import Memory
+from mlxtune.settings import section
+from mlxtune.strategies.selection import Selection
+
+
+@section
+class BackendSettings:
+    """Where and in which number format the run computes."""
+
+    name: Literal["auto", "mlx", "numpy"] = "auto"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+
+
+class LossSum(NamedTuple):
+    """Loss as it is kept everywhere: a sum and a count, divided once, at the end."""
+
+    loss_sum: float  # nats
+    n_tokens: int  # supervised
+
+
+class StepResult(NamedTuple):
+    loss: LossSum
+    grad_norm: float  # of the mean gradient, before clipping
+    skipped: bool  # fp16: the scaled gradient overflowed and nothing was updated
+
+
+class Learner(Protocol):
+    """A model, its Selection and its optimizer state, ready to step."""
+
+    device: str  # in words
+    precision: str
+    selection: Selection
+    memory_limit_bytes: int
+
+    def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        """One optimizer step on the micro-batches, as if they were one batch."""
+        ...
+
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The loss with dropout off; changes nothing."""
+        ...
+
+    def trained(self) -> Iterator[Tensor]:
+        """The tensors that train, by name, in a fixed order."""
+        ...
+
+    def optimizer_state(self) -> Iterator[Tensor]:
+        """Moments and master copies, by name, in a fixed order."""
+        ...
+
+    def scalars(self) -> dict[str, Any]:
+        """What else must be kept to continue bit for bit, as JSON: the step, the loss scale."""
+        ...
+
+    def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
+        """Continue from what `trained`, `optimizer_state` and `scalars` gave."""
+        ...
+
+    def memory(self) -> Memory: ...

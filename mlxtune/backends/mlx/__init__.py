@@ -1,0 +1,1 @@
+"""The MLX backend. The only package that imports mlx and mlx_lm."""

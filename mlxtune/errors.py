@@ -1,0 +1,76 @@
+"""The one error tree. A message says what was expected, what was found, where, and what to do.
+
+Every error that a user can cause is an `MlxtuneError`; the command line prints it without a traceback and ends with
+its `exit_code`. Anything else that escapes is a fault of this program.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class MlxtuneError(Exception):
+    """One fault, or several of one kind that are told together.
+
+    where: file:line, setting or tensor name; may be empty. remedy: a sentence that says what to do.
+
+    >>> print(BadSetting("train.batch_size", expected="1 or more", found="0", remedy="4 is usual."))
+    train.batch_size: expected 1 or more, found 0.
+      4 is usual.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, where: str, *, expected: str, found: str, remedy: str = "") -> None:
+        self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
+        super().__init__(where, expected, found, remedy)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        lines = [f"{place}expected {self.expected}, found {self.found}."]
+        lines += [f"  {line}" for line in self.remedy.splitlines()]
+        return "\n".join(lines)
+
+
+class BadSetting(MlxtuneError, ValueError):
+    """A setting, flag or recipe key with a value that cannot be used. A ValueError, so that pydantic collects them."""
+
+
+class BadData(MlxtuneError):
+    """Rows, files or folders of training data that cannot be read or trained on."""
+
+
+class BadModel(MlxtuneError):
+    """A model folder, name, config, tokenizer or weight file that cannot be used."""
+
+
+class BadRun(MlxtuneError):
+    """A run folder that is in use, holds another run, or whose checkpoint is damaged."""
+
+
+class Missing(MlxtuneError):
+    """Something that has to be installed first; the remedy is the command."""
+
+
+class RunStopped(MlxtuneError):
+    """The run stopped itself: a loss that is not finite, memory, a full disk. What was saved before stays good."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class Faults(MlxtuneError):
+    """Several faults told at once, because a user wants to mend them at once."""
+
+    def __init__(self, faults: Sequence[MlxtuneError]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("", expected="", found="")
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.faults)
+
+
+def raise_all(faults: Sequence[MlxtuneError]) -> None:
+    """Raise nothing, the one fault, or all of them together."""
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise Faults(faults)

@@ -1,0 +1,1 @@
+"""Adapters and models out, in the formats of other tools."""

@@ -1,0 +1,21 @@
+"""What all sections of settings share: frozen, keyword only, strict about types, and checked when they are made.
+
+A section stands beside the code that obeys it; `recipe.py` composes them. A fault raises pydantic's ValidationError,
+which `recipe.py` turns into one message that lists them all.
+"""
+
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def section(cls: type[T]) -> type[T]:
+    """Make a class of annotated fields a section of settings."""
+    made: Any = dataclass(frozen=True, kw_only=True, config=STRICT)(cls)
+    return made  # type: ignore[no-any-return]
