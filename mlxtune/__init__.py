@@ -1,1 +1,4 @@
-"""mlxtune fine-tunes language models on Apple Silicon. The command line is `mlxtune`; `mlxtune.run.start` is one run."""
+"""mlxtune fine-tunes language models on Apple Silicon.
+
+The command line is `mlxtune`; from Python, `mlxtune.run.start` is one training run.
+"""
