@@ -30,6 +30,6 @@ def last_layers(anatomy: Anatomy, last_n: Depth) -> tuple[str, ...]:
 
 
 def layers_in_words(anatomy: Anatomy, count: int) -> str:
-    """ "last 4 of 32 layers" or "all 5 layers"."""
+    """As the panel says it: last 4 of 32 layers, or all 5 layers."""
     total = len(anatomy.layers)
     return f"all {total} layers" if count == total else f"last {count} of {total} layers"

@@ -24,10 +24,14 @@ def choose_head(wanted: bool | None, anatomy: Anatomy) -> Head:
         return Head((anatomy.head,), False, ("head",), ())
     if wanted is None:
         return Head((), False, (), ("The head is tied to the embedding and stays frozen; --head trains a copy of it.",))
+    return Head((), True, ("untied head",), (untie_cost(anatomy),))
+
+
+def untie_cost(anatomy: Anatomy) -> str:
+    """What --head costs on a tied model, as a sentence."""
     embedding = anatomy.parameters[anatomy.embedding]
-    cost = (
+    return (
         f"--head unties the head: a copy of the embedding, {embedding.size:,} parameters and "
         f"{embedding.bytes / 1e6:,.1f} MB of weights more, with gradients and moments besides. "
         "The adapter then has a head that the base model lacks: mlxtune loads it, mlx-lm does not."
     )
-    return Head((), True, ("untied head",), (cost,))
