@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from mlxtune.checkpoint import Tensor
 from mlxtune.data.types import Batch
 from mlxtune.events import Memory
 from mlxtune.settings import section
+from mlxtune.storage import Tensor
 from mlxtune.strategies.selection import Selection
 
 
