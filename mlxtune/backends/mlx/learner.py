@@ -24,7 +24,7 @@ from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
 
-STREAMS_PER_SEED = 1 << 32  # steps of one seed that cannot meet those of the next
+STREAMS_PER_SEED = 1 << 31  # steps of one seed that cannot meet those of the next
 
 
 class MlxLearner:
@@ -61,8 +61,9 @@ class MlxLearner:
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
         n_tokens = sum(batch.n_supervised for batch in batches)
-        dropout_key, rounding_key = self._keys()
-        mx.random.state[0] = dropout_key
+        dropout_seed = 2 * (self.job.seed * STREAMS_PER_SEED + self.steps)  # all randomness is of (seed, step) alone
+        mx.random.seed(dropout_seed)
+        rounding_key = mx.random.key(dropout_seed + 1)
         self.model.train()
         losses, gradients = self._accumulate(batches, self.scale.value / n_tokens)
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
@@ -75,11 +76,7 @@ class MlxLearner:
         del gradients, clipped  # the graph holds what it needs; names here would keep it all
         self._set(after)
         mx.eval(losses, norm, *after.arrays())
-        return self._result(LossSum(losses.item(), n_tokens), norm.item())
-
-    def _keys(self) -> list[mx.array]:
-        """Randomness of this step, for dropout and for rounding: a function of (seed, step) alone."""
-        return list(mx.random.split(mx.random.key(self.job.seed * STREAMS_PER_SEED + self.steps)))
+        return self._result(LossSum(_number(losses), n_tokens), _number(norm))
 
     def _accumulate(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
         """The summed loss, and the gradient of `scale` times that sum, over the micro-batches.
@@ -154,13 +151,17 @@ class MlxLearner:
 def evaluate(model: nn.Module, batch: Batch) -> LossSum:
     """The summed loss of a batch and its count of supervised tokens."""
     loss = loss_sum(model, mx.array(batch.tokens_BT), mx.array(batch.supervised_BT))
-    return LossSum(loss.item(), batch.n_supervised)
+    return LossSum(_number(loss), batch.n_supervised)
 
 
 def _load(path: Path) -> dict[str, mx.array]:
     arrays = mx.load(str(path))
     assert isinstance(arrays, dict)
     return arrays
+
+
+def _number(array: mx.array) -> float:
+    return float(array.item())  # type: ignore[arg-type]  # a real scalar here; item() may be complex elsewhere
 
 
 def _finite(number: float) -> bool:

@@ -50,11 +50,10 @@ def stepped(trained: Trained, gradients: Arrays, scalars: adamw.Scalars, setting
     """The state after one AdamW step. gradients: float32, clipped. key: randomness of the rounding."""
     weights, moments, masters = {}, {}, {}
     keys = mx.random.split(key, len(gradients))
-    for i, (name, gradient) in enumerate(gradients.items()):
-        old = trained.weights[name]
+    for i, (name, old) in enumerate(trained.weights.items()):
         exact = trained.masters.get(name, old).astype(mx.float32)
         decays = adamw.decays(settings, old.shape)
-        exact, moments[name] = adamw.update(mx, scalars, exact, gradient, trained.moments[name], decays=decays)
+        exact, moments[name] = adamw.update(mx, scalars, exact, gradients[name], trained.moments[name], decays=decays)
         if name in trained.masters:
             masters[name] = exact
         elif old.dtype != mx.float32:

@@ -1,0 +1,196 @@
+"""The Recipe: every setting of a run, composed of the sections that their owners define; strict, frozen, in YAML.
+
+Precedence: command line, then --set, then the recipe file, then the defaults. A key that nothing reads is an error that
+names the nearest key; where many things are wrong, all are told at once.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from mlxtune.backends.base import BackendSettings
+from mlxtune.checkpoint import CheckpointSettings
+from mlxtune.data.settings import DataSettings
+from mlxtune.engine import TrainSettings
+from mlxtune.errors import BadSetting, MlxtuneError, raise_all
+from mlxtune.models.settings import ModelSettings
+from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.schedule import Schedule
+from mlxtune.settings import section
+from mlxtune.strategies.choose import Strategy
+from mlxtune.strict_yaml import load_yaml
+
+Tree = Mapping[str, Any]
+UNIONS: dict[str, tuple[str, tuple[type, ...]]] = {
+    "strategy": ("last-n", get_args(Strategy)),
+    "schedule": ("constant", get_args(Schedule)),
+}
+
+
+@section
+class RunSettings:
+    """out: the run folder; None makes a new one under runs/."""
+
+    out: str | None = None
+
+
+@section
+class Recipe:
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    strategy: Annotated[Strategy, Field(discriminator="name")] = Field(default_factory=UNIONS["strategy"][1][0])
+    optimizer: AdamW = Field(default_factory=AdamW)
+    schedule: Annotated[Schedule, Field(discriminator="name")] = Field(default_factory=UNIONS["schedule"][1][0])
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    backend: BackendSettings = Field(default_factory=BackendSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        if self.optimizer.low_precision is not None and self.backend.precision == "fp32":
+            raise BadSetting(
+                "optimizer.low_precision",
+                expected="a run in bf16 or fp16",
+                found=f"{self.optimizer.low_precision} with precision fp32, where it would do nothing",
+                remedy="Leave it out, or give --precision bf16.",
+            )
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A recipe file as sections of keys, unchecked but for its form."""
+    tree = load_yaml(path)
+    wrong = [name for name, keys in tree.items() if not isinstance(keys, dict | None)]
+    if wrong:
+        raise BadSetting(f"{path}: {wrong[0]}", expected="a section of keys", found=repr(tree[wrong[0]]))
+    return {name: keys or {} for name, keys in tree.items()}
+
+
+def build(tree: Tree, overrides: Tree, where: str = "") -> Recipe:
+    """The Recipe of a file's sections with `section.key` overrides on top. Raises BadSetting or Faults.
+
+    >>> build({"strategy": {"last_n": 2}}, {"train.seed": 7}).strategy.last_n
+    2
+    """
+    merged = {name: dict(keys) for name, keys in tree.items()}
+    for key, value in overrides.items():
+        name, _, inner = key.partition(".")
+        merged.setdefault(name, {})[inner] = value
+    for name, (default, _) in UNIONS.items():
+        merged.setdefault(name, {}).setdefault("name", default)
+    faults = [_unknown(key, merged, where) for key in _keys(merged) if key not in _known(merged)]
+    raise_all(faults)
+    try:
+        return _adapter().validate_python(merged)
+    except ValidationError as error:
+        raise_all(_faults(error, merged, where))
+        raise
+
+
+def as_tree(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every setting with its value, as YAML and JSON can hold it."""
+    tree = asdict(recipe)  # type: ignore[call-overload]  # a section is a dataclass
+    return {
+        name: {key: list(v) if isinstance(v, tuple) else v for key, v in keys.items()} for name, keys in tree.items()
+    }
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The resolved recipe file."""
+    return yaml.safe_dump(as_tree(recipe), sort_keys=False)
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """`section.key` to value, for showing and for comparing."""
+    return {f"{name}.{key}": value for name, keys in as_tree(recipe).items() for key, value in keys.items()}
+
+
+@cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
+
+
+def _sections() -> Iterator[tuple[str, type]]:
+    for field in fields(Recipe):  # type: ignore[arg-type]  # a section is a dataclass
+        if field.name in UNIONS:
+            yield from ((field.name, kind) for kind in UNIONS[field.name][1])
+        else:
+            yield field.name, field.type if isinstance(field.type, type) else object
+
+
+def every_key() -> dict[str, set[str]]:
+    """`section.key` to the names of the section's kinds that have it ("" where there is one kind).
+
+    >>> sorted(every_key()["strategy.rank"])
+    ['lora']
+    """
+    table: dict[str, set[str]] = {}
+    for name, kind in _sections():
+        for field in fields(kind):
+            table.setdefault(f"{name}.{field.name}", set()).add(getattr(kind, "name", "") if name in UNIONS else "")
+    return table
+
+
+def _keys(tree: Tree) -> list[str]:
+    return [f"{name}.{key}" for name, keys in tree.items() for key in keys]
+
+
+def _known(tree: Tree) -> set[str]:
+    """The keys that this tree's choice of strategy and schedule has; all where the choice itself is wrong."""
+    kinds = {name: {kind.name for kind in UNIONS[name][1]} for name in UNIONS}
+    chosen = {name: tree[name]["name"] for name in UNIONS}
+    return {
+        key
+        for key, owners in every_key().items()
+        if (name := key.partition(".")[0]) not in UNIONS or chosen[name] in owners or chosen[name] not in kinds[name]
+    }
+
+
+def _unknown(key: str, tree: Tree, where: str) -> MlxtuneError:
+    name, _, inner = key.partition(".")
+    owners = every_key().get(key)
+    found = f"{key} = {tree[name][inner]!r}"
+    if owners:
+        expected = f"a setting of {name} {tree[name]['name']}"
+        remedy = f"{key} is a setting of {' and '.join(sorted(owners))}."
+    else:
+        expected, remedy = "a known setting", _nearest(key)
+    return BadSetting(where, expected=expected, found=found, remedy=remedy)
+
+
+def _nearest(key: str) -> str:
+    known = list(every_key())
+    same_name = [other for other in known if other.partition(".")[2] == key.rpartition(".")[2]]
+    near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"The nearest is {near[0]}."
+
+
+def _faults(error: ValidationError, tree: Tree, where: str) -> list[MlxtuneError]:
+    """pydantic's errors as ours, one for each setting."""
+    grouped: dict[str, list[Any]] = {}
+    for fault in error.errors(include_url=False):
+        grouped.setdefault(_place(fault["loc"], tree), []).append(fault)
+    return [_fault(place, faults, where) for place, faults in grouped.items()]
+
+
+def _place(location: Sequence[int | str], tree: Tree) -> str:
+    name = str(location[0]) if location else ""
+    inner = next((str(part) for part in location[1:] if part in tree.get(name, {})), "")
+    return f"{name}.{inner}" if inner else name
+
+
+def _fault(place: str, faults: list[Any], where: str) -> MlxtuneError:
+    own = faults[0].get("ctx", {}).get("error")
+    if isinstance(own, BadSetting):
+        return own
+    expected = " or ".join(dict.fromkeys(fault["msg"].removeprefix("Input should be ") for fault in faults))
+    found = repr(faults[0]["input"])
+    if faults[0]["type"] == "union_tag_invalid":
+        place, expected = f"{place}.name", faults[0]["ctx"]["expected_tags"]
+        found = repr(faults[0]["ctx"]["tag"])
+    return BadSetting(f"{where}: {place}" if where else place, expected=expected, found=found)
