@@ -35,7 +35,7 @@ class StopRequests:
     ) -> None:
         self._restore()
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
 

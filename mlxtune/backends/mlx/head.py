@@ -1,4 +1,7 @@
-"""Untying the head: the embedding keeps its job at the input, a copy of it becomes the head."""
+"""Untying the head: the embedding keeps its job at the input, a copy of it becomes the head.
+
+mlx-lm's models ask `args.tie_word_embeddings` at each call, so that changing it unties them.
+"""
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -9,17 +12,20 @@ from mlxtune.strategies.selection import Anatomy
 HEAD = "lm_head.weight"
 
 
-def untie(model: nn.Module, anatomy: Anatomy) -> None:
-    """Give a tied model a head of its own, equal to its embedding. Raises BadSetting where its code cannot have one.
-
-    It works for the models whose code asks `args.tie_word_embeddings` at each call; that it did work is seen by
-    changing the head and looking whether the logits change.
-    """
-    embedding = dict(model.named_modules())[anatomy.embedding.removesuffix(".weight")]
-    arguments = getattr(model, "args", None)
-    if arguments is None or not getattr(arguments, "tie_word_embeddings", False):
+def check_can_untie(model: nn.Module) -> None:
+    """Raises BadSetting where the model's code does not ask `args.tie_word_embeddings`: it always uses the embedding."""
+    if not getattr(getattr(model, "args", None), "tie_word_embeddings", False):
         raise _cannot(model)
-    arguments.tie_word_embeddings = False
+
+
+def untie(model: nn.Module, anatomy: Anatomy) -> None:
+    """Give a tied model a head of its own, equal to its embedding.
+
+    That it works is seen by a head of zeros: the logits must follow it. Raises BadSetting where they do not.
+    """
+    check_can_untie(model)
+    embedding = dict(model.named_modules())[anatomy.embedding.removesuffix(".weight")]
+    model.args.tie_word_embeddings = False
     n_vocabulary, n_hidden = embedding.weight.shape
     model.lm_head = nn.Linear(n_hidden, n_vocabulary, bias=False)
     model.lm_head.weight = mx.zeros_like(embedding.weight)

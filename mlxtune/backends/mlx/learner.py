@@ -37,6 +37,8 @@ class MlxLearner:
         self.model = load_lazily(job.folder, job.precision)
         self.anatomy = anatomy.describe(self.model)
         self.selection = select(job.strategy, self.anatomy)
+        if self.selection.untie_head:
+            head.check_can_untie(self.model)
         self.precision, self.device = job.precision, device.name()
         self.memory_limit_bytes = device.memory_limit_bytes()
         self.steps, self.updates = 0, 0

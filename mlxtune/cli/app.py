@@ -1,0 +1,43 @@
+"""The program: its verbs, and how an error leaves it."""
+
+import os
+import sys
+
+import typer
+
+from mlxtune.cli.train import train
+from mlxtune.errors import MlxtuneError
+
+app = typer.Typer(
+    name="mlxtune",
+    help="Fine-tune language models on Apple Silicon.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(train)
+
+
+@app.callback()
+def program(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Fine-tune language models on Apple Silicon."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main() -> None:
+    """Run the program. An MlxtuneError is one message on standard error and its exit code."""
+    try:
+        app()
+    except MlxtuneError as error:
+        if "--debug" in sys.argv:
+            raise
+        from mlxtune.report.console import error as show
+
+        show(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted before the first step; nothing was written", file=sys.stderr)
+        sys.exit(130)

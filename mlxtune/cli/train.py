@@ -1,0 +1,43 @@
+"""`mlxtune train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mlxtune.cli.options import recipe_options
+
+EXAMPLES = """Fine-tune a model and leave a run folder.
+
+mlxtune train                                            the built-in tiny model and rows
+
+mlxtune train --model dolphin-8b --data rows.jsonl --max-steps 1000
+
+mlxtune train --model llama-3.2-1b --data rows.jsonl --strategy lora --rank 16 --epochs 2
+
+mlxtune train --resume runs/dolphin-8b-last-n            go on with a run that was stopped
+"""
+
+
+@recipe_options
+def train(
+    overrides: dict[str, Any],
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML file of settings; flags win over it.")] = None,
+    resume: Annotated[str, typer.Option(help="auto: go on with the run in --out; never; or a run folder.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, do nothing.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    from mlxtune.cli.runs import plan, run_one
+    from mlxtune.recipe import build, read
+
+    if resume not in ("auto", "never"):
+        run_one(None, overrides, Path(resume), json=json)
+        return
+    built = build(read(recipe) if recipe else {}, overrides, str(recipe or ""))
+    if dry_run:
+        plan(built, json=json)
+    else:
+        run_one(built, {}, resume, json=json)
+
+
+train.__doc__ = EXAMPLES
