@@ -24,7 +24,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.optim.schedule import Schedule
 from mlxtune.settings import section
 from mlxtune.strategies.choose import Strategy
-from mlxtune.strict_yaml import load_yaml
+from mlxtune.strict_yaml import load_yaml, scalar
 
 Tree = Mapping[str, Any]
 UNIONS: dict[str, tuple[str, tuple[type, ...]]] = {
@@ -90,6 +90,21 @@ def build(tree: Tree, overrides: Tree, where: str = "") -> Recipe:
     except ValidationError as error:
         raise_all(_faults(error, merged, where))
         raise
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """What --set gives: `section.key=value`, the value as YAML reads it.
+
+    >>> parse_changes(["train.max_steps=10"])
+    {'train.max_steps': 10}
+    """
+    parsed: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or "." not in key:
+            raise BadSetting("--set", expected="section.key=value", found=change, remedy="Like train.max_steps=10.")
+        parsed[key.strip()] = scalar(value)
+    return parsed
 
 
 def as_tree(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,6 @@
 """What the engine asks of a backend: the Learner protocol. It is all that the engine knows of arrays and models."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -88,3 +88,26 @@ class Learner(Protocol):
         ...
 
     def memory(self) -> Memory: ...
+
+
+class Sampling(NamedTuple):
+    """How tokens are chosen. temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+class Speaker(Protocol):
+    """A model, with its adapter if it has one, that is read and not changed."""
+
+    device: str
+
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The summed loss of a batch."""
+        ...
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
+        """The tokens that follow the prompt, one at a time, up to and without the first of `stop`."""
+        ...

@@ -5,7 +5,10 @@ import sys
 
 import typer
 
+from mlxtune.cli.models import models
+from mlxtune.cli.run import run
 from mlxtune.cli.train import train
+from mlxtune.cli.try_it import chat, evaluate, generate
 from mlxtune.errors import MlxtuneError
 
 app = typer.Typer(
@@ -16,7 +19,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-app.command()(train)
+for verb in (train, run, generate, chat, models):
+    app.command()(verb)
+app.command("eval")(evaluate)
 
 
 @app.callback()

@@ -19,7 +19,9 @@ class Flag(NamedTuple):
 MODEL, WHAT, HOW, RATE, SAVE = "Model and data", "What trains", "How long, in what portions", "Optimizer", "Run"
 
 FLAGS = (
-    Flag("--model", "model.name", str, "Alias, hub id, local folder or preset. Default: the built-in tiny model.", MODEL),
+    Flag(
+        "--model", "model.name", str, "Alias, hub id, local folder or preset. Default: the built-in tiny model.", MODEL
+    ),
     Flag("--revision", "model.revision", str, "Branch, tag or commit of a hub model.", MODEL),
     Flag("--data", "data.path", str, "File, folder or hub data set. Default: the built-in rows.", MODEL),
     Flag("--max-seq-length", "data.max_seq_length", int, "Tokens a row may have. [2048]", MODEL),
