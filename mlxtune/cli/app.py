@@ -1,7 +1,7 @@
 """The program: its verbs, and how an error leaves it."""
 
-import os
 import sys
+from contextvars import ContextVar
 
 import typer
 
@@ -10,6 +10,8 @@ from mlxtune.cli.run import run
 from mlxtune.cli.train import train
 from mlxtune.cli.try_it import chat, evaluate, generate
 from mlxtune.errors import MlxtuneError
+
+DEBUG = ContextVar("DEBUG", default=False)
 
 app = typer.Typer(
     name="mlxtune",
@@ -29,7 +31,7 @@ def program(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
 ) -> None:
     """Fine-tune language models on Apple Silicon."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    DEBUG.set(debug)
 
 
 def main() -> None:
@@ -37,7 +39,7 @@ def main() -> None:
     try:
         app()
     except MlxtuneError as error:
-        if "--debug" in sys.argv:
+        if DEBUG.get():
             raise
         from mlxtune.report.console import error as show
 

@@ -13,7 +13,7 @@ HEAD = "lm_head.weight"
 
 
 def check_can_untie(model: nn.Module) -> None:
-    """Raises BadSetting where the model's code does not ask `args.tie_word_embeddings`: it always uses the embedding."""
+    """Raises BadSetting where the model's code always uses its embedding as its head."""
     if not getattr(getattr(model, "args", None), "tie_word_embeddings", False):
         raise _cannot(model)
 
