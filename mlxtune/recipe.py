@@ -5,14 +5,13 @@ names the nearest key; where many things are wrong, all are told at once.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from mlxtune.backends.base import BackendSettings
 from mlxtune.checkpoint import CheckpointSettings
@@ -21,16 +20,13 @@ from mlxtune.engine import TrainSettings
 from mlxtune.errors import BadSetting, MlxtuneError, raise_all
 from mlxtune.models.settings import ModelSettings
 from mlxtune.optim.adamw import AdamW
-from mlxtune.optim.schedule import Schedule
+from mlxtune.optim.schedule import Constant, Schedule
 from mlxtune.settings import section
 from mlxtune.strategies.choose import Strategy
+from mlxtune.strategies.last_n import LastN
 from mlxtune.strict_yaml import load_yaml, scalar
 
 Tree = Mapping[str, Any]
-UNIONS: dict[str, tuple[str, tuple[type, ...]]] = {
-    "strategy": ("last-n", get_args(Strategy)),
-    "schedule": ("constant", get_args(Schedule)),
-}
 
 
 @section
@@ -44,9 +40,9 @@ class RunSettings:
 class Recipe:
     model: ModelSettings = Field(default_factory=ModelSettings)
     data: DataSettings = Field(default_factory=DataSettings)
-    strategy: Annotated[Strategy, Field(discriminator="name")] = Field(default_factory=UNIONS["strategy"][1][0])
+    strategy: Strategy = Field(default_factory=LastN)
     optimizer: AdamW = Field(default_factory=AdamW)
-    schedule: Annotated[Schedule, Field(discriminator="name")] = Field(default_factory=UNIONS["schedule"][1][0])
+    schedule: Schedule = Field(default_factory=Constant)
     train: TrainSettings = Field(default_factory=TrainSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     backend: BackendSettings = Field(default_factory=BackendSettings)
@@ -60,6 +56,21 @@ class Recipe:
                 found=f"{self.optimizer.low_precision} with precision fp32, where it would do nothing",
                 remedy="Leave it out, or give --precision bf16.",
             )
+
+
+# The kinds of each section; where there are several, the section's `name` chooses and the first is the default.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "model": (ModelSettings,),
+    "data": (DataSettings,),
+    "strategy": get_args(Strategy),
+    "optimizer": (AdamW,),
+    "schedule": get_args(Schedule),
+    "train": (TrainSettings,),
+    "checkpoint": (CheckpointSettings,),
+    "backend": (BackendSettings,),
+    "run": (RunSettings,),
+}
+NAMED = {name for name, kinds in SECTIONS.items() if len(kinds) > 1}
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -81,14 +92,21 @@ def build(tree: Tree, overrides: Tree, where: str = "") -> Recipe:
     for key, value in overrides.items():
         name, _, inner = key.partition(".")
         merged.setdefault(name, {})[inner] = value
-    for name, (default, _) in UNIONS.items():
-        merged.setdefault(name, {}).setdefault("name", default)
-    faults = [_unknown(key, merged, where) for key in _keys(merged) if key not in _known(merged)]
+    for name in NAMED:
+        merged.setdefault(name, {}).setdefault("name", _kind_name(SECTIONS[name][0]))
+    raise_all([_unknown(key, merged, where) for key in _keys(merged) if key not in _known(merged)])
+    kinds = {name: _kind(name, merged, where) for name in SECTIONS}
+    made, faults = {}, []
+    for name, kind in kinds.items():
+        try:
+            made[name] = kind(**merged.get(name, {}))
+        except ValidationError as error:
+            faults += _faults(error, name, where)
     raise_all(faults)
     try:
-        return _adapter().validate_python(merged)
+        return Recipe(**made)
     except ValidationError as error:
-        raise_all(_faults(error, merged, where))
+        raise_all(_faults(error, "", where))
         raise
 
 
@@ -125,19 +143,6 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     return {f"{name}.{key}": value for name, keys in as_tree(recipe).items() for key, value in keys.items()}
 
 
-@cache
-def _adapter() -> TypeAdapter[Recipe]:
-    return TypeAdapter(Recipe)
-
-
-def _sections() -> Iterator[tuple[str, type]]:
-    for field in fields(Recipe):  # type: ignore[arg-type]  # a section is a dataclass
-        if field.name in UNIONS:
-            yield from ((field.name, kind) for kind in UNIONS[field.name][1])
-        else:
-            yield field.name, field.type if isinstance(field.type, type) else object
-
-
 def every_key() -> dict[str, set[str]]:
     """`section.key` to the names of the section's kinds that have it ("" where there is one kind).
 
@@ -145,9 +150,11 @@ def every_key() -> dict[str, set[str]]:
     ['lora']
     """
     table: dict[str, set[str]] = {}
-    for name, kind in _sections():
-        for field in fields(kind):
-            table.setdefault(f"{name}.{field.name}", set()).add(getattr(kind, "name", "") if name in UNIONS else "")
+    for name, kinds in SECTIONS.items():
+        for kind in kinds:
+            for field in fields(kind):
+                owner = _kind_name(kind) if name in NAMED else ""
+                table.setdefault(f"{name}.{field.name}", set()).add(owner)
     return table
 
 
@@ -155,27 +162,38 @@ def _keys(tree: Tree) -> list[str]:
     return [f"{name}.{key}" for name, keys in tree.items() for key in keys]
 
 
+def _kind_name(kind: type) -> str:
+    return str(kind.name)  # type: ignore[attr-defined]  # only asked of NAMED kinds, which have names
+
+
+def _kind(name: str, tree: Tree, where: str) -> type:
+    """The class of a section, by its `name` where there are several."""
+    if name not in NAMED:
+        return SECTIONS[name][0]
+    by_name = {_kind_name(kind): kind for kind in SECTIONS[name]}
+    chosen = tree[name]["name"]
+    if chosen not in by_name:
+        raise BadSetting(_at(where, f"{name}.name"), expected=" or ".join(by_name), found=repr(chosen))
+    return by_name[chosen]
+
+
 def _known(tree: Tree) -> set[str]:
     """The keys that this tree's choice of strategy and schedule has; all where the choice itself is wrong."""
-    kinds = {name: {kind.name for kind in UNIONS[name][1]} for name in UNIONS}
-    chosen = {name: tree[name]["name"] for name in UNIONS}
-    return {
-        key
-        for key, owners in every_key().items()
-        if (name := key.partition(".")[0]) not in UNIONS or chosen[name] in owners or chosen[name] not in kinds[name]
-    }
+    known = set()
+    for key, owners in every_key().items():
+        name = key.partition(".")[0]
+        chosen = tree[name]["name"] if name in NAMED else ""
+        if chosen in owners or chosen not in {*map(_kind_name, SECTIONS[name])}:
+            known.add(key)
+    return known
 
 
 def _unknown(key: str, tree: Tree, where: str) -> MlxtuneError:
     name, _, inner = key.partition(".")
     owners = every_key().get(key)
-    found = f"{key} = {tree[name][inner]!r}"
-    if owners:
-        expected = f"a setting of {name} {tree[name]['name']}"
-        remedy = f"{key} is a setting of {' and '.join(sorted(owners))}."
-    else:
-        expected, remedy = "a known setting", _nearest(key)
-    return BadSetting(where, expected=expected, found=found, remedy=remedy)
+    expected = f"a setting of {name} {tree[name]['name']}" if owners else "a known setting"
+    remedy = f"{key} is a setting of {' and '.join(sorted(owners))}." if owners else _nearest(key)
+    return BadSetting(where, expected=expected, found=f"{key} = {tree[name][inner]!r}", remedy=remedy)
 
 
 def _nearest(key: str) -> str:
@@ -185,18 +203,13 @@ def _nearest(key: str) -> str:
     return f"The nearest is {near[0]}."
 
 
-def _faults(error: ValidationError, tree: Tree, where: str) -> list[MlxtuneError]:
-    """pydantic's errors as ours, one for each setting."""
+def _faults(error: ValidationError, name: str, where: str) -> list[MlxtuneError]:
+    """pydantic's errors in a section as ours, one for each setting."""
     grouped: dict[str, list[Any]] = {}
     for fault in error.errors(include_url=False):
-        grouped.setdefault(_place(fault["loc"], tree), []).append(fault)
+        place = ".".join(str(part) for part in (name, *fault["loc"][:1]) if part)
+        grouped.setdefault(place, []).append(fault)
     return [_fault(place, faults, where) for place, faults in grouped.items()]
-
-
-def _place(location: Sequence[int | str], tree: Tree) -> str:
-    name = str(location[0]) if location else ""
-    inner = next((str(part) for part in location[1:] if part in tree.get(name, {})), "")
-    return f"{name}.{inner}" if inner else name
 
 
 def _fault(place: str, faults: list[Any], where: str) -> MlxtuneError:
@@ -204,8 +217,8 @@ def _fault(place: str, faults: list[Any], where: str) -> MlxtuneError:
     if isinstance(own, BadSetting):
         return own
     expected = " or ".join(dict.fromkeys(fault["msg"].removeprefix("Input should be ") for fault in faults))
-    found = repr(faults[0]["input"])
-    if faults[0]["type"] == "union_tag_invalid":
-        place, expected = f"{place}.name", faults[0]["ctx"]["expected_tags"]
-        found = repr(faults[0]["ctx"]["tag"])
-    return BadSetting(f"{where}: {place}" if where else place, expected=expected, found=found)
+    return BadSetting(_at(where, place), expected=expected, found=repr(faults[0]["input"]))
+
+
+def _at(where: str, place: str) -> str:
+    return f"{where}: {place}" if where else place

@@ -66,7 +66,8 @@ def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
         overrides = {key: _converted(key, value) for key, value in given.items() if value not in (None, [])}
         verb(overrides=overrides, **arguments)
 
-    own = [p for name, p in inspect.signature(verb).parameters.items() if name != "overrides"]
+    signature = inspect.signature(verb).parameters
+    own = [p.replace(kind=p.KEYWORD_ONLY) for name, p in signature.items() if name != "overrides"]
     shared = [_parameter(name, flag) for name, flag in names.items()]
     wrapped.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]  # typer reads it
     wrapped.__annotations__ = {p.name: p.annotation for p in (*shared, *own)}
