@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Log:
             if isinstance(event, Checkpoint | End):  # the log outlives a power cut as far as the checkpoint does
                 os.fsync(self._file.fileno())
         except OSError as fault:
-            self._file.truncate(good)
+            with suppress(OSError):  # a disk that cannot even shrink a file; rewind cuts the torn line off
+                self._file.truncate(good)
             raise _no_room(self._path, fault) from fault
 
     def close(self) -> None:
