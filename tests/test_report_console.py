@@ -93,6 +93,13 @@ def test_the_first_line_of_an_error_is_red_in_a_terminal_and_nowhere_else(monkey
     assert "\x1b" not in piped.getvalue()
 
 
+def test_an_error_keeps_the_spaces_of_what_was_found_but_no_control_codes():
+    stream = Stream(True)
+    error(BadSetting("a", expected="1", found="`x   y\x1b[2J`", remedy="Use:\n    a: 1"), stream)
+    assert "`x   y\ufffd[2J`" in stream.getvalue()
+    assert "\n           a: 1\n" in stream.getvalue()
+
+
 def test_a_long_error_is_not_wrapped_so_that_paths_can_be_copied():
     stream = Stream(False)
     error(BadData("/".join(["folder"] * 60), expected="x", found="y"), stream)

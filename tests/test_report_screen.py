@@ -124,6 +124,17 @@ def test_without_colours_there_are_none(monkeypatch: pytest.MonkeyPatch):
     assert "\x1b[36" in played(told.run(steps=5), color_system="standard")
 
 
+def test_a_terminal_that_was_closed_does_not_end_the_run():
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, f"Input/output error on {text[:9]!r}")
+
+    screen = Screen(Console(file=Gone(), force_terminal=True, width=80, height=30), clock=lambda: 0.0)
+    for event in told.run(steps=130):
+        screen(event)
+    screen.close()
+
+
 def test_odd_events_never_break_the_screen():
     played(told.odd_events())
 

@@ -19,21 +19,19 @@ def loss_chart(tally: Tally, width: int, height: int) -> list[RenderableType]:
         return []
     scale = plot.scale([*curve, *marks], width - _LABELS, height)
     ends = {0: decimals(scale.top), height - 1: decimals(scale.bottom)}
-    rows = [
-        Text.assemble((f"{ends.get(place, ''):>{_LABELS - 2}}  ", QUIET), *_coloured(row))
-        for place, row in enumerate(plot.chart(curve, marks, scale))
-    ]
+    rows = [_row(ends.get(place, ""), dots) for place, dots in enumerate(plot.chart(curve, marks, scale))]
     return [*rows, _steps_line(scale, width - _LABELS, bool(marks))]
 
 
-def _coloured(row: str) -> list[tuple[str, str]]:
-    return [(letter, GOOD if letter == plot.MARK else ACCENT) for letter in row]
+def _row(label: str, dots: str) -> Text:
+    curve = Text(dots, style=ACCENT)
+    curve.highlight_words([plot.MARK], GOOD)
+    return Text.assemble((f"{label:>{_LABELS - 2}}  ", QUIET), curve)
 
 
 def _steps_line(scale: plot.Scale, width: int, marked: bool) -> Text:
     first, last = f"step {count(scale.left)}", count(scale.right)
     legend = f"loss, smoothed{f'   {plot.MARK} validation' if marked else ''}"
     room = width - len(first) - len(last)
-    return Text(
-        " " * _LABELS + first + (legend.center(room) if room > len(legend) + 2 else " " * room) + last, style=QUIET
-    )
+    between = legend.center(room) if room > len(legend) + 2 else " " * room
+    return Text(f"{'':{_LABELS}}{first}{between}{last}", style=QUIET)

@@ -49,7 +49,7 @@ def error(fault: BaseException, stream: TextIO | None = None) -> None:
         first, *rest = str(each).splitlines() or [type(each).__name__]
         screen.print(Text.assemble(("error: ", f"bold {BAD}"), (line(first), BAD)), soft_wrap=True)
         for remedy in rest:
-            screen.print(Text(f"{'':7}{line(remedy)}"), soft_wrap=True)
+            screen.print(Text(f"{'':7}{line(remedy.removeprefix('  '))}"), soft_wrap=True)
 
 
 def recipes_table(results: Sequence[tuple[str, End | None]], stream: TextIO | None = None) -> None:

@@ -15,6 +15,7 @@ from mlxtune.report.tally import Tally
 from mlxtune.report.words import count, decimals, duration, rate, share, size
 
 MOST_PLOT_ROWS = 8  # more say no more
+WIDTH_FOR_CLOCK = 50  # in fewer columns only the time left is told
 
 Pair = tuple[str, Text]
 
@@ -55,7 +56,8 @@ def _progress(tally: Tally, width: int, waited: float) -> Text:
     at = f"step {count(tally.done)} of {count(steps)}  "
     left = max(0.0, tally.seconds_left - waited) if math.isfinite(tally.seconds_left) else math.nan
     until = f"{duration(left)} left" if math.isfinite(left) else "first step"
-    said = f"  {tally.part:4.0%}  {duration(tally.seconds + waited)}, {until}"
+    since = f"{duration(tally.seconds + waited)}, " if width >= WIDTH_FOR_CLOCK else ""
+    said = f"  {tally.part:4.0%}  {since}{until}"
     room = width - len(at) - len(said)
     return Text.assemble((at, "bold"), bar(max(0, room), tally.part, ACCENT), said, no_wrap=True, overflow="ellipsis")
 
@@ -112,6 +114,6 @@ def _memory(tally: Tally, width: int) -> list[RenderableType]:
     limit, memory = tally.start.memory_limit_bytes, tally.step.memory
     active, peak = memory.active_memory_bytes / limit, memory.peak_memory_bytes / limit
     style = BAD if peak > 0.95 else WARN if peak > 0.85 else ACCENT
-    said = f"  {share(peak)} of {size(limit)}"
+    said = f"  peak {share(peak)} of {size(limit)}"
     room = width - len("memory  ") - len(said)
     return [Text.assemble(("memory  ", QUIET), bar(max(0, room), active, style, peak), said, no_wrap=True)]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 
 from rich.console import Console, RenderableType
@@ -31,6 +32,15 @@ class Screen:
         with self._lock:
             self._tally.take(event)
             self._last_event = self._clock()
+        with suppress(OSError):  # a terminal that was closed must not end the run
+            self._show(event)
+
+    def close(self) -> None:
+        """Leave the last picture standing, where there was no end."""
+        with suppress(OSError):
+            self._live.stop()
+
+    def _show(self, event: Event) -> None:
         match event:
             case Start():
                 self._console.print(panel.opening(event, self._console.width))
@@ -40,10 +50,6 @@ class Screen:
                 self._console.print(said)
             case End():
                 self._finish(event)
-
-    def close(self) -> None:
-        """Leave the last picture standing, where there was no end."""
-        self._live.stop()
 
     def _finish(self, end: End) -> None:
         self._live.transient = True
