@@ -13,8 +13,8 @@ from mlxtune.errors import Faults
 from mlxtune.events import End
 from mlxtune.report.base import Report
 from mlxtune.report.live import Screen
-from mlxtune.report.panel import BAD, QUIET, STATUS_STYLE
 from mlxtune.report.plain import Plain
+from mlxtune.report.style import BAD, QUIET, STATUS
 from mlxtune.report.words import UNKNOWN, count, decimals, duration, line, size
 
 _UNBOUNDED = 10_000  # columns: a pipe has no width to wrap at
@@ -49,7 +49,7 @@ def error(fault: BaseException, stream: TextIO | None = None) -> None:
         first, *rest = str(each).splitlines() or [type(each).__name__]
         screen.print(Text.assemble(("error: ", f"bold {BAD}"), (line(first), BAD)), soft_wrap=True)
         for remedy in rest:
-            screen.print(Text(f"{'':7}{line(remedy)}"), soft_wrap=True)
+            screen.print(Text(f"{'':7}{line(remedy.removeprefix('  '))}"), soft_wrap=True)
 
 
 def recipes_table(results: Sequence[tuple[str, End | None]], stream: TextIO | None = None) -> None:
@@ -69,7 +69,7 @@ def _result(end: End | None) -> list[Text]:
     if end is None:
         return [Text("failed", style=BAD), *(Text(UNKNOWN) for _ in range(6))]
     return [
-        Text(end.status, style=STATUS_STYLE.get(end.status, "")),
+        Text(end.status, style=STATUS.get(end.status, "")),
         Text(count(end.steps)),
         Text(decimals(end.final_loss)),
         Text(decimals(end.best_eval_loss)),

@@ -57,7 +57,8 @@ def ending(end: End) -> list[Fact]:
     facts = [
         Fact("final loss", decimals(end.final_loss)),
         Fact("validation", _best(end)),
-        Fact("trained", f"{count(end.steps)} steps, {count(end.tokens)} tokens in {duration(end.wall_seconds)}"),
+        Fact("trained", f"{count(end.steps)} steps, {count(end.tokens)} tokens"),
+        Fact("time", duration(end.wall_seconds)),
         Fact("memory", f"{size(end.peak_memory_bytes)} at its peak"),
         Fact("run", line(end.run)),
     ]
@@ -69,8 +70,8 @@ def next_command(start: Start | None, end: End) -> str | None:
     """The command that tries the result, quoted for a shell; None where there is nothing to try."""
     if start is None or end.adapter is None:
         return None
-    words = ["mlxtune", "generate", "--model", line(start.model), "--adapter", line(end.adapter)]
-    return f'{shlex.join(words)} --prompt "..."'
+    command = ["mlxtune", "generate", "--model", line(start.model), "--adapter", line(end.adapter)]
+    return f'{shlex.join(command)} --prompt "..."'
 
 
 def _state(start: Start) -> str:
@@ -99,5 +100,5 @@ def _steps(start: Start) -> str:
 def _best(end: End) -> str:
     if end.best_eval_loss is None:
         return "none"
-    at = "" if end.best_step is None else f" at step {count(end.best_step)}"
-    return f"{decimals(end.best_eval_loss)}{at}, the best"
+    at = "" if end.best_step is None else f", after step {count(end.best_step)}"
+    return f"{decimals(end.best_eval_loss)} at best{at}"

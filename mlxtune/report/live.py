@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 
 from rich.console import Console, RenderableType
@@ -13,6 +14,7 @@ from rich.text import Text
 from mlxtune.events import End, Event, Notice, Start
 from mlxtune.report import facts, panel, words
 from mlxtune.report.frame import frame
+from mlxtune.report.style import QUIET, WARN
 from mlxtune.report.tally import Tally
 
 
@@ -30,26 +32,31 @@ class Screen:
         with self._lock:
             self._tally.take(event)
             self._last_event = self._clock()
+        with suppress(OSError):  # a terminal that was closed must not end the run
+            self._show(event)
+
+    def close(self) -> None:
+        """Leave the last picture standing, where there was no end."""
+        with suppress(OSError):
+            self._live.stop()
+
+    def _show(self, event: Event) -> None:
         match event:
             case Start():
                 self._console.print(panel.opening(event, self._console.width))
                 self._live.start()
             case Notice():
-                said = Text.assemble((f"step {words.count(event.step)}  ", panel.WARN), words.line(event.text))
+                said = Text.assemble((f"step {words.count(event.step)}  ", WARN), words.line(event.text))
                 self._console.print(said)
             case End():
                 self._finish(event)
 
-    def close(self) -> None:
-        """Leave the last picture standing, where there was no end."""
-        self._live.stop()
-
     def _finish(self, end: End) -> None:
         self._live.transient = True
         self._live.stop()
-        self._console.print(panel.ending(end, self._console.width))
+        self._console.print(panel.ending(self._tally, end, self._console.width))
         if command := facts.next_command(self._tally.start, end):
-            self._console.print(Text.assemble(("Try it:  ", panel.QUIET), command), soft_wrap=True)
+            self._console.print(Text.assemble(("Try it:  ", QUIET), command), soft_wrap=True)
 
     def _picture(self) -> RenderableType:
         self._wipe_folded_rows()

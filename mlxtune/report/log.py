@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ class Log:
             if isinstance(event, Checkpoint | End):  # the log outlives a power cut as far as the checkpoint does
                 os.fsync(self._file.fileno())
         except OSError as fault:
-            self._file.truncate(good)
+            with suppress(OSError):  # a disk that cannot even shrink a file; rewind cuts the torn line off
+                self._file.truncate(good)
             raise _no_room(self._path, fault) from fault
 
     def close(self) -> None:
@@ -76,11 +78,14 @@ def rewind(path: Path, step: int) -> None:
         return
     kept = [line for line in path.read_bytes().splitlines(keepends=True) if step and _belongs(line, step)]
     fresh = path.with_name(path.name + ".new")
-    with fresh.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("wb") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as fault:
+        raise _no_room(path, fault) from fault
 
 
 def _belongs(line: bytes, step: int) -> bool:
@@ -113,4 +118,4 @@ def _nullable(value: object) -> object:
 
 def _no_room(path: Path, fault: OSError) -> RunStopped:
     remedy = "Make room and run the same command again: it resumes from the last checkpoint."
-    return RunStopped(str(path), expected="to append a line", found=fault.strerror or str(fault), remedy=remedy)
+    return RunStopped(str(path), expected="to write a line", found=fault.strerror or str(fault), remedy=remedy)

@@ -66,7 +66,7 @@ class Plain:
             return
         try:
             encoding = self._stream.encoding or "utf-8"
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding).rstrip() + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             self._stream = None

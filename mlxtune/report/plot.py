@@ -1,6 +1,5 @@
 """A curve in a few rows of text: braille cells of two by four dots, with marks over them."""
 
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -80,11 +79,6 @@ def chart(curve: Sequence[Point], marks: Sequence[Point], scale: Scale) -> list[
     for mark in marks:
         rows[scale.row(mark.value) // 4][scale.column(mark.step) // 2] = MARK
     return ["".join(row) for row in rows]
-
-
-def finite(points: Sequence[Point]) -> list[Point]:
-    """The points that can be drawn."""
-    return [point for point in points if math.isfinite(point.value)]
 
 
 def _value_at(curve: Sequence[Point], step: float) -> float | None:

@@ -90,4 +90,4 @@ def line(text: str) -> str:
     >>> line("two\nlines\x1b[2J")
     'two lines�[2J'
     """
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+    return "".join(" " if letter.isspace() else letter if letter.isprintable() else "\ufffd" for letter in text)
