@@ -28,10 +28,13 @@ class Place(NamedTuple):
 
 
 class BadRow(Exception):
-    """One row is wrong. It never leaves this package: `Fault` adds the place, `refuse_or_raise` makes the message."""
+    """One row is wrong. It never leaves this package: `Fault` adds the place, `refuse_or_raise` makes the message.
 
-    def __init__(self, expected: str, found: str) -> None:
-        self.expected, self.found = expected, found
+    Rows with the same fault are told together; the same is what is expected, and kind where that does not say enough.
+    """
+
+    def __init__(self, expected: str, found: str, *, kind: str = "") -> None:
+        self.expected, self.found, self.kind = expected, found, kind
         super().__init__(expected, found)
 
 
@@ -41,6 +44,7 @@ class Fault(NamedTuple):
     place: Place
     expected: str
     found: str
+    kind: str = ""
 
     @property
     def refused(self) -> Refused:
@@ -48,7 +52,7 @@ class Fault(NamedTuple):
 
 
 def fault(place: Place, bad: BadRow) -> Fault:
-    return Fault(place, bad.expected, bad.found)
+    return Fault(place, bad.expected, bad.found, bad.kind)
 
 
 def refuse_or_raise(faults: Sequence[Fault], *, skip: bool) -> tuple[Refused, ...]:
@@ -59,9 +63,9 @@ def refuse_or_raise(faults: Sequence[Fault], *, skip: bool) -> tuple[Refused, ..
 
 
 def _kinds(faults: Iterable[Fault]) -> list[list[Fault]]:
-    kinds: dict[tuple[Path, str], list[Fault]] = {}
+    kinds: dict[tuple[Path, str, str], list[Fault]] = {}
     for each in faults:
-        kinds.setdefault((each.place.file, each.expected), []).append(each)
+        kinds.setdefault((each.place.file, each.expected, each.kind), []).append(each)
     return list(kinds.values())
 
 

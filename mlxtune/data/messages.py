@@ -117,9 +117,16 @@ def tools(value: object) -> list[dict[str, Any]] | None:
     parsed = parsed_json(value)
     if not parsed:
         return None
-    if not isinstance(parsed, list | tuple) or not all(isinstance(tool, dict) for tool in parsed):
+    if not isinstance(parsed, list | tuple):
         raise BadRow("a list of objects under `tools`", shown(value))
-    return [tool if "function" in tool else {"type": "function", "function": tool} for tool in parsed]
+    return [_tool(tool) for tool in parsed]
+
+
+def _tool(value: object) -> dict[str, Any]:
+    tool = value if isinstance(value, dict) and "function" in value else {"type": "function", "function": value}
+    if not isinstance(tool["function"], dict) or not isinstance(tool["function"].get("name"), str):
+        raise BadRow("an object with a name as each of the `tools`", shown(value))
+    return tool
 
 
 def parsed_json(value: object) -> object:
@@ -130,3 +137,26 @@ def parsed_json(value: object) -> object:
         except ValueError:
             return value
     return value
+
+
+def check_whole(text: str, message: Message) -> None:
+    """Raises BadRow where a rendered text lacks what the message says: templates drop what they have no words for.
+
+    Reasoning may be dropped, which is how some models are meant to read their earlier turns.
+    """
+    content = message["content"].rsplit("</think>", 1)[-1].strip()
+    if (
+        content not in text
+        and json.dumps(content)[1:-1] not in text
+        and json.dumps(content, ensure_ascii=False)[1:-1] not in text
+    ):
+        found = f"one that leaves out what the {message['role']} says"
+        raise BadRow("a chat template that writes every message", found, kind=message["role"])
+    if not all(call["function"]["name"] in text for call in message.get("tool_calls", ())):
+        raise BadRow("a chat template that writes tool calls", "one that leaves them out")
+
+
+def check_tools(text: str, given: list[dict[str, Any]] | None) -> None:
+    """Raises BadRow where a rendered text lacks a tool that the row offers."""
+    if not all(tool["function"]["name"] in text for tool in given or ()):
+        raise BadRow("a chat template that writes tools", "one that leaves them out")

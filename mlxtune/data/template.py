@@ -6,7 +6,7 @@ from typing import Any
 
 from mlxtune.data.faults import BadRow
 from mlxtune.data.forms import Chat
-from mlxtune.data.messages import Message
+from mlxtune.data.messages import Message, check_tools, check_whole
 from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span, Turns
@@ -20,6 +20,14 @@ _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 def chat_text(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
     """The rendered conversation and the spans that carry loss, in order. Raises BadRow."""
+    text, spans = _text_and_spans(chat, tokenizer, loss_on)
+    check_tools(text, chat.tools)
+    for message in chat.messages:
+        check_whole(text, message)
+    return text, spans
+
+
+def _text_and_spans(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
     if loss_on == "all":
         text = _render(chat, tokenizer, chat.messages, prompt=False)
         return text, (Span(0, len(text)),)
@@ -61,7 +69,7 @@ def _render(chat: Chat, tokenizer: Tokenizer, messages: Sequence[Message], *, pr
             )
         )
     except Exception as error:  # a template is a program that came with the model: it may raise anything
-        raise BadRow("messages that the chat template accepts", f"some that it refuses: {error}") from None
+        raise _refusal(error) from None
 
 
 def _marked(chat: Chat, tokenizer: Tokenizer) -> tuple[str, list[Span]]:
@@ -78,7 +86,7 @@ def _marked(chat: Chat, tokenizer: Tokenizer) -> tuple[str, list[Span]]:
     try:
         texts, indices = render_jinja_template([[dict(message) for message in chat.messages]], **options)
     except Exception as error:  # as in _render
-        raise BadRow("messages that the chat template accepts", f"some that it refuses: {error}") from None
+        raise _refusal(error) from None
     return texts[0], [Span(start, end) for start, end in indices[0] if start < end]
 
 
@@ -91,3 +99,8 @@ def _chosen(spans: list[Span], chat: Chat, indices: list[int]) -> tuple[Span, ..
         found = f"one that marks {len(spans):,} spans for {len(turns):,} turns"
         raise BadRow("a chat template that marks each assistant turn once", found)
     return tuple(spans[turns.index(index)] for index in indices)
+
+
+def _refusal(error: Exception) -> BadRow:
+    words = str(error).strip().rstrip(".") or type(error).__name__
+    return BadRow("messages that the chat template accepts", f"some that it refuses: {words}", kind=words)

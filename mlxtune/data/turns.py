@@ -10,12 +10,12 @@ content's place in turn: what both renderings share is the template's, so the co
 cannot be found in these ways is refused; nothing is guessed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from mlxtune.data.faults import BadRow
-from mlxtune.data.messages import Message
+from mlxtune.data.messages import Message, check_whole
 
 Render = Callable[[Sequence[Message], bool], str]  # messages, with the generation prompt or not -> text
 WORDS = ("Aleph", "Beth.")  # stand-ins for content: neither their first nor their last characters agree
@@ -52,9 +52,9 @@ class Turns:
         start, end = self._start(index), self._end(index)
         if not 0 < start <= end <= len(self.text):
             raise _inexact(index)
-        span = Span(start, start + len(_without_trailing_blanks(self.text[start:end], self.messages[index])))
-        _check_whole(self.text[span.start : span.end], self.messages[index])
-        return span
+        turn = _without_trailing_blanks(self.text[start:end], self.messages[index])
+        check_whole(turn, self.messages[index])
+        return Span(start, start + len(turn))
 
     # where it begins
 
@@ -140,17 +140,6 @@ def _without_trailing_blanks(turn: str, message: Message) -> str:
     stripped = turn.rstrip()
     content = message["content"].rstrip()
     return turn if content and stripped.endswith(content) else stripped
-
-
-def _check_whole(turn: str, message: Mapping[str, object]) -> None:
-    """A template that leaves out content or tool calls would train an emptier turn than the row holds."""
-    content = str(message["content"]).rsplit("</think>", 1)[-1].strip()
-    if content not in turn:
-        raise BadRow("a chat template that writes the content of each assistant turn", "one that leaves some out")
-    calls = message.get("tool_calls")
-    names = [call["function"]["name"] for call in calls] if isinstance(calls, list) else []
-    if not all(name in turn for name in names):
-        raise BadRow("a chat template that writes tool calls", "one that leaves them out")
 
 
 def _inexact(index: int) -> BadRow:
