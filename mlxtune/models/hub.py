@@ -35,7 +35,7 @@ def resolve(name: str | None, *, revision: str | None = None) -> Path:
     if name in ALIASES:
         return fetch(ALIASES[name], revision)
     folder = Path(name).expanduser()
-    if folder.exists():
+    if name and folder.exists():
         return _unrevised(folder, revision)
     if re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name) and not name.startswith(("~", ".")):
         return fetch(name, revision)

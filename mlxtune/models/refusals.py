@@ -61,7 +61,9 @@ def _log_in() -> str:
 
 def _answered(place: str, status: int) -> BadModel:
     """The hub answered with a fault of HTTP."""
-    remedy = "Try again later." if status >= 500 or status == 429 else f"If you have a token, {_log_in()}."
+    remedy = (
+        "Try again later." if status >= 500 or status == 429 else f"If the repository asks for a login, {_log_in()}."
+    )
     return _refusal(place, "the repository's files", f"that the hub answers with HTTP status {status}", remedy)
 
 
