@@ -76,6 +76,8 @@ def test_a_multimodal_config_gives_its_language_models_sizes(tmp_path):
 def test_quantized_weights_are_told_in_words(tmp_path):
     assert read_with(tmp_path, {"quantization": {"bits": 4, "group_size": 64}}).quantized == "4 bits, groups of 64"
     assert read_with(tmp_path, {"quantization_config": {"quant_method": "mxfp4"}}).quantized == "mxfp4"
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    assert read_with(tmp_path, {"quantization_config": awq}).quantized == "awq, 4 bits, groups of 128"
 
 
 def test_every_missing_key_is_named_at_once(tmp_path):

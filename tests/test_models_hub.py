@@ -112,6 +112,7 @@ def test_only_config_tokenizer_and_safetensors_are_fetched(served):
 
 
 def test_a_complete_cache_is_used_without_asking_the_hub(served):
+    (served.folder / "README.md").write_text("that the repository has more files changes nothing")
     folder = hub.resolve(REPO)
     served.asked.clear()
     assert hub.resolve(REPO) == folder
@@ -126,6 +127,21 @@ def test_an_interrupted_download_is_completed(served):
     hub.resolve(REPO)
     assert lost.is_file()
     assert served.fetched == {lost.name}
+
+
+def test_a_download_in_part_is_told_by_what_it_lacks_when_the_hub_is_gone(served, monkeypatch):
+    (hub.resolve(REPO) / "model-00001-of-00002.safetensors").unlink()
+    served.refuses = 503
+    for offline in (False, True):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(BadModel, match=r"out of reach, found no model-00001-of-00002\.safetensors"):
+            hub.resolve(REPO)
+
+
+def test_a_name_that_the_hub_cannot_have_is_told_as_such(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(BadModel, match="a name that the hub cannot have"):
+        hub.resolve("org/bad..name")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +183,7 @@ def test_no_network_is_told_with_its_fault(monkeypatch):
     [
         (OSError(errno.ENOSPC, "No space left on device"), "expected room on the disk"),
         (RuntimeError("xet: I/O error: No space left on device (os error 28)"), "expected room on the disk"),
-        (PermissionError(errno.EACCES, "Permission denied", "/locked"), "found /locked: denied"),
+        (PermissionError(errno.EACCES, "Permission denied", "/locked"), "cannot be"),
         (TimeoutError("read timed out"), "found TimeoutError: read timed out"),
     ],
 )
