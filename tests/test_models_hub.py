@@ -131,7 +131,7 @@ def test_an_interrupted_download_is_completed(served):
 
 def test_a_download_in_part_is_told_by_what_it_lacks_when_the_hub_is_gone(served, monkeypatch):
     (hub.resolve(REPO) / "model-00001-of-00002.safetensors").unlink()
-    served.refuses = 503
+    served.refuses = 500
     for offline in (False, True):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
         with pytest.raises(BadModel, match=r"out of reach, found no model-00001-of-00002\.safetensors"):
