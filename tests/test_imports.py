@@ -18,13 +18,14 @@ PACKAGE = Path(mlxtune.__file__).parent
 LEVELS = """
 __main__
 cli
-run
-run_folder
-recipe from_mlx_lm
+run try_it
+prepare run_folder
+recipe
+from_mlx_lm
 engine memory export report
 backends
 strategies optim models data checkpoint
-settings storage strict_yaml
+settings storage strict_yaml signals
 errors events
 __init__
 """
@@ -80,11 +81,11 @@ def faults(root: Path) -> list[str]:
                 continue
             graph.setdefault(name, set()).add(target)
             found += direction(place, own, target.split(".")[0])
-    return found + cycles(graph)
+    return [*dict.fromkeys(found), *cycles(graph)]
 
 
 def direction(place: str, own: str, other: str) -> list[str]:
-    if own == other or LEVEL[own] < LEVEL.get(other, 0):
+    if own == other or other not in LEVEL or LEVEL[own] < LEVEL[other]:
         return []
     return [f"{place}: {own} imports {other}, which is not below it"]
 

@@ -21,10 +21,10 @@ class CachedModel:
 
 def cached_models() -> tuple[CachedModel, ...]:
     """The models in the cache, by name. Those that are data sets or adapters are left out, damaged ones too."""
-    from huggingface_hub import CacheNotFound, scan_cache_dir
+    from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return ()
     return tuple(sorted(_models(repos), key=lambda model: model.repo.lower()))

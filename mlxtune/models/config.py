@@ -147,10 +147,8 @@ def _quantized(flat: Mapping[str, Any]) -> str | None:
     stored = _mapping(flat, "quantization") or _mapping(flat, "quantization_config")
     if not stored:
         return None
-    bits, group = stored.get("bits"), stored.get("group_size")
-    if bits is None:
-        return str(stored.get("quant_method", "quantized"))
-    return f"{bits} bits" + (f", groups of {group}" if group else "")
+    words = {"quant_method": "{}", "bits": "{} bits", "group_size": "groups of {}"}
+    return ", ".join(text.format(stored[key]) for key, text in words.items() if stored.get(key)) or "quantized"
 
 
 def _no_model(folder: Path) -> BadModel:

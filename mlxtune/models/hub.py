@@ -35,7 +35,7 @@ def resolve(name: str | None, *, revision: str | None = None) -> Path:
     if name in ALIASES:
         return fetch(ALIASES[name], revision)
     folder = Path(name).expanduser()
-    if folder.exists():
+    if name and folder.exists():
         return _unrevised(folder, revision)
     if re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name) and not name.startswith(("~", ".")):
         return fetch(name, revision)
@@ -44,13 +44,11 @@ def resolve(name: str | None, *, revision: str | None = None) -> Path:
 
 def fetch(repo: str, revision: str | None = None) -> Path:
     """The folder of a hub repository: the cache's copy where that is complete, else a download with a progress bar."""
-    from huggingface_hub import snapshot_download
-
     cached = in_cache(repo, revision)
     if cached is not None:
         return cached
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*WANTED], ignore_patterns=["*/*"]))
+        folder = _snapshot(repo, revision)
     except Exception as error:  # the library's own, httpx's and the system's: an open set, all told in one message
         raise explain(error, repo, revision) from error
     if not is_complete(folder):
@@ -60,14 +58,33 @@ def fetch(repo: str, revision: str | None = None) -> Path:
 
 def in_cache(repo: str, revision: str | None = None) -> Path | None:
     """The folder of a repository that the local cache holds completely; touches no network."""
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = _snapshot(repo, revision, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None
+    return folder if is_complete(folder) else None
+
+
+def _snapshot(repo: str, revision: str | None, local_files_only: bool = False) -> Path:
+    """The cache's folder of a repository. Where the hub is out of reach it may hold a part of the files only."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError):
-        return None
-    return folder if is_complete(folder) else None
+        folder = snapshot_download(
+            repo,
+            revision=revision,
+            local_files_only=local_files_only,
+            allow_patterns=[*WANTED],
+            ignore_patterns=["*/*"],
+        )
+    except LocalEntryNotFoundError as error:
+        if (part := getattr(error, "snapshot_path", None)) is None:
+            raise
+        folder = part
+    return Path(folder)
 
 
 def is_complete(folder: Path) -> bool:

@@ -2,80 +2,76 @@
 
 import errno
 import os
+from typing import NamedTuple
 
 from mlxtune.errors import BadModel
 
 
+class Told(NamedTuple):
+    """What a message says; {repo}, {cache} and {log_in} are filled in."""
+
+    expected: str
+    found: str
+    remedy: str
+
+
+OFFLINE = Told(
+    "a complete copy in the cache, as HF_HUB_OFFLINE is set",
+    "none in {cache}",
+    "Unset HF_HUB_OFFLINE to fetch it once, or give a local folder. `mlxtune models` lists what is cached.",
+)
+DISK_FULL = Told(
+    "room on the disk for the model",
+    "none left in {cache}",
+    "Free some space, or set HF_HOME to a folder on a larger disk. The files fetched so far are kept.",
+)
+
+# By the class of the failure in huggingface_hub and Python; a class that is not here is told as its base is.
+BY_CLASS = {
+    "OfflineModeIsEnabled": OFFLINE,
+    "HFValidationError": Told("a hub id, ORGANISATION/NAME", "a name that the hub cannot have", "Check the spelling."),
+    "GatedRepoError": Told(
+        "access to a gated model",
+        "that the hub refuses it to you",
+        "Accept the model's terms at https://huggingface.co/{repo}, then {log_in}.",
+    ),
+    "RepositoryNotFoundError": Told(
+        "a repository on the hub, or a local folder",
+        "neither of that name",
+        "Check the spelling. If the repository is private, {log_in}.",
+    ),
+    "RevisionNotFoundError": Told(
+        "a branch, tag or commit of the repository",
+        "none of that name",
+        "Leave the revision out for the main branch, or see the repository's branches and tags.",
+    ),
+    "PermissionError": Told(
+        "a cache folder that can be written to",
+        "that {cache} cannot be",
+        "Set HF_HOME to a folder that you may write to.",
+    ),
+}
+
+
 def explain(error: Exception, repo: str, revision: str | None) -> BadModel:
-    """The BadModel for a failure of huggingface_hub while it fetched a repository. Subclasses come first."""
-    from huggingface_hub import errors
+    """The BadModel for a failure of huggingface_hub while it fetched a repository."""
+    from huggingface_hub import constants, errors
 
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
+    told = OFFLINE if constants.HF_HUB_OFFLINE else _told(cause)
+    fill = {"repo": repo, "cache": constants.HF_HUB_CACHE, "log_in": _log_in()}
     place = repo if revision is None else f"{repo} (revision {revision})"
-    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else error
-    if isinstance(error, errors.HFValidationError):
-        return _refusal(place, "a hub id, ORGANISATION/NAME", "a name that the hub cannot have", str(error))
-    if isinstance(cause, errors.OfflineModeIsEnabled) or _is_offline():
-        return _offline(place)
-    if isinstance(cause, errors.GatedRepoError):
-        return _gated(place, repo)
-    if isinstance(cause, errors.RepositoryNotFoundError):
-        return _not_found(place)
-    if isinstance(cause, errors.RevisionNotFoundError):
-        remedy = "Leave the revision out for the main branch, or see the repository's branches and tags."
-        return _refusal(place, "a branch, tag or commit of the repository", "none of that name", remedy)
-    if isinstance(cause, errors.HfHubHTTPError):
-        return _answered(place, cause.response.status_code)
-    if _is_disk_full(error):
-        remedy = "Free some space, or set HF_HOME to a folder on a larger disk. The files fetched so far are kept."
-        return _refusal(place, "room on the disk for the model", f"none left in {_cache()}", remedy)
-    if isinstance(error, PermissionError):
-        remedy = "Set HF_HOME to a folder that you may write to."
-        return _refusal(place, "a cache folder that can be written to", f"{error.filename or _cache()}: denied", remedy)
-    return _out_of_reach(place, cause or error)
-
-
-def _refusal(place: str, expected: str, found: str, remedy: str) -> BadModel:
+    expected, found, remedy = (part.format(**fill) for part in told)
     return BadModel(place, expected=expected, found=found, remedy=remedy)
 
 
-def _offline(place: str) -> BadModel:
-    remedy = "Unset HF_HUB_OFFLINE to fetch it once, or give a local folder. `mlxtune models` lists what is cached."
-    return _refusal(place, "a complete copy in the cache, as HF_HUB_OFFLINE is set", f"none in {_cache()}", remedy)
-
-
-def _gated(place: str, repo: str) -> BadModel:
-    remedy = f"Accept the model's terms at https://huggingface.co/{repo}, then {_log_in()}."
-    return _refusal(place, "access to a gated model", "that the hub refuses it to you", remedy)
-
-
-def _not_found(place: str) -> BadModel:
-    remedy = f"Check the spelling. If the repository is private, {_log_in()}."
-    return _refusal(place, "a repository on the hub, or a local folder", "neither of that name", remedy)
-
-
-def _log_in() -> str:
-    if os.environ.get("HF_TOKEN"):
-        return "check that the token in HF_TOKEN may read it"
-    return "set HF_TOKEN to a token of yours, or run `hf auth login`"
-
-
-def _answered(place: str, status: int) -> BadModel:
-    """The hub answered with a fault of HTTP."""
-    remedy = "Try again later." if status >= 500 or status == 429 else f"If you have a token, {_log_in()}."
-    return _refusal(place, "the repository's files", f"that the hub answers with HTTP status {status}", remedy)
-
-
-def _out_of_reach(place: str, error: BaseException) -> BadModel:
-    first_line = next(iter(str(error).splitlines()), "")
-    found = f"{type(error).__name__}: {first_line}".rstrip(".: ")
-    remedy = "Check the network and run the command again: what was fetched so far is kept.\nA local folder needs none."
-    return _refusal(place, "the hub within reach, or a complete copy in the cache", found, remedy)
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
+def _told(cause: BaseException) -> Told:
+    if _is_disk_full(cause):
+        return DISK_FULL
+    for kind in type(cause).__mro__:
+        if kind.__name__ in BY_CLASS:
+            return BY_CLASS[kind.__name__]
+    return _status(cause) or _out_of_reach(cause)
 
 
 def _is_disk_full(error: BaseException) -> bool:
@@ -83,7 +79,24 @@ def _is_disk_full(error: BaseException) -> bool:
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
-def _cache() -> str:
-    from huggingface_hub import constants
+def _status(error: BaseException) -> Told | None:
+    """The hub answered with a fault of HTTP that it has no class for."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is None:
+        return None
+    passing = status >= 500 or status == 429
+    remedy = "Try again later." if passing else "If the repository asks for a login, {log_in}."
+    return Told("the repository's files", f"that the hub answers with HTTP status {status}", remedy)
 
-    return str(constants.HF_HUB_CACHE)
+
+def _out_of_reach(error: BaseException) -> Told:
+    first_line = next(iter(str(error).splitlines()), "").replace("{", "(").replace("}", ")")
+    remedy = "Check the network and run the command again: what was fetched so far is kept.\nA local folder needs none."
+    found = f"{type(error).__name__}: {first_line}".rstrip(".: ")
+    return Told("the hub within reach, or a complete copy in the cache", found, remedy)
+
+
+def _log_in() -> str:
+    if os.environ.get("HF_TOKEN"):
+        return "check that the token in HF_TOKEN may read it"
+    return "set HF_TOKEN to a token of yours, or run `hf auth login`"
