@@ -119,8 +119,10 @@ def test_a_complete_cache_is_used_without_asking_the_hub(served):
     assert served.asked == []
 
 
-def test_an_interrupted_download_is_completed(served):
-    lost = hub.resolve(REPO) / "model-00001-of-00002.safetensors"
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "chat_template.jinja"])
+def test_an_interrupted_download_is_completed(served, name):
+    (served.folder / "chat_template.jinja").write_text("{{ messages }}")
+    lost = hub.resolve(REPO) / name
     lost.resolve().unlink()
     lost.unlink()
     served.asked.clear()
