@@ -262,5 +262,5 @@ def test_the_models_verb_in_a_pipe_has_a_plain_line_for_each_name(cache, capsys)
     assert "\x1b" not in "".join(lines)
     for alias in ALIASES:
         assert sum(line.split()[:1] == [alias] for line in lines) == 1
-    assert any("meta-llama/Llama-3.2-1B " in line and line.rstrip().endswith("MB") for line in lines)
+    assert any("meta-llama/Llama-3.2-1B " in line and line.rstrip().endswith("kB") for line in lines)
     assert any("a-long-name" * 6 in line for line in lines)
