@@ -1,12 +1,14 @@
 """Everything that a run needs, checked, before a weight is read or a file written."""
 
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune.backends.base import Job, Learner
 from mlxtune.backends.choose import learner as make_learner
-from mlxtune.data.batches import padding_waste
-from mlxtune.data.load import fingerprint, load
+from mlxtune.data import load as data
+from mlxtune.data.batches import MULTIPLE, padding_waste
+from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
 from mlxtune.engine import Feed, Pace, Progress, pace
 from mlxtune.events import Start
@@ -15,8 +17,6 @@ from mlxtune.models import hub, tokenizer, weights
 from mlxtune.recipe import Recipe
 from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.size import Sizes, sizes
-
-PAD_MULTIPLE = 8
 
 
 class Prepared(NamedTuple):
@@ -31,15 +31,16 @@ class Prepared(NamedTuple):
 
 def prepare(recipe: Recipe) -> Prepared:
     """Find the model, read the data, choose what trains. Raises MlxtuneError; reads headers, never weights."""
+    examples = data.read(recipe.data)
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     config = model_config.read(folder)
     weights.headers(folder)
     check_layers(recipe.strategy, config.n_layers)
     tokens = tokenizer.load(folder)
     tokenizer.check_vocabulary(tokens, config)
-    dataset = load(recipe.data, tokens, seed=recipe.train.seed)
+    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
     train = recipe.train
-    feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, PAD_MULTIPLE)
+    feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, MULTIPLE)
     paces = pace(train, feed)
     learner = make_learner(recipe.backend, _job(recipe, folder))
     fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
@@ -78,7 +79,7 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         steps=prepared.pace.total,
         first_step=progress.step + 1,
         steps_per_epoch=prepared.pace.per_epoch,
-        padding_waste=padding_waste(lengths, prepared.feed.windows(progress.epoch), multiple=PAD_MULTIPLE),
+        padding_waste=padding_waste(lengths, chain.from_iterable(prepared.feed.windows(progress.epoch)), MULTIPLE),
         memory_limit_bytes=learner.memory_limit_bytes,
         notes=(*learner.selection.notes, *prepared.dataset.notes),
     )

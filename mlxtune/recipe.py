@@ -127,7 +127,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
 
 def as_tree(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Every setting with its value, as YAML and JSON can hold it."""
-    tree = asdict(recipe)  # type: ignore[call-overload]  # a section is a dataclass
+    tree = asdict(recipe)
     return {
         name: {key: list(v) if isinstance(v, tuple) else v for key, v in keys.items()} for name, keys in tree.items()
     }

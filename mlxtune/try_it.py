@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from mlxtune import engine
 from mlxtune.backends.base import BackendSettings, Sampling, Speaker
 from mlxtune.backends.choose import speaker as make_speaker
-from mlxtune.data.load import load_rows
+from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.load import load_for_eval
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadModel
+from mlxtune.export import adapter as adapters
 from mlxtune.models import hub, tokenizer, weights
-from mlxtune.prepare import PAD_MULTIPLE
 
 EVAL_BATCH_ROWS = 8
 Messages = list[dict[str, str]]
@@ -37,15 +38,16 @@ def load(model: str | None, adapter: Path | None, backend: BackendSettings) -> L
     """A model with its adapter. Raises MlxtuneError."""
     folder = hub.resolve(model)
     weights.headers(folder)
-    return Loaded(make_speaker(backend, folder, adapter), tokenizer.load(folder))
+    found = adapters.find(adapter) if adapter else None
+    return Loaded(make_speaker(backend, folder, found), tokenizer.load(folder))
 
 
 def score(model: str | None, adapter: Path | None, data: DataSettings, backend: BackendSettings) -> Score:
     """The loss on all rows of a data set, which are read before the model's weights are."""
     folder = hub.resolve(model)
-    rows = load_rows(data, tokenizer.load(folder))
+    rows = load_for_eval(data, tokenizer.load(folder)).valid
     speaker = load(model, adapter, backend).speaker
-    total = engine.evaluate(speaker, rows, batch_size=EVAL_BATCH_ROWS, pad_multiple=PAD_MULTIPLE)
+    total = engine.evaluate(speaker, rows, batch_size=EVAL_BATCH_ROWS, pad_multiple=MULTIPLE)
     loss = total.loss_sum / total.n_tokens
     return Score(loss, engine.perplexity(loss), total.n_tokens, len(rows))
 

@@ -99,6 +99,13 @@ class Sampling(NamedTuple):
     seed: int
 
 
+class Adapter(NamedTuple):
+    """A folder in the format of mlx-lm's adapters. untied_head: it has a head that the base model ties."""
+
+    folder: Path
+    untied_head: bool
+
+
 class Speaker(Protocol):
     """A model, with its adapter if it has one, that is read and not changed."""
 

@@ -4,7 +4,7 @@ import importlib.util
 import platform
 from pathlib import Path
 
-from mlxtune.backends.base import BackendSettings, Job, Learner, Speaker
+from mlxtune.backends.base import Adapter, BackendSettings, Job, Learner, Speaker
 from mlxtune.errors import BadSetting, Missing
 
 
@@ -22,7 +22,7 @@ def _refuse_numpy(settings: BackendSettings) -> None:
         raise BadSetting("backend.name", expected="auto or mlx", found="numpy", remedy="There is no NumPy path yet.")
 
 
-def speaker(settings: BackendSettings, folder: Path, adapter: Path | None) -> Speaker:
+def speaker(settings: BackendSettings, folder: Path, adapter: Adapter | None) -> Speaker:
     """A model to try, with its weights read. Raises Missing, BadSetting or BadModel."""
     _refuse_numpy(settings)
     require_mlx()

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 
 import typer
 
+from mlxtune.cli.data import data
 from mlxtune.cli.models import models
 from mlxtune.cli.run import run
 from mlxtune.cli.train import train
@@ -21,7 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, run, generate, chat, models):
+for verb in (train, run, generate, chat, data, models):
     app.command()(verb)
 app.command("eval")(evaluate)
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mlxtune.backends.base import Adapter
+from mlxtune.errors import BadModel
 from mlxtune.storage import Tensor, replace_folder, write_json, write_tensors
 from mlxtune.strategies.selection import Anatomy, Selection
 
@@ -40,10 +42,17 @@ def config(anatomy: Anatomy, selection: Selection, about: dict[str, Any]) -> dic
     return {"fine_tune_type": "lora", "lora_parameters": parameters, **common}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json of an adapter of ours or of mlx-lm's."""
-    document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
-    return document
+def find(folder: Path) -> Adapter:
+    """An adapter of ours or of mlx-lm's. Raises BadModel where the folder holds none."""
+    remedy = "Name the folder RUN/adapter."
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise BadModel(str(folder), expected=f"{CONFIG} and {WEIGHTS}", found=f"no {missing[0]}", remedy=remedy)
+    try:
+        document = json.loads((folder / CONFIG).read_bytes())
+        return Adapter(folder, document.get("mlxtune", {}).get("untied_head", False))
+    except (ValueError, AttributeError) as error:
+        raise BadModel(str(folder / CONFIG), expected="a JSON object", found=str(error), remedy=remedy) from error
 
 
 def _inside_layer(module: str, layers: tuple[str, ...]) -> str:

@@ -67,7 +67,7 @@ class MlxLearner:
         mx.random.seed(dropout_seed)
         rounding_key = mx.random.key(dropout_seed + 1)
         self.model.train()
-        losses, gradients = self._accumulate(batches, self.scale.value / n_tokens)
+        losses, gradients = self.gradients(batches, self.scale.value / n_tokens)
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
         factor = clip.clip_factor(mx, norm, self.job.clip_norm) / self.scale.value
         clipped = {name: gradient.astype(mx.float32) * factor for name, gradient in gradients.items()}
@@ -80,7 +80,7 @@ class MlxLearner:
         mx.eval(losses, norm, *after.arrays())
         return self._result(LossSum(_number(losses), n_tokens), _number(norm))
 
-    def _accumulate(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
+    def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
         """The summed loss, and the gradient of `scale` times that sum, over the micro-batches.
 
         A micro-batch starts when the gradients of those before it are done, so that the activations of one at a time
