@@ -119,8 +119,10 @@ def test_a_complete_cache_is_used_without_asking_the_hub(served):
     assert served.asked == []
 
 
-def test_an_interrupted_download_is_completed(served):
-    lost = hub.resolve(REPO) / "model-00001-of-00002.safetensors"
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "chat_template.jinja"])
+def test_an_interrupted_download_is_completed(served, name):
+    (served.folder / "chat_template.jinja").write_text("{{ messages }}")
+    lost = hub.resolve(REPO) / name
     lost.resolve().unlink()
     lost.unlink()
     served.asked.clear()
@@ -260,5 +262,5 @@ def test_the_models_verb_in_a_pipe_has_a_plain_line_for_each_name(cache, capsys)
     assert "\x1b" not in "".join(lines)
     for alias in ALIASES:
         assert sum(line.split()[:1] == [alias] for line in lines) == 1
-    assert any("meta-llama/Llama-3.2-1B " in line and line.rstrip().endswith("MB") for line in lines)
+    assert any("meta-llama/Llama-3.2-1B " in line and line.rstrip().endswith("kB") for line in lines)
     assert any("a-long-name" * 6 in line for line in lines)

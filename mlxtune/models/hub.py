@@ -50,7 +50,8 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     try:
         folder = _snapshot(repo, revision)
     except Exception as error:  # the library's own, httpx's and the system's: an open set, all told in one message
-        raise explain(error, repo, revision) from error
+        part = _part(error)
+        raise (explain(error, repo, revision) if part is None else _in_part(repo, part)) from error
     if not is_complete(folder):
         raise _incomplete(repo, revision, folder)
     return folder
@@ -62,29 +63,28 @@ def in_cache(repo: str, revision: str | None = None) -> Path | None:
 
     try:
         folder = _snapshot(repo, revision, local_files_only=True)
-    except (LocalEntryNotFoundError, HFValidationError):
+    except (HFValidationError, LocalEntryNotFoundError):
         return None
     return folder if is_complete(folder) else None
 
 
 def _snapshot(repo: str, revision: str | None, local_files_only: bool = False) -> Path:
-    """The cache's folder of a repository. Where the hub is out of reach it may hold a part of the files only."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    try:
-        folder = snapshot_download(
-            repo,
-            revision=revision,
-            local_files_only=local_files_only,
-            allow_patterns=[*WANTED],
-            ignore_patterns=["*/*"],
-        )
-    except LocalEntryNotFoundError as error:
-        if (part := getattr(error, "snapshot_path", None)) is None:
-            raise
-        folder = part
+    folder = snapshot_download(
+        repo,
+        revision=revision,
+        local_files_only=local_files_only,
+        allow_patterns=[*WANTED],
+        ignore_patterns=["*/*"],
+    )
     return Path(folder)
+
+
+def _part(error: Exception) -> Path | None:
+    """The folder of the cache that IncompleteSnapshotError (huggingface_hub 2) names, with some of the files."""
+    place = getattr(error, "snapshot_path", None)
+    return None if place is None else Path(place)
 
 
 def is_complete(folder: Path) -> bool:
@@ -118,16 +118,21 @@ def _unknown(name: str) -> BadModel:
     return BadModel("model", expected="an alias, a hub id or a folder", found=repr(name), remedy=remedy)
 
 
+def _in_part(repo: str, folder: Path) -> BadModel:
+    return BadModel(
+        repo,
+        expected="a complete copy in the cache, as the hub is out of reach",
+        found=f"no {_absent(folder) or 'copy of all files that the repository lists'}",
+        remedy="Connect to the network (and unset HF_HUB_OFFLINE), and run the command again to fetch the rest.",
+    )
+
+
 def _incomplete(repo: str, revision: str | None, folder: Path) -> BadModel:
     """Either the repository has no such files, or the hub was out of reach and the cache holds a part."""
+    there = _listing(repo, revision)
+    if there is None:
+        return _in_part(repo, folder)
     absent = _absent(folder)
-    if (there := _listing(repo, revision)) is None:
-        return BadModel(
-            repo,
-            expected="a complete copy in the cache, as the hub is out of reach",
-            found=f"no {absent}",
-            remedy="Connect to the network (and unset HF_HUB_OFFLINE), and run the command again to fetch the rest.",
-        )
     remedy = "Choose a repository in Hugging Face format with safetensors."
     if "adapter_config.json" in there:
         remedy = "This repository is an adapter. Give the model that it was made for as --model."

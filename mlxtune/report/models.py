@@ -1,16 +1,16 @@
 """The answer of `mlxtune models`: presets, aliases, and what the cache holds, as tables or as JSON."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from json import dumps
 
-from rich.console import Console
 from rich.table import Table
 
 from mlxtune.models.aliases import ALIASES, TINY
 from mlxtune.models.cache import CachedModel
-
-PIPE_WIDTH = 160  # no line of a pipe is folded
+from mlxtune.report.console import terminal
+from mlxtune.report.words import UNKNOWN, size
 
 
 def as_json(cached: Sequence[CachedModel]) -> str:
@@ -20,9 +20,7 @@ def as_json(cached: Sequence[CachedModel]) -> str:
 
 def show(cached: Sequence[CachedModel]) -> None:
     """Print the names that --model takes, and what of each is on this disk."""
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
+    console = terminal(sys.stdout)
     console.print(_names({model.repo: model for model in cached}))
     others = [model for model in cached if model.repo not in ALIASES.values()]
     if others:
@@ -59,6 +57,5 @@ def _words(model: CachedModel | None) -> str:
     ('2.5 GB', '84.0 MB, not complete')
     """
     if model is None:
-        return "-"
-    size = f"{model.bytes / 1e9:.1f} GB" if model.bytes >= 1e9 else f"{model.bytes / 1e6:.1f} MB"
-    return size if model.complete else f"{size}, not complete"
+        return UNKNOWN
+    return size(model.bytes) if model.complete else f"{size(model.bytes)}, not complete"
