@@ -11,6 +11,7 @@ from mlxtune.data.batches import MULTIPLE, padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
 from mlxtune.engine import Feed, Pace, Progress, pace
+from mlxtune.errors import BadData
 from mlxtune.events import Start
 from mlxtune.models import config as model_config
 from mlxtune.models import hub, tokenizer, weights
@@ -27,6 +28,7 @@ class Prepared(NamedTuple):
     pace: Pace
     size: Sizes
     fingerprints: dict[str, str]
+    notes: tuple[str, ...]  # what the user should know
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -37,15 +39,30 @@ def prepare(recipe: Recipe) -> Prepared:
     weights.headers(folder)
     check_layers(recipe.strategy, config.n_layers)
     tokens = tokenizer.load(folder)
-    tokenizer.check_vocabulary(tokens, config)
+    notes = tokenizer.check_vocabulary(tokens, config)
     dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
+    _check_tokens(dataset, config.vocab_size)
     train = recipe.train
     feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, MULTIPLE)
     paces = pace(train, feed)
     learner = make_learner(recipe.backend, _job(recipe, folder))
     fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
+    notes = (*learner.selection.notes, *dataset.notes, *notes)
     size = sizes(learner.anatomy, learner.selection, recipe.optimizer.low_precision == "master")
-    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints)
+    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes)
+
+
+def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
+    """Refuse rows with tokens that the embedding has no row for."""
+    rows = [row for row in (*dataset.train, *dataset.valid) if int(row.tokens.max()) >= n_vocabulary]
+    if rows:
+        token = int(rows[0].tokens.max())
+        raise BadData(
+            rows[0].source,
+            expected=f"tokens below {n_vocabulary:,}, as the model's embedding has rows",
+            found=f"token {token:,}" + (f", and {len(rows) - 1:,} more rows like it" if rows[1:] else ""),
+            remedy="Leave the special token out of the text, or name a model that has it.",
+        )
 
 
 def _job(recipe: Recipe, folder: Path) -> Job:
@@ -81,5 +98,5 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         steps_per_epoch=prepared.pace.per_epoch,
         padding_waste=padding_waste(lengths, chain.from_iterable(prepared.feed.windows(progress.epoch)), MULTIPLE),
         memory_limit_bytes=learner.memory_limit_bytes,
-        notes=(*learner.selection.notes, *prepared.dataset.notes),
+        notes=prepared.notes,
     )

@@ -37,7 +37,7 @@ def run(
     if not paths:
         raise typer.BadParameter("name at least one recipe file", param_hint="RECIPE...")
     overrides = parse_changes(changes or [])
-    results = [(str(path), *_one(path, overrides, path is from_mlx_lm, json)) for path in paths]
+    results = [(str(path), *_one(path, overrides, foreign=path is from_mlx_lm, json=json)) for path in paths]
     if json:
         rows = [{"recipe": name, "exit_code": code, **(as_json(end) if end else {})} for name, end, code in results]
         print_json({"recipes": rows})
@@ -46,17 +46,28 @@ def run(
     raise typer.Exit(next((code for _, _, code in results if code), 0))
 
 
-def _one(path: Path, overrides: dict[str, object], foreign: bool, json: bool) -> tuple[End | None, int]:
+def _one(path: Path, overrides: dict[str, object], *, foreign: bool, json: bool) -> tuple[End | None, int]:
     """The run's end, or None where it had none, and its exit code."""
     from mlxtune import run as runs
-    from mlxtune.recipe import build, read, read_foreign
+    from mlxtune.recipe import build, read
     from mlxtune.report.console import console, error
 
     try:
-        recipe = build(read_foreign(path) if foreign else read(path), overrides, str(path))
+        recipe = build(_translated(path) if foreign else read(path), overrides, str(path))
         with closing(console(json=json)) as report:
             end = runs.start(recipe, [report])
     except MlxtuneError as fault:
         error(fault)
         return None, fault.exit_code
     return end, end.exit_code
+
+
+def _translated(path: Path) -> dict[str, dict[str, object]]:
+    """The recipe of an mlx-lm file; what differs in meaning is said on standard error."""
+    from mlxtune.from_mlx_lm import translate
+    from mlxtune.strict_yaml import load_yaml
+
+    recipe, notes = translate(load_yaml(path))
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    return recipe
