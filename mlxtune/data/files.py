@@ -175,14 +175,18 @@ def _csv(file: Path) -> Rows:
     reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
     line = 1
     try:
-        header = next(reader, [])
+        header = next(filter(_has_text, reader), [])
         line = reader.line_num + 1
         for cells in reader:
             place, line = Place(file, line), reader.line_num + 1
-            if cells:
+            if _has_text(cells):
                 yield _csv_row(place, header, cells)
     except csv.Error as error:  # a quote that is never closed swallows the rest of the file
         raise BadData(f"{file}:{line}", expected="a CSV row", found=f"one that cannot be read ({error})") from None
+
+
+def _has_text(cells: list[str]) -> bool:
+    return any(cell.strip() for cell in cells)
 
 
 def _csv_row(place: Place, header: list[str], cells: list[str]) -> Raw | Fault:

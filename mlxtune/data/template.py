@@ -38,7 +38,7 @@ def _text_and_spans(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[
     turns = Turns(
         lambda messages, prompt: _render(chat, tokenizer, messages, prompt=prompt), chat.messages, _eos(tokenizer)
     )
-    return turns.text, tuple(turns.span(index) for index in indices)
+    return turns.text, turns.spans(indices)
 
 
 def _trained(chat: Chat, loss_on: LossOn) -> list[int]:
