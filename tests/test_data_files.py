@@ -195,7 +195,8 @@ def test_a_hub_data_set_that_cannot_be_reached_is_an_error(monkeypatch: pytest.M
     def offline(name: str) -> None:
         raise ConnectionError(f"Couldn't reach '{name}' on the Hub (OfflineModeIsEnabled)\nmore")
 
-    monkeypatch.setattr(datasets, "load_dataset", offline)
+    monkeypatch.setattr("mlxtune.data.files._ask_hub", offline)
+    monkeypatch.setattr(datasets, "load_dataset", None)
     with pytest.raises(BadData, match="the hub says: Couldn't reach 'someone/something' on the Hub"):
         read("someone/something")
 
@@ -204,6 +205,7 @@ def test_a_hub_data_set_gives_rows_that_name_it(monkeypatch: pytest.MonkeyPatch)
     import datasets
 
     made = datasets.DatasetDict({name: datasets.Dataset.from_list(ROWS) for name in ("train", "validation", "extra")})
+    monkeypatch.setattr("mlxtune.data.files._ask_hub", lambda _: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda _: made)
     splits = read("someone/something")
     assert set(splits) == {"train", "valid"}

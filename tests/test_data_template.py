@@ -206,6 +206,13 @@ def test_a_template_whose_turns_cannot_be_told_apart_exactly_is_refused(template
         only(tmp_path, chat("q1", "a1", "q2", "a2"), tokenizer(template))
 
 
+def test_half_a_surrogate_pair_in_a_tool_call_is_refused(tmp_path: Path) -> None:
+    call = {"function": {"name": "get", "arguments": {"city": "\ud800"}}}
+    row = {"messages": [*chat("q")["messages"], {"role": "assistant", "content": None, "tool_calls": [call]}]}
+    with pytest.raises(BadData, match="expected Unicode text, found half a surrogate pair"):
+        only(tmp_path, row, tokenizer(shared_template("qwen2_5")))
+
+
 def test_a_conversation_that_the_assistant_begins_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="expected a message before the first assistant turn"):
         only(tmp_path, {"messages": chat("q", "a")["messages"][1:]}, tokenizer(CHATML))

@@ -76,13 +76,14 @@ def encode(texts: Sequence[Marked], tokenizer: Tokenizer) -> list[Tokens | BadRo
 def _tokens(text: Marked, encoded: _Encoded, tokenizer: Tokenizer) -> Tokens | BadRow:
     spans, cuts = text.spans, _crossed(text, encoded, tokenizer)
     if cuts:
-        pieces = _cut(text, cuts, encoded, tokenizer)
+        pieces = _cut(text, encoded, tokenizer)
         if _decoded(pieces, tokenizer) == _decoded(encoded, tokenizer):
             encoded = pieces
         elif all(_only_blanks_cross(text, encoded, cut) for cut in cuts):
             spans = tuple(_widened(span, encoded) for span in spans)
         else:
-            found = f"one that merges characters across the edge of a turn ({text.text[cuts[0] - 5 : cuts[0] + 5]!r})"
+            near = text.text[max(cuts[0] - 5, 0) : cuts[0] + 5]
+            found = f"one that merges characters across the edge of a turn ({near!r})"
             return BadRow("a tokenizer that can tell the turns apart", found)
     made = Tokens(encoded.tokens, _mask(spans, encoded), encoded.starts)
     made = _ended(made, len(text.text), tokenizer.eos_token_id) if text.plain else made
@@ -90,9 +91,9 @@ def _tokens(text: Marked, encoded: _Encoded, tokenizer: Tokenizer) -> Tokens | B
     return made
 
 
-def _cut(text: Marked, cuts: list[int], whole: _Encoded, tokenizer: Tokenizer) -> _Encoded:
+def _cut(text: Marked, whole: _Encoded, tokenizer: Tokenizer) -> _Encoded:
     """The text encoded in pieces; a piece may merge across an edge that the whole did not, so until none does."""
-    pieces = whole
+    pieces, cuts = whole, list[int]()
     while new := _crossed(text, pieces, tokenizer):
         cuts = sorted({*cuts, *new})
         pieces = _in_pieces(text.text, cuts, whole, tokenizer)
