@@ -266,3 +266,20 @@ def test_a_stand_in_that_the_template_refuses_is_no_crash() -> None:
 
     with pytest.raises(BadRow, match="told apart exactly"):
         Turns(render, chat("q", "a")["messages"], "").spans([1])
+
+
+def test_earlier_thinking_around_tool_calls_is_dropped_once_a_new_question_follows(tmp_path: Path) -> None:
+    """Qwen3 writes the first turns anew when it sees the last question; the spans are those of what it then writes."""
+    made = tokenizer(shared_template("qwen3"), eos="<|im_end|>")
+    call = {"function": {"name": "get", "arguments": "{}"}}
+    messages = [
+        *chat("q1")["messages"],
+        {"role": "assistant", "reasoning_content": "t1", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "three"},
+        {"role": "assistant", "content": "<think>\nt2\n</think>\n\na1"},
+    ]
+    called = '<tool_call>\n{"name": "get", "arguments": {}}\n</tool_call><|im_end|>'
+    alone = only(tmp_path, {"messages": messages}, made)
+    assert spans(alone, made) == [f"<think>\nt1\n</think>\n\n{called}", "<think>\nt2\n</think>\n\na1<|im_end|>"]
+    followed = only(tmp_path, {"messages": [*messages, *chat("q2", "a2")["messages"]]}, made)
+    assert spans(followed, made) == [called, "a1<|im_end|>", "<think>\n\n</think>\n\na2<|im_end|>"]
