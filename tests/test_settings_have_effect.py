@@ -36,7 +36,7 @@ BF16 = {"backend.precision": "bf16", "schedule.learning_rate": 1e-5}
 
 # Each setting: the value to change it to, and what else both runs have.
 CHANGES = {
-    "data.max_seq_length": (40, {}),
+    "data.max_seq_length": (30, {}),
     "data.loss_on": ("last", {}),
     "data.skip_bad_rows": (True, {"bad rows": True}),
     "data.valid_share": (0.5, {}),
