@@ -1,4 +1,4 @@
-"""Tiny models with random weights, the learners of them, and batches by hand: what the tests of a training step share."""
+"""Tiny models with random weights, learners of them, and batches by hand: what the tests of a training step share."""
 
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,18 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def write_model(folder: Path, model_type: str = "llama", **changes: Any) -> Path:
-    """A model of random weights in Hugging Face format, in float32. Norms and biases are random too."""
+def write_model(
+    folder: Path, model_type: str = "llama", *, save_as: str = "float32", head_factor: float = 1.0, **changes: Any
+) -> Path:
+    """A model of random weights in Hugging Face format. Norms and biases are random too,."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**SHAPE, **changes}))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
+        model.lm_head.weight *= head_factor
+    model.to(getattr(torch, save_as)).save_pretrained(folder)
     return folder
 
 
