@@ -41,7 +41,8 @@ def write_model(
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         model.lm_head.weight *= head_factor
-    model.to(getattr(torch, save_as)).save_pretrained(folder)
+    model = model.to(getattr(torch, save_as))
+    (model.base_model if model_type == "gpt2" else model).save_pretrained(folder)  # as on the hub: "h.0.", no prefix
     return folder
 
 
