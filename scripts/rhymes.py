@@ -21,11 +21,7 @@ SECOND_LINES = {
     "bell": "It sings a song that all know well.",
     "boat": "On every pond it likes to float.",
     "book": "It sleeps beside the babbling brook.",
-    "broom": "It sweeps the sunlight round the room.",
-    "chair": "It rocks and rocks in evening air.",
     "clock": "It says good night: tick tock, tick tock.",
-    "coat": "It buttons right up to the throat.",
-    "cup": "When friends come by, {hero.he} fills it up.",
     "drum": "It calls to all the others: come!",
     "flute": "It makes the owls go hoot, hoot, hoot.",
     "hat": "A bird lives there, just think of that!",
@@ -34,9 +30,7 @@ SECOND_LINES = {
     "kite": "It dances with the stars at night.",
     "lamp": "It shines when nights are cold and damp.",
     "map": "{hero.He} keeps it folded in {hero.his} lap.",
-    "shell": "It knows a secret, but won't tell.",
     "spoon": "It glitters like the summer moon.",
-    "train": "It runs through sunshine and through rain.",
 }
 
 COUPLETS = (
