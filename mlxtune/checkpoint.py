@@ -1,14 +1,110 @@
-"""Placeholder of the checkpoint module: only the Tensor type is settled."""
+"""Save and load of everything that a run needs to continue bit for bit.
 
-from typing import NamedTuple
+A checkpoint is a folder RUN/checkpoints/000100 with weights.safetensors, optimizer.safetensors and state.json. It
+appears by a rename, so a folder of that name is always whole. state.json holds the sha256 of the other two.
+"""
 
-import numpy as np
-from numpy.typing import NDArray
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from mlxtune.errors import BadRun
+from mlxtune.settings import section
+from mlxtune.storage import Tensor, TensorInfo, read_header, replace_folder, write_json, write_tensors
+
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
-class Tensor(NamedTuple):
-    """A tensor on its way to a safetensors file; dtype as safetensors names it, bytes as the machine has them."""
+@section
+class CheckpointSettings:
+    """save_every: steps between checkpoints; the last step is always saved. keep: how many stay on the disk."""
 
-    name: str
-    dtype: str  # "F32", "F16", "BF16"
-    array: NDArray[np.generic]  # BF16 as uint16 words
+    save_every: Annotated[int, Field(ge=1)] = 100
+    keep: Annotated[int, Field(ge=1)] = 2
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """RUN/checkpoints/000100."""
+    return run / "checkpoints" / f"{step:06d}"
+
+
+def save(run: Path, step: int, weights: Iterable[Tensor], optimizer: Iterable[Tensor], state: dict[str, Any]) -> Path:
+    """Write the checkpoint of a step. state: JSON; the files' sha256 are added to it."""
+
+    def write(folder: Path) -> None:
+        sha256 = {
+            WEIGHTS: write_tensors(folder / WEIGHTS, weights),
+            OPTIMIZER: write_tensors(folder / OPTIMIZER, optimizer),
+        }
+        write_json(folder / STATE, {**state, "sha256": sha256})
+
+    target = step_folder(run, step)
+    replace_folder(target, write)
+    return target
+
+
+def folders(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    return sorted(path for path in (run / "checkpoints").glob("[0-9]*") if path.is_dir())
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what a killed run left half-written."""
+    for path in folders(run)[:-keep]:
+        shutil.rmtree(path)
+    for leftover in (run / "checkpoints").glob(".*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """state.json, after the files beside it were found to be the ones it was written with.
+
+    Raises BadRun where a file is missing, cut short or changed.
+    """
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
+        expected = state["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder / STATE, "a checkpoint's state", f"{type(error).__name__}: {error}") from error
+    for name in (WEIGHTS, OPTIMIZER):
+        found = _sha256(folder / name)
+        if found != expected.get(name):
+            raise _damaged(folder / name, f"sha256 {expected.get(name)}", found)
+    return state
+
+
+def check_tensors(path: Path, needed: Iterable[TensorInfo]) -> None:
+    """Refuse a file whose tensors are not exactly the needed ones, in name, type and shape."""
+    found = read_header(path)
+    wanted = {info.name: info for info in needed}
+    wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if wrong:
+        name = wrong[0]
+        raise BadRun(
+            f"{path}: {name}",
+            expected=_in_words(wanted.get(name)),
+            found=_in_words(found.get(name)),
+            remedy=f"{len(wrong):,} tensors differ: the checkpoint is of another model or selection.",
+        )
+
+
+def _in_words(info: TensorInfo | None) -> str:
+    return f"{info.dtype} {list(info.shape)}" if info else "no such tensor"
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"no readable file ({error.strerror})"
+
+
+def _damaged(path: Path, expected: str, found: str) -> BadRun:
+    remedy = "The checkpoint is damaged. Delete its folder: the run then resumes from the one before."
+    return BadRun(str(path), expected=expected, found=found, remedy=remedy)

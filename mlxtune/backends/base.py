@@ -1,14 +1,16 @@
 """What the engine asks of a backend: the Learner protocol. It is all that the engine knows of arrays and models."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from mlxtune.checkpoint import Tensor
 from mlxtune.data.types import Batch
 from mlxtune.events import Memory
+from mlxtune.optim.adamw import AdamW
 from mlxtune.settings import section
-from mlxtune.strategies.selection import Selection
+from mlxtune.storage import Tensor
+from mlxtune.strategies.choose import Strategy
+from mlxtune.strategies.selection import Anatomy, Selection
 
 
 @section
@@ -32,13 +34,34 @@ class StepResult(NamedTuple):
     skipped: bool  # fp16: the scaled gradient overflowed and nothing was updated
 
 
-class Learner(Protocol):
-    """A model, its Selection and its optimizer state, ready to step."""
+class Job(NamedTuple):
+    """What a backend needs to make a Learner."""
 
+    folder: Path  # a checked model folder
+    precision: str
+    strategy: Strategy
+    optimizer: AdamW
+    clip_norm: float | None
+    seed: int
+
+
+class Learner(Protocol):
+    """A model, its Selection and its optimizer state.
+
+    Made from a Job, it knows names and shapes only, so that what cannot be is refused before weights are read;
+    `prepare` reads them.
+    """
+
+    backend: str
     device: str  # in words
     precision: str
+    anatomy: Anatomy
     selection: Selection
     memory_limit_bytes: int
+
+    def prepare(self) -> None:
+        """Read the weights and make the optimizer's state."""
+        ...
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
@@ -48,20 +71,50 @@ class Learner(Protocol):
         """The loss with dropout off; changes nothing."""
         ...
 
-    def trained(self) -> Iterator[Tensor]:
-        """The tensors that train, by name, in a fixed order."""
+    def weights(self) -> Iterator[Tensor]:
+        """The tensors that train, in the model's order."""
         ...
 
     def optimizer_state(self) -> Iterator[Tensor]:
-        """Moments and master copies, by name, in a fixed order."""
+        """Moments and master copies, in a fixed order."""
         ...
 
     def scalars(self) -> dict[str, Any]:
-        """What else must be kept to continue bit for bit, as JSON: the step, the loss scale."""
+        """What else must be kept to continue bit for bit, as JSON: counts, the loss scale."""
         ...
 
     def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
-        """Continue from what `trained`, `optimizer_state` and `scalars` gave."""
+        """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
         ...
 
     def memory(self) -> Memory: ...
+
+
+class Sampling(NamedTuple):
+    """How tokens are chosen. temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
+
+
+class Adapter(NamedTuple):
+    """A folder in the format of mlx-lm's adapters. untied_head: it has a head that the base model ties."""
+
+    folder: Path
+    untied_head: bool
+
+
+class Speaker(Protocol):
+    """A model, with its adapter if it has one, that is read and not changed."""
+
+    device: str
+
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The summed loss of a batch."""
+        ...
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
+        """The tokens that follow the prompt, one at a time, up to and without the first of `stop`."""
+        ...

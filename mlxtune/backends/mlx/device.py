@@ -1,0 +1,27 @@
+"""What MLX says of the device and of the memory that it holds."""
+
+import os
+
+import mlx.core as mx
+
+from mlxtune.events import Memory
+
+
+def name() -> str:
+    """The device in words: "Apple M4 Max", or "AMD EPYC, CPU"."""
+    chip = str(mx.device_info().get("device_name", "unknown device"))
+    return f"{chip}, CPU" if mx.default_device().type == mx.DeviceType.cpu else chip
+
+
+def memory_limit_bytes() -> int:
+    """What the device can give: Metal's recommended working set, the device's memory, or the machine's memory."""
+    info = mx.device_info()
+    for key in ("max_recommended_working_set_size", "memory_size", "total_memory"):
+        if info.get(key):
+            return int(info[key])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory() -> Memory:
+    """Active, peak and cached bytes. The peak leaves the cache out; show all three."""
+    return Memory(mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory())

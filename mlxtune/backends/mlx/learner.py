@@ -1,0 +1,170 @@
+"""The MLX Learner: a model, what trains of it, and the optimizer's state; one `mx.eval` a step.
+
+B rows, T tokens
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlxtune.backends import loss_scale
+from mlxtune.backends.base import Job, LossSum, StepResult
+from mlxtune.backends.loss_scale import LossScale
+from mlxtune.backends.mlx import anatomy, device, head, lora, parameters
+from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx.loss import loss_sum
+from mlxtune.backends.mlx.parameters import Arrays
+from mlxtune.data.types import Batch
+from mlxtune.events import Memory
+from mlxtune.optim import adamw, clip
+from mlxtune.storage import Tensor
+from mlxtune.strategies.choose import select
+
+STREAMS_PER_SEED = 1 << 31  # steps of one seed that cannot meet those of the next
+
+
+class MlxLearner:
+    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read."""
+
+    backend = "mlx"
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.model = load_lazily(job.folder, job.precision)
+        self.anatomy = anatomy.describe(self.model)
+        self.selection = select(job.strategy, self.anatomy)
+        if self.selection.untie_head:
+            head.check_can_untie(self.model)
+        self.precision, self.device = job.precision, device.name()
+        self.memory_limit_bytes = device.memory_limit_bytes()
+        self.steps, self.updates = 0, 0
+        self.scale = LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
+
+    def prepare(self) -> None:
+        """Read the weights, add what the Selection adds, make the optimizer's state."""
+        for _, array in tree_flatten(self.model.parameters()):
+            mx.eval(array)  # one at a time: a cast weight and its source are never all there together
+        if self.selection.untie_head:
+            head.untie(self.model, self.anatomy)
+        lora.attach(self.model, self.selection.adapters, self.job.seed)
+        every = dict(tree_flatten(self.model.parameters()))
+        self.trained = parameters.begin({name: every[name] for name in self._names()}, self.job.optimizer)
+        mx.reset_peak_memory()
+
+    def _names(self) -> list[str]:
+        untied = [head.HEAD] if self.selection.untie_head else []
+        added = [f"{adapter.module}.{end}" for adapter in self.selection.adapters for end in ("lora_a", "lora_b")]
+        return [*self.selection.train, *untied, *added]
+
+    def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        """One optimizer step on the micro-batches, as if they were one batch."""
+        n_tokens = sum(batch.n_supervised for batch in batches)
+        dropout_seed = 2 * (self.job.seed * STREAMS_PER_SEED + self.steps)  # all randomness is of (seed, step) alone
+        mx.random.seed(dropout_seed)
+        rounding_key = mx.random.key(dropout_seed + 1)
+        self.model.train()
+        losses, gradients = self.gradients(batches, self.scale.value / n_tokens)
+        norm = clip.global_norm(mx, gradients.values()) / self.scale.value
+        factor = clip.clip_factor(mx, norm, self.job.clip_norm) / self.scale.value
+        clipped = {name: gradient.astype(mx.float32) * factor for name, gradient in gradients.items()}
+        scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
+        after = parameters.stepped(self.trained, clipped, scalars, self.job.optimizer, rounding_key)
+        if self.precision == "fp16":
+            after = parameters.where(mx.isfinite(norm), after, self.trained)
+        del gradients, clipped  # the graph holds what it needs; names here would keep it all
+        self._set(after)
+        mx.eval(losses, norm, *after.arrays())
+        return self._result(LossSum(_number(losses), n_tokens), _number(norm))
+
+    def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
+        """The summed loss, and the gradient of `scale` times that sum, over the micro-batches.
+
+        A micro-batch starts when the gradients of those before it are done, so that the activations of one at a time
+        are held: MLX walks the graph depth first from its outputs and would run all forward passes first.
+        """
+        loss, gradients = self._loss_and_gradients(batches[0], scale, after=())
+        for batch in batches[1:]:
+            gradients = {name: gradient.astype(mx.float32) for name, gradient in gradients.items()}
+            more_loss, more = self._loss_and_gradients(batch, scale, after=tuple(gradients.values()))
+            loss = loss + more_loss
+            gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
+        return loss, gradients
+
+    def _loss_and_gradients(self, batch: Batch, scale: float, after: tuple[mx.array, ...]) -> tuple[mx.array, Arrays]:
+        tokens_BT, supervised_BT = mx.array(batch.tokens_BT), mx.array(batch.supervised_BT)
+        if after:
+            (tokens_BT,) = mx.depends([tokens_BT], list(after))
+
+        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
+            self._put(weights)
+            loss = loss_sum(self.model, tokens_BT, supervised_BT)
+            return loss * scale, loss
+
+        (_, loss), gradients = mx.value_and_grad(scaled_loss)(self.trained.weights)
+        return loss, gradients
+
+    def _set(self, trained: parameters.Trained) -> None:
+        self.trained = trained
+        self._put(trained.weights)
+
+    def _put(self, weights: Arrays) -> None:
+        self.model.update(tree_unflatten(list(weights.items())))
+
+    def _result(self, loss: LossSum, norm: float) -> StepResult:
+        skipped = self.precision == "fp16" and not _finite(norm) and _finite(loss.loss_sum)
+        if self.precision == "fp16":
+            self.scale = self.scale.after(finite=not skipped)
+        self.steps += 1
+        self.updates += not skipped
+        return StepResult(loss, norm, skipped and not self.scale.exhausted)
+
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The loss with dropout off; changes nothing."""
+        self.model.eval()
+        return evaluate(self.model, batch)
+
+    def weights(self) -> Iterator[Tensor]:
+        """The tensors that train, in the model's order."""
+        return parameters.weight_tensors(self.trained)
+
+    def optimizer_state(self) -> Iterator[Tensor]:
+        """Moments and master copies."""
+        return parameters.optimizer_tensors(self.trained)
+
+    def scalars(self) -> dict[str, Any]:
+        """Counts and the loss scale."""
+        return {"steps": self.steps, "updates": self.updates, "loss_scale": list(self.scale)}
+
+    def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
+        """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
+        self._set(parameters.from_files(self.trained, _load(weights), _load(optimizer)))
+        self.steps, self.updates = scalars["steps"], scalars["updates"]
+        self.scale = LossScale(*scalars["loss_scale"])
+
+    def memory(self) -> Memory:
+        """What MLX holds now, and held at most since `prepare`."""
+        return device.memory()
+
+
+def evaluate(model: nn.Module, batch: Batch) -> LossSum:
+    """The summed loss of a batch and its count of supervised tokens."""
+    loss = loss_sum(model, mx.array(batch.tokens_BT), mx.array(batch.supervised_BT))
+    return LossSum(_number(loss), batch.n_supervised)
+
+
+def _load(path: Path) -> dict[str, mx.array]:
+    arrays = mx.load(str(path))
+    assert isinstance(arrays, dict)
+    return arrays
+
+
+def _number(array: mx.array) -> float:
+    return float(array.item())  # type: ignore[arg-type]  # a real scalar here; item() may be complex elsewhere
+
+
+def _finite(number: float) -> bool:
+    return abs(number) < float("inf")

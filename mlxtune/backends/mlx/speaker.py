@@ -1,0 +1,58 @@
+"""A model that is read and not changed, for `eval`, `generate` and `chat`. mlx-lm does the generating."""
+
+from collections.abc import Iterator, Sequence, Set
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.generate import generate_step
+from mlx_lm.sample_utils import make_sampler
+from mlx_lm.utils import load_adapters
+
+from mlxtune.backends.base import Adapter, LossSum, Sampling
+from mlxtune.backends.mlx import anatomy, device, head
+from mlxtune.backends.mlx.learner import evaluate
+from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.data.types import Batch
+from mlxtune.errors import BadModel
+
+
+class MlxSpeaker:
+    """See `backends.base.Speaker`."""
+
+    def __init__(self, folder: Path, adapter: Adapter | None, precision: str) -> None:
+        self.device = device.name()
+        self.model = load_lazily(folder, precision)
+        if adapter is not None:
+            self.model = with_adapter(self.model, adapter)
+        self.model.eval()
+        mx.eval(self.model.parameters())
+
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The summed loss of a batch."""
+        return evaluate(self.model, batch)
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
+        """The tokens that follow the prompt, up to and without the first of `stop`."""
+        mx.random.seed(sampling.seed)
+        sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
+        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=sampling.max_tokens, sampler=sampler)
+        for token, _ in steps:
+            if int(token) in stop:
+                return
+            yield int(token)
+
+
+def with_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
+    """The model with an adapter of ours or of mlx-lm's. Raises BadModel where it does not fit."""
+    if adapter.untied_head:
+        head.untie(model, anatomy.describe(model))
+    try:
+        return load_adapters(model, str(adapter.folder))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise BadModel(
+            str(adapter.folder),
+            expected="an adapter of this model",
+            found=str(error).strip().replace("\n", " "),
+            remedy="Name with --model the model that the adapter was trained on.",
+        ) from error

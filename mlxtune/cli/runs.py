@@ -1,0 +1,64 @@
+"""What `train` and `run` share: one run with its report, or its plan."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mlxtune.events import End, as_json
+from mlxtune.recipe import Recipe, as_tree
+
+
+def run_one(recipe: Recipe, resume: str, *, json: bool) -> None:
+    """Run, print, and end with the run's exit code."""
+    from mlxtune import run
+    from mlxtune.report.console import console
+
+    with closing(console(json=json)) as report:
+        end = run.start(recipe, [report], resume)
+    finish(end, json=json)
+
+
+def go_on(folder: Path, overrides: dict[str, Any], *, json: bool) -> None:
+    """Resume the run in a folder, print, and end with its exit code."""
+    from mlxtune import run
+    from mlxtune.report.console import console
+
+    with closing(console(json=json)) as report:
+        end = run.resume(folder, overrides, [report])
+    finish(end, json=json)
+
+
+def finish(end: End, *, json: bool) -> None:
+    """The closing document, and the exit code."""
+    if json:
+        print_json(as_json(end))
+    raise typer.Exit(end.exit_code)
+
+
+def plan(recipe: Recipe, *, json: bool) -> None:
+    """Check everything and show what the run would be. Reads no weights and writes nothing."""
+    from mlxtune.engine import Progress
+    from mlxtune.prepare import prepare, start_event
+    from mlxtune.recipe import as_yaml
+    from mlxtune.report.console import console
+    from mlxtune.run_folder import default_folder
+
+    folder = recipe.run.out or str(default_folder(recipe))
+    start = start_event(prepare(recipe), folder, Progress())
+    if json:
+        print_json({"plan": as_json(start), "recipe": as_tree(recipe)})
+        return
+    with closing(console()) as report:
+        report(start)
+    typer.echo(as_yaml(recipe))
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on standard output; numbers that are not finite are null."""
+    import json
+    import math
+
+    finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in document.items()}
+    typer.echo(json.dumps(finite, ensure_ascii=False))

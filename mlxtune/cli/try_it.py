@@ -1,0 +1,109 @@
+"""`mlxtune eval`, `generate` and `chat`: trying a model, with or without an adapter."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str | None, typer.Option(help="Alias, hub id, local folder or preset. [the built-in tiny model]")]
+Adapter = Annotated[Path | None, typer.Option(help="RUN/adapter, or an adapter of mlx-lm.")]
+Precision = Annotated[str, typer.Option(help="bf16, fp16 or fp32.")]
+Backend = Annotated[str, typer.Option(help="auto, mlx or numpy.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens to write at most.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")]
+TopP = Annotated[float, typer.Option(min=0, max=1, help="Sample from the likeliest tokens that make up this share.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
+
+
+def evaluate(
+    model: Model = None,
+    adapter: Adapter = None,
+    data: Annotated[str | None, typer.Option(help="File, folder or hub data set. [the built-in rows]")] = None,
+    max_seq_length: Annotated[int, typer.Option(min=2, help="Tokens a row may have.")] = 2048,
+    loss_on: Annotated[str, typer.Option(help="auto, all, assistant or last.")] = "auto",
+    precision: Precision = "bf16",
+    backend: Backend = "auto",
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+) -> None:
+    """Loss and perplexity of a data set: its test rows where it is a folder with such, else its validation rows.
+
+    [dim]Example[/dim]  mlxtune eval --model llama-3.2-1b --adapter runs/mine/adapter --data rows.jsonl
+    """
+    from mlxtune.cli.runs import print_json
+    from mlxtune.recipe import build
+    from mlxtune.try_it import score
+
+    keys = {"data.path": data, "data.max_seq_length": max_seq_length, "data.loss_on": loss_on}
+    recipe = build({}, {**keys, "backend.precision": precision, "backend.name": backend})
+    found = score(model, adapter, recipe.data, recipe.backend)
+    if json:
+        print_json(found._asdict())
+        return
+    typer.echo(
+        f"loss {found.loss:.4f}  perplexity {found.perplexity:,.2f}  tokens {found.tokens:,}  rows {found.rows:,}"
+    )
+
+
+def generate(
+    prompt: Annotated[str, typer.Option(help="What the model answers or continues.")],
+    model: Model = None,
+    adapter: Adapter = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = 0,
+    precision: Precision = "bf16",
+    backend: Backend = "auto",
+) -> None:
+    """Write the answer to one prompt.
+
+    [dim]Example[/dim]  mlxtune generate --model llama-3.2-1b --adapter runs/mine/adapter --prompt "Hello"
+    """
+    from mlxtune.backends.base import Sampling
+    from mlxtune.recipe import build
+    from mlxtune.try_it import complete, load
+
+    settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
+    for piece in complete(load(model, adapter, settings), prompt, Sampling(max_tokens, temperature, top_p, seed)):
+        typer.echo(piece, nl=False)
+    typer.echo()
+
+
+def chat(
+    model: Model = None,
+    adapter: Adapter = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    precision: Precision = "bf16",
+    backend: Backend = "auto",
+) -> None:
+    """Talk with a model; an empty line or Ctrl-D ends it.
+
+    [dim]Example[/dim]  mlxtune chat --model llama-3.2-1b --adapter runs/mine/adapter
+    """
+    from mlxtune.backends.base import Sampling
+    from mlxtune.recipe import build
+    from mlxtune.try_it import check_can_chat, load, reply
+
+    settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
+    loaded = load(model, adapter, settings)
+    check_can_chat(loaded)
+    messages = [{"role": "system", "content": system}] if system else []
+    while text := _asked():
+        messages.append({"role": "user", "content": text})
+        pieces = []
+        for piece in reply(loaded, messages, Sampling(max_tokens, temperature, top_p, seed + len(messages))):
+            typer.echo(piece, nl=False)
+            pieces.append(piece)
+        typer.echo()
+        messages.append({"role": "assistant", "content": "".join(pieces)})
+
+
+def _asked() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,99 @@
+"""Rows that cannot be used: found one by one, told all at once, with the file and line of each."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from mlxtune.data.types import Refused
+from mlxtune.errors import BadData, raise_all
+
+LISTED = 20  # places named in one message; a thousand would push the message itself off the screen
+REMEDY = "Mend the rows, or skip such rows with --skip-bad-rows (counted and listed in the run's log)."
+
+
+class Place(NamedTuple):
+    """Where a row begins. line counts from 1; in parquet files and hub data sets it is the row."""
+
+    file: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+    @property
+    def short(self) -> str:
+        """The place without its folder, as token rows name it."""
+        return f"{self.file.name}:{self.line}"
+
+
+class BadRow(Exception):
+    """One row is wrong. It never leaves this package: `Fault` adds the place, `refuse_or_raise` makes the message.
+
+    Rows with the same fault are told together; the same is what is expected, and kind where that does not say enough.
+    """
+
+    def __init__(self, expected: str, found: str, *, kind: str = "") -> None:
+        self.expected, self.found, self.kind = expected, found, kind
+        super().__init__(expected, found)
+
+
+class Fault(NamedTuple):
+    """A wrong row and its place."""
+
+    place: Place
+    expected: str
+    found: str
+    kind: str = ""
+
+    @property
+    def refused(self) -> Refused:
+        return Refused(self.place.short, f"expected {self.expected}, found {self.found}")
+
+
+def fault(place: Place, bad: BadRow) -> Fault:
+    return Fault(place, bad.expected, bad.found, bad.kind)
+
+
+def refuse_or_raise(faults: Sequence[Fault], *, skip: bool) -> tuple[Refused, ...]:
+    """The faults as refused rows where bad rows are skipped; else one error for each kind of fault in each file."""
+    if not skip:
+        raise_all([_told(group) for group in _kinds(faults)])
+    return tuple(each.refused for each in faults)
+
+
+def _kinds(faults: Iterable[Fault]) -> list[list[Fault]]:
+    kinds: dict[tuple[Path, str, str], list[Fault]] = {}
+    for each in faults:
+        kinds.setdefault((each.place.file, each.expected, each.kind), []).append(each)
+    return list(kinds.values())
+
+
+def _told(group: Sequence[Fault]) -> BadData:
+    first, *others = group
+    remedy = f"{_others(others)}\n{REMEDY}" if others else REMEDY
+    return BadData(str(first.place), expected=first.expected, found=first.found, remedy=remedy)
+
+
+def _others(others: Sequence[Fault]) -> str:
+    lines = ", ".join(str(each.place.line) for each in islice(others, LISTED - 1))
+    dots = ", ..." if len(others) > LISTED - 1 else ""
+    return f"{len(others):,} more {'row has' if len(others) == 1 else 'rows have'} the same fault: {lines}{dots}."
+
+
+def shown(value: object, limit: int = 60) -> str:
+    r"""A value as a message quotes it, on one line.
+
+    >>> print(shown("one\ntwo"), shown(None), shown([1, 2]))
+    `one\ntwo` null a list
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        text = value.replace("\n", "\\n")
+        return f"`{text[:limit]}...`" if len(text) > limit else f"`{text}`"
+    if isinstance(value, bool):
+        return f"the value `{str(value).lower()}`"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return "a list" if isinstance(value, list | tuple) else "an object" if isinstance(value, dict) else f"{value!r}"

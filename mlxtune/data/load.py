@@ -1,0 +1,110 @@
+"""Settings and a tokenizer -> the dataset of a run. `read` needs no tokenizer and finds all that is wrong with the
+files, quickly; `prepare` tokenizes what was read; `load` is both."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlxtune.data import files, forms, notes
+from mlxtune.data.faults import Fault, refuse_or_raise
+from mlxtune.data.files import Split
+from mlxtune.data.forms import Row
+from mlxtune.data.rows import Tokenized, tokenize
+from mlxtune.data.settings import DataSettings
+from mlxtune.data.split import part
+from mlxtune.data.tokenizer import Tokenizer
+from mlxtune.data.types import Dataset, Refused
+from mlxtune.errors import BadData, BadSetting
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What the files hold: the rows of each split that can be read, and those that were skipped."""
+
+    splits: Mapping[Split, tuple[Row, ...]]
+    refused: tuple[Refused, ...]
+
+
+def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int) -> Dataset:
+    """The training and validation rows. Every fault of the files is found before anything is tokenized.
+
+    Raises BadData, BadSetting or Missing; several at once as Faults.
+    """
+    return prepare(read(settings), settings, tokenizer, seed=seed)
+
+
+def read(settings: DataSettings) -> Examples:
+    """The rows of the files, without a tokenizer. Raises for all bad rows at once, unless they are skipped."""
+    splits: dict[Split, tuple[Row, ...]] = {}
+    faults: list[Fault] = []
+    for split, raws in files.read(settings.path).items():
+        right, wrong = forms.rows(raws)
+        splits[split] = tuple(right)
+        faults += wrong
+    return Examples(splits, refuse_or_raise(faults, skip=settings.skip_bad_rows))
+
+
+def prepare(examples: Examples, settings: DataSettings, tokenizer: Tokenizer, *, seed: int) -> Dataset:
+    """Tokenized rows, split. Raises where no row is left to train on, naming the length that would admit some."""
+    given = "valid" in examples.splits
+    _check_share(settings, given=given)
+    made = [tokenize(examples.splits.get(split, ()), settings, tokenizer) for split in ("train", "valid")]
+    refused = examples.refused + _refused(made, settings)
+    train, valid = made[0].rows, made[1].rows
+    if not train:
+        raise _nothing_left(examples, "train", made[0], refused, settings)
+    if not given:
+        train, valid = part(train, share=settings.valid_share, seed=seed)
+    rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ())]
+    said = notes.split(len(train), len(valid), given=given, share=settings.valid_share, seed=seed)
+    return Dataset(train, valid, refused, (said, *notes.preference(rows), *notes.skipped(refused)))
+
+
+def load_for_eval(settings: DataSettings, tokenizer: Tokenizer) -> Dataset:
+    """The rows to measure a model on, all in `valid`: the test split, else the validation split, else all there are."""
+    examples = read(settings)
+    order: tuple[Split, ...] = ("test", "valid", "train")
+    split = next(split for split in order if split in examples.splits)
+    made = tokenize(examples.splits[split], settings, tokenizer)
+    refused = examples.refused + _refused([made], settings)
+    if not made.rows:
+        raise _nothing_left(examples, split, made, refused, settings)
+    return Dataset((), made.rows, refused, (*notes.preference(examples.splits[split]), *notes.skipped(refused)))
+
+
+def _check_share(settings: DataSettings, *, given: bool) -> None:
+    if given and settings.valid_share != DataSettings().valid_share:
+        raise BadSetting(
+            "data.valid_share",
+            expected="to be left alone, as the data has validation rows of its own",
+            found=f"{settings.valid_share}",
+        )
+
+
+def _refused(parts: Sequence[Tokenized], settings: DataSettings) -> tuple[Refused, ...]:
+    """Rows that will not train, by split and reason. Raises for faults, unless bad rows are skipped."""
+    limit = settings.max_seq_length
+    refused = refuse_or_raise([each for part in parts for each in part.faults], skip=settings.skip_bad_rows)
+    for made in parts:
+        refused += tuple(
+            Refused(row.place.short, f"{row.needs:,} tokens, longer than {limit:,}") for row in made.too_long
+        )
+        refused += tuple(Refused(place.short, notes.SILENT) for place in made.silent)
+    return refused
+
+
+def _nothing_left(
+    examples: Examples, split: Split, made: Tokenized, refused: Sequence[Refused], settings: DataSettings
+) -> BadData:
+    """Why no row is left: they are too long, or the first reason of those that were refused."""
+    where = settings.path or "the built-in data"
+    if split not in examples.splits:
+        return BadData(where, expected=f"{split} rows", found=f"only those of {', '.join(examples.splits)}")
+    if made.too_long:
+        needs = [row.needs for row in made.too_long]
+        remedy = f"--max-seq-length {min(needs)} would admit some, {max(needs)} all that are too long."
+        expected = f"at least one row whose supervised tokens end within {settings.max_seq_length:,} tokens"
+        return BadData(where, expected=expected, found=f"{len(needs):,} rows, all longer", remedy=remedy)
+    found = (
+        f"none of {len(refused):,}, the first because: {refused[0].source}: {refused[0].reason}" if refused else "none"
+    )
+    return BadData(where, expected="at least one row that can be trained on", found=found)

@@ -1,0 +1,162 @@
+"""Messages of a chat, however they were written down -> what chat templates take: role, content as text, tool calls."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mlxtune.data.faults import BadRow, shown
+
+Message = Mapping[str, Any]  # role, content (always text), and what else the template may use
+
+ROLES = {
+    "system": "system",
+    "developer": "developer",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+}
+
+
+def messages(value: object, key: str) -> tuple[Message, ...]:
+    """A list of messages, `{role, content}` or `{from, value}`; at least one. Raises BadRow."""
+    if not isinstance(value, list | tuple):
+        raise BadRow(f"a list of messages under `{key}`", shown(value))
+    if not value:
+        raise BadRow(f"at least one message under `{key}`", "an empty list")
+    return tuple(message(each, f"{key}[{number}]") for number, each in enumerate(value))
+
+
+def message(value: object, key: str) -> Message:
+    """One message with its content as text; keys that hold null are as good as absent."""
+    if not isinstance(value, dict):
+        raise BadRow("an object with role and content as each message", f"{shown(value)} at `{key}`")
+    given = {name: each for name, each in value.items() if each is not None}
+    role, content = given.pop("role", given.pop("from", None)), given.pop("content", given.pop("value", None))
+    calls = _tool_calls(given, key)
+    rest = {name: each for name, each in given.items() if name not in ("tool_calls", "function_call")}
+    made = {"role": _role(role, key), "content": _content(content, key, needed=not calls), **rest}
+    return {**made, "tool_calls": calls} if calls else made
+
+
+def _role(role: object, key: str) -> str:
+    if isinstance(role, str) and role in ROLES:
+        return ROLES[role]
+    raise BadRow(f"a known role in each message ({', '.join(ROLES)})", f"{shown(role)} at `{key}`")
+
+
+def _content(content: object, key: str, *, needed: bool) -> str:
+    """Text, or a list of parts that are all text. Only a message that calls tools may have none."""
+    if content is None and not needed:
+        return ""
+    if isinstance(content, list | tuple):
+        return "".join(_part(part, key) for part in content)
+    return text(content, f"{key}.content", "text as the content of each message")
+
+
+def _part(part: object, key: str) -> str:
+    if isinstance(part, dict) and part.get("type", "text") == "text":
+        return text(part.get("text"), f"{key}.content", "text as the content of each message")
+    kind = part.get("type") if isinstance(part, dict) else part
+    raise BadRow("text as the content of each message", f"a part of the kind {shown(kind)} at `{key}`")
+
+
+def text(value: object, key: str, expected: str) -> str:
+    """The value if it is text that can be encoded."""
+    if not isinstance(value, str):
+        raise BadRow(expected, f"{shown(value)} at `{key}`")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise BadRow("Unicode text", f"half a surrogate pair ({value[error.start]!a}) at `{key}`") from None
+    return value
+
+
+def _tool_calls(given: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """Calls as templates take them, the arguments an object; OpenAI's older `function_call` is one call."""
+    calls = given.get("tool_calls") or []
+    if not calls and "function_call" in given:
+        calls = [{"type": "function", "function": given["function_call"]}]
+    if not isinstance(calls, list | tuple):
+        raise BadRow("a list of tool calls", f"{shown(calls)} at `{key}.tool_calls`")
+    return [_tool_call(call, f"{key}.tool_calls[{number}]") for number, call in enumerate(calls)]
+
+
+def _tool_call(call: object, key: str) -> dict[str, Any]:
+    function = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadRow("a function with a name in each tool call", f"{shown(call)} at `{key}`")
+    outer = {name: each for name, each in call.items() if name != "function" and each is not None}
+    inner = {**function, "arguments": _arguments(function.get("arguments"), key)}
+    return (
+        {**outer, "type": "function", "function": inner}
+        if "function" in call
+        else {"type": "function", "function": inner}
+    )
+
+
+def _arguments(value: object, key: str) -> dict[str, Any]:
+    """An object; OpenAI writes it as JSON text. Null members, which parquet adds to absent keys, stay."""
+    if value is None or value == "":
+        return {}
+    parsed = parsed_json(value)
+    if not isinstance(parsed, dict):
+        raise BadRow("an object as the arguments of each tool call", f"{shown(value)} at `{key}`")
+    return parsed
+
+
+def tools(value: object) -> list[dict[str, Any]] | None:
+    """The tools of a row: a list of JSON schemas, or JSON text of it; none is None."""
+    parsed = parsed_json(value)
+    if not parsed:
+        return None
+    if not isinstance(parsed, list | tuple):
+        raise BadRow("a list of objects under `tools`", shown(value))
+    return [_tool(tool) for tool in parsed]
+
+
+def _tool(value: object) -> dict[str, Any]:
+    tool = value if isinstance(value, dict) and "function" in value else {"type": "function", "function": value}
+    if not isinstance(tool["function"], dict) or not isinstance(tool["function"].get("name"), str):
+        raise BadRow("an object with a name as each of the `tools`", shown(value))
+    return tool
+
+
+def parsed_json(value: object) -> object:
+    """The value that JSON text stands for; any other value, and text that is no JSON, as it is."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def check_whole(text: str, message: Message) -> None:
+    """Raises BadRow where a rendered text lacks what the message says: templates drop what they have no words for.
+
+    Reasoning may be dropped, which is how some models are meant to read their earlier turns.
+    """
+    content = message["content"].rsplit("</think>", 1)[-1].strip()
+    if (
+        content not in text
+        and json.dumps(content)[1:-1] not in text
+        and json.dumps(content, ensure_ascii=False)[1:-1] not in text
+    ):
+        found = f"one that leaves out what the {message['role']} says"
+        raise BadRow("a chat template that writes every message", found, kind=message["role"])
+    if not all(call["function"]["name"] in text for call in message.get("tool_calls", ())):
+        raise BadRow("a chat template that writes tool calls", "one that leaves them out")
+
+
+def check_tools(text: str, given: list[dict[str, Any]] | None) -> None:
+    """Raises BadRow where a rendered text lacks a tool that the row offers."""
+    if not all(tool["function"]["name"] in text for tool in given or ()):
+        raise BadRow("a chat template that writes tools", "one that leaves them out")

@@ -1,0 +1,65 @@
+"""What the opening panel says of the data, in sentences."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from mlxtune.data.forms import Row
+from mlxtune.data.types import Refused
+
+SILENT = "no token of it carries loss"
+
+
+def split(train: int, valid: int, *, given: bool, share: float, seed: int) -> str:
+    """How validation came about.
+
+    >>> split(95, 5, given=False, share=0.05, seed=0)
+    'No validation file: 5 of 100 rows (5%), drawn with seed 0, are held out for validation.'
+    """
+    if given:
+        return (
+            f"{valid:,} validation rows of their own." if valid else "No validation: every validation row was refused."
+        )
+    if share == 0:
+        return "No validation: there is no validation file, and the share to hold out is 0."
+    if not valid:
+        return "No validation: there is no validation file, and a single row cannot be split."
+    total = train + valid
+    return (
+        f"No validation file: {valid:,} of {total:,} rows ({valid / total:.0%}), drawn with seed {seed}, "
+        f"are held out for validation."
+    )
+
+
+def preference(rows: Iterable[Row]) -> list[str]:
+    """That the rejected answers are left out, where there are any."""
+    count = sum(row.form == "preference" for row in rows)
+    return (
+        [f"{_rows(count)} of preferences: the chosen answer is trained, the rejected one is not used."] if count else []
+    )
+
+
+def skipped(refused: Sequence[Refused]) -> list[str]:
+    """How many rows were skipped and why.
+
+    >>> skipped([Refused("a:1", "9 tokens, longer than 8"), Refused("a:2", "12 tokens, longer than 8")])
+    ['2 rows skipped: 2 longer than 8 tokens.']
+    """
+    if not refused:
+        return []
+    kinds = Counter(kind(each) for each in refused)
+    reasons = "; ".join(f"{count:,} {reason}" for reason, count in kinds.most_common())
+    return [f"{_rows(len(refused))} skipped: {reasons}."]
+
+
+def kind(refused: Refused) -> str:
+    """The reason without what belongs to one row alone."""
+    _, comma, limit = refused.reason.partition(" tokens, longer than ")
+    if comma:
+        return f"longer than {limit} tokens"
+    if refused.reason == SILENT:
+        return "without a token that carries loss"
+    return "not " + refused.reason.removeprefix("expected ").partition(", found ")[0]
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} {'row' if count == 1 else 'rows'}"

@@ -1,0 +1,109 @@
+"""Examples -> rows of tokens that fit the sequence length, and what is refused on the way."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from mlxtune.data.faults import BadRow, Fault, Place, fault
+from mlxtune.data.files import Document
+from mlxtune.data.forms import Chat, Row, Text
+from mlxtune.data.settings import DataSettings
+from mlxtune.data.tokenizer import Tokenizer
+from mlxtune.data.tokens import Marked, Tokens, encode, marked
+from mlxtune.data.types import TokenRow
+from mlxtune.errors import BadData, BadSetting
+
+_CHUNK = 1024  # rows that are encoded together: enough for the tokenizer's threads, little memory
+
+
+class TooLong(NamedTuple):
+    """A row whose last supervised token is its `needs`-th, beyond max_seq_length."""
+
+    place: Place
+    needs: int
+
+
+class Tokenized(NamedTuple):
+    """What became of the rows of one split, each in the order of the files."""
+
+    rows: tuple[TokenRow, ...]
+    too_long: tuple[TooLong, ...]
+    silent: tuple[Place, ...]  # no token carries loss
+    faults: tuple[Fault, ...]  # that the chat template or the tokenizer cannot take
+
+
+def tokenize(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer) -> Tokenized:
+    """Every row as tokens, or among those that cannot train. Raises for what is wrong with all rows of a form."""
+    _check_settings(rows, settings, tokenizer)
+    kept: list[TokenRow] = []
+    too_long: list[TooLong] = []
+    silent: list[Place] = []
+    faults: list[Fault] = []
+    for place, made in _encoded(rows, settings, tokenizer):
+        if isinstance(made, BadRow):
+            faults.append(fault(place, made))
+        elif not made.supervised.any():
+            silent.append(place)
+        elif (needs := int(np.flatnonzero(made.supervised)[-1]) + 1) > settings.max_seq_length:
+            too_long.append(TooLong(place, needs))
+        else:
+            limit = settings.max_seq_length  # what lies beyond carries no loss
+            kept.append(TokenRow(made.tokens[:limit], made.supervised[:limit], place.short))
+    return Tokenized(tuple(kept), tuple(too_long), tuple(silent), tuple(faults))
+
+
+def _check_settings(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer) -> None:
+    texts = [row for row in rows if isinstance(row.example, Text | Document)]
+    if texts and settings.loss_on in ("assistant", "last"):
+        raise BadSetting(
+            "data.loss_on",
+            expected="auto or all where rows are text, which has no turns",
+            found=f"{settings.loss_on}, and {texts[0].place} is text",
+        )
+    chats = [row for row in rows if isinstance(row.example, Chat)]
+    if chats and not tokenizer.chat_template:
+        raise BadData(
+            str(chats[0].place),
+            expected="a tokenizer with a chat template, as this row is a chat",
+            found=f"none in {tokenizer.name_or_path or 'the model'} ({len(chats):,} rows are chats)",
+            remedy="Name a model that has one, usually the -Instruct one of its family;"
+            " prompt/completion rows and text rows need none.",
+        )
+
+
+def _encoded(
+    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer
+) -> Iterator[tuple[Place, Tokens | BadRow]]:
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        texts = [_marked(row, settings, tokenizer) for row in chunk]
+        encoded = iter(encode([text for text in texts if isinstance(text, Marked)], tokenizer))
+        for row, text in zip(chunk, texts, strict=True):
+            made = text if isinstance(text, BadRow) else next(encoded)
+            if isinstance(row.example, Document) and isinstance(made, Tokens):
+                yield from _windows(row.place, row.example.text, made, settings.max_seq_length)
+            else:
+                yield row.place, made
+
+
+def _marked(row: Row, settings: DataSettings, tokenizer: Tokenizer) -> Marked | BadRow:
+    try:
+        return marked(row.example, tokenizer, settings.loss_on)
+    except BadRow as bad:
+        return bad
+
+
+def _windows(place: Place, text: str, made: Tokens, length: int) -> Iterator[tuple[Place, Tokens]]:
+    """A long document as windows of `length` tokens, each with the line that it begins on.
+
+    A window begins with the last token of the one before: what a first token is for is to predict the second from, so
+    every token of the document but the first is predicted once.
+    """
+    line, counted = place.line, 0
+    for start in range(0, max(len(made.tokens) - 1, 1), length - 1):
+        window = slice(start, start + length)
+        supervised = np.r_[False, made.supervised[window][1:]]
+        first = int(made.starts[start]) if len(made.starts) else 0
+        line, counted = line + text.count("\n", counted, first), first
+        yield Place(place.file, line), Tokens(made.tokens[window], supervised, made.starts[window])

@@ -1,0 +1,160 @@
+"""Examples -> text with the characters that carry loss -> tokens with their loss mask.
+
+Whole texts are encoded, and a token carries loss if it begins inside a span. Where a token would lie across the edge of
+a span (the tokenizer merges the header's last newline with the answer's first), the text is cut there and encoded in
+pieces, as it is in generation, where the prompt is encoded before the answer exists.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.data.faults import BadRow
+from mlxtune.data.forms import Chat, Completion, Example
+from mlxtune.data.settings import LossOn
+from mlxtune.data.template import chat_text
+from mlxtune.data.tokenizer import Tokenizer
+from mlxtune.data.turns import Span
+
+Ints = NDArray[np.int32]
+Mask = NDArray[np.bool_]
+
+
+class Marked(NamedTuple):
+    """A text and the characters of it that carry loss. plain: no template wrote its special tokens, so the tokenizer
+    adds its own and an end-of-text token follows."""
+
+    text: str
+    spans: tuple[Span, ...]
+    plain: bool
+
+
+class Tokens(NamedTuple):
+    """T tokens, the mask of those that carry loss, and the character that each begins at."""
+
+    tokens: Ints
+    supervised: Mask
+    starts: Ints
+
+
+class _Encoded(NamedTuple):
+    """T tokens, each with its first character and the one after its last. added: not from the text."""
+
+    tokens: Ints
+    starts: Ints
+    ends: Ints
+    added: Mask
+
+
+def marked(example: Example, tokenizer: Tokenizer, loss_on: LossOn) -> Marked:
+    """The text that an example is trained as. Raises BadRow where the chat template cannot write it."""
+    if isinstance(example, Completion) and tokenizer.chat_template:
+        example = example.chat
+    if isinstance(example, Chat):
+        return Marked(*chat_text(example, tokenizer, loss_on), plain=False)
+    if isinstance(example, Completion):
+        text = example.plain_prompt + example.completion
+        return Marked(text, (Span(0 if loss_on == "all" else len(example.plain_prompt), len(text)),), plain=True)
+    return Marked(example.text, (Span(0, len(example.text)),), plain=True)
+
+
+def encode(texts: Sequence[Marked], tokenizer: Tokenizer) -> list[Tokens | BadRow]:
+    """Tokens of each text, encoded many at a time. A BadRow stands for a text whose mask cannot be exact."""
+    made: dict[int, Tokens | BadRow] = {}
+    for plain in (False, True):
+        places = [place for place, text in enumerate(texts) if text.plain == plain]
+        encoded = _encode([texts[place].text for place in places], tokenizer, special=plain)
+        for place, each in zip(places, encoded, strict=True):
+            made[place] = _tokens(texts[place], each, tokenizer)
+    return [made[place] for place in range(len(texts))]
+
+
+def _tokens(text: Marked, encoded: _Encoded, tokenizer: Tokenizer) -> Tokens | BadRow:
+    cuts = _crossed(text, encoded, tokenizer)
+    if cuts:
+        pieces = _in_pieces(text.text, cuts, encoded, tokenizer)
+        if _crossed(text, pieces, tokenizer) or _decoded(pieces, tokenizer) != _decoded(encoded, tokenizer):
+            found = (
+                f"one that merges characters across the edge of a turn, near {text.text[cuts[0] - 5 : cuts[0] + 5]!r}"
+            )
+            return BadRow("a tokenizer that can tell the turns apart", found)
+        encoded = pieces
+    supervised = np.zeros(len(encoded.tokens), np.bool_)
+    for start, end in text.spans:
+        supervised |= (encoded.starts >= start) & (encoded.starts < end)
+    supervised &= ~encoded.added
+    made = Tokens(encoded.tokens, supervised, encoded.starts)
+    made = _ended(made, len(text.text), tokenizer.eos_token_id) if text.plain else made
+    made.supervised[:1] = False  # nothing comes before the first token to predict it from
+    return made
+
+
+def _ended(made: Tokens, length: int, eos: int | None) -> Tokens:
+    """With the end-of-text token, once, and supervised: it is how the model learns to stop."""
+    if eos is not None and (not len(made.tokens) or made.tokens[-1] != eos):
+        tokens, supervised, starts = (
+            np.append(part, last) for part, last in zip(made, (eos, True, length), strict=True)
+        )
+        return Tokens(tokens.astype(np.int32), supervised.astype(np.bool_), starts.astype(np.int32))
+    made.supervised[-1:] = True
+    return made
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer, *, special: bool) -> list[_Encoded]:
+    if not texts:
+        return []
+    # verbose: a row longer than the tokenizer's idea of a context is no reason to warn; max_seq_length judges it
+    batch = tokenizer(
+        texts,
+        add_special_tokens=special,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    columns = (batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"])
+    return [_arrays(*row) for row in zip(*columns, strict=True)]
+
+
+def _arrays(tokens: list[int], offsets: list[tuple[int, int]], added: list[int]) -> _Encoded:
+    """Byte-level tokenizers may report a token without its leading space; here each token begins where the last ends,
+    except that tokens that share one character (the bytes of an emoji) all begin at it."""
+    starts, ends = np.array(offsets, np.int32).reshape(-1, 2).T
+    before = np.concatenate([np.zeros(1, np.int32), np.maximum.accumulate(ends)])[: len(starts)]
+    return _Encoded(np.array(tokens, np.int32), np.minimum(starts, before), ends, np.array(added, np.bool_))
+
+
+def _crossed(text: Marked, encoded: _Encoded, tokenizer: Tokenizer) -> list[int]:
+    """The edges of spans that lie inside a token. A special token may swallow the blanks after it; that is no merge."""
+    edges = sorted({edge for span in text.spans for edge in span} - {0, len(text.text)})
+    crossed = []
+    for edge in edges:
+        across = encoded.tokens[(encoded.starts < edge) & (edge < encoded.ends)]
+        if any(not _is_special(tokenizer, int(token)) for token in across):
+            crossed.append(edge)
+    return crossed
+
+
+def _is_special(tokenizer: Tokenizer, token: int) -> bool:
+    added = tokenizer.added_tokens_decoder.get(token)
+    return added is not None and bool(added.special)
+
+
+def _in_pieces(text: str, cuts: list[int], whole: _Encoded, tokenizer: Tokenizer) -> _Encoded:
+    bounds = list(pairwise([0, *cuts, len(text)]))
+    pieces = _encode([text[start:end] for start, end in bounds], tokenizer, special=False)
+    own = np.flatnonzero(~whole.added)
+    head, tail = slice(0, own[0]), slice(own[-1] + 1, None)
+    moved = [
+        piece._replace(starts=piece.starts + start, ends=piece.ends + start)
+        for piece, (start, _) in zip(pieces, bounds, strict=True)
+    ]
+    columns = zip(whole, *moved, strict=True)
+    return _Encoded(*(np.concatenate([ends[head], *middle, ends[tail]]) for ends, *middle in columns))
+
+
+def _decoded(encoded: _Encoded, tokenizer: Tokenizer) -> str:
+    return str(tokenizer.decode(encoded.tokens.tolist(), clean_up_tokenization_spaces=False))

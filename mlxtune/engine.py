@@ -1,0 +1,199 @@
+"""The loop: batches x learner -> events. No files, no screen, no array library.
+
+A *window* is the micro-batches of one optimizer step. `Progress` is all that the loop knows of where it is; who wants
+to stop it stops taking events, and who wants to go on later keeps the Progress.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple, Protocol
+
+from pydantic import Field
+
+from mlxtune.backends.base import Learner, LossSum, StepResult
+from mlxtune.data.batches import collate, eval_batches, plan
+from mlxtune.data.types import Batch, TokenRow
+from mlxtune.errors import BadSetting
+from mlxtune.events import Eval, Event, Notice, Step
+from mlxtune.optim.schedule import Schedule, learning_rate
+from mlxtune.settings import section
+
+Count = Annotated[int, Field(ge=1)]
+EVALS_A_RUN = 10  # when eval_every is not given
+
+
+@section
+class TrainSettings:
+    """How long and in what portions. One of max_steps and epochs; neither is one epoch. clip_norm None: no clipping."""
+
+    max_steps: Count | None = None
+    epochs: Count | None = None
+    batch_size: Count = 4
+    grad_accum: Count = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    eval_every: Count | None = None
+    patience: Count | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.epochs is not None:
+            found = f"max_steps {self.max_steps} and epochs {self.epochs}"
+            raise BadSetting("train.max_steps", expected="max_steps or epochs", found=found, remedy="Give one of them.")
+
+
+class Feed(NamedTuple):
+    """The rows of a run and how they are cut into windows."""
+
+    train: Sequence[TokenRow]
+    valid: Sequence[TokenRow]
+    batch_size: int
+    grad_accum: int
+    seed: int
+    pad_multiple: int
+
+    def windows(self, epoch: int) -> list[list[tuple[int, ...]]]:
+        """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
+        lengths = [len(row.tokens) for row in self.train]
+        return plan(lengths, batch_size=self.batch_size, grad_accum=self.grad_accum, seed=self.seed, epoch=epoch)
+
+    def batches(self, window: Sequence[tuple[int, ...]]) -> list[Batch]:
+        """The micro-batches of one window."""
+        return [collate(self.train, rows, multiple=self.pad_multiple) for rows in window]
+
+
+class Pace(NamedTuple):
+    """When things are due, in steps."""
+
+    total: int
+    per_epoch: int
+    eval_every: int
+
+
+@dataclass
+class Progress:
+    """Where a run is. Everything in it goes into a checkpoint."""
+
+    step: int = 0
+    epoch: int = 0  # from 0
+    window: int = 0  # windows of this epoch that are done
+    tokens: int = 0
+    seconds: float = 0.0  # spent training and evaluating
+    last_loss: float | None = None
+    evaluated_step: int = -1  # the last step at which the validation loss was taken
+    best_loss: float | None = None
+    best_step: int | None = None
+    evals_since_best: int = 0
+
+
+class NotFinite(Exception):
+    """The loss or the gradient stopped being a number. rows: of the batches of that step."""
+
+    def __init__(self, step: int, result: StepResult, rows: list[int]) -> None:
+        super().__init__(step, result, rows)
+        self.step, self.result, self.rows = step, result, rows
+
+
+class Evaluator(Protocol):
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The summed loss of a batch."""
+        ...
+
+
+def pace(settings: TrainSettings, feed: Feed) -> Pace:
+    """The number of steps, and when to evaluate. Raises BadSetting for more rows in a step than there are."""
+    rows, step_rows = len(feed.train), settings.batch_size * settings.grad_accum
+    if step_rows > rows:
+        raise BadSetting(
+            "train.batch_size",
+            expected=f"at most the {rows:,} training rows in a step",
+            found=f"{settings.batch_size:,} x {settings.grad_accum:,} (batch_size x grad_accum)",
+            remedy=f"Give --batch-size {max(1, rows // settings.grad_accum)} or less, or more rows.",
+        )
+    per_epoch = math.ceil(rows / step_rows)
+    total = settings.max_steps or (settings.epochs or 1) * per_epoch
+    return Pace(total, per_epoch, settings.eval_every or max(1, total // EVALS_A_RUN))
+
+
+def train(
+    learner: Learner, feed: Feed, settings: TrainSettings, schedule: Schedule, progress: Progress
+) -> Iterator[Event]:
+    """Train from `progress` to the end, updating it before each event. Raises NotFinite."""
+    paces = pace(settings, feed)
+    windows = feed.windows(progress.epoch)
+    while True:
+        if eval_is_due(feed, progress, paces):
+            yield _evaluate(learner, feed, progress)
+        if progress.step >= paces.total or _out_of_patience(settings, progress):
+            return
+        if progress.window == len(windows):
+            progress.epoch, progress.window = progress.epoch + 1, 0
+            windows = feed.windows(progress.epoch)
+        rate = learning_rate(schedule, progress.step + 1, paces.total)
+        step = _step(learner, feed.batches(windows[progress.window]), rate, progress)
+        yield step
+        if step.skipped:
+            yield Notice(step.step, "The float16 gradient overflowed: nothing was updated, the loss scale is halved.")
+
+
+def eval_is_due(feed: Feed, progress: Progress, paces: Pace) -> bool:
+    """Whether the validation loss at this step is still to be taken: step 0, every eval_every steps, and the last."""
+    due = progress.step % paces.eval_every == 0 or progress.step >= paces.total
+    return bool(feed.valid) and due and progress.evaluated_step != progress.step
+
+
+def _out_of_patience(settings: TrainSettings, progress: Progress) -> bool:
+    return settings.patience is not None and progress.evals_since_best >= settings.patience
+
+
+def _step(learner: Learner, batches: list[Batch], rate: float, progress: Progress) -> Step:
+    began = time.perf_counter()
+    result = learner.step(batches, rate)
+    seconds = time.perf_counter() - began
+    loss = result.loss.loss_sum / result.loss.n_tokens
+    if not math.isfinite(loss) or not (math.isfinite(result.grad_norm) or result.skipped):
+        raise NotFinite(progress.step + 1, result, [row for batch in batches for row in batch.rows])
+    progress.step, progress.window = progress.step + 1, progress.window + 1
+    progress.tokens, progress.seconds = progress.tokens + result.loss.n_tokens, progress.seconds + seconds
+    progress.last_loss = loss
+    return Step(
+        step=progress.step,
+        epoch=progress.epoch + 1,
+        loss=loss,
+        tokens=result.loss.n_tokens,
+        tokens_per_second=result.loss.n_tokens / seconds,
+        learning_rate=rate,
+        grad_norm=result.grad_norm,
+        memory=learner.memory(),
+        seconds=seconds,
+        skipped=result.skipped,
+    )
+
+
+def _evaluate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
+    began = time.perf_counter()
+    total = evaluate(learner, feed.valid, batch_size=feed.batch_size, pad_multiple=feed.pad_multiple)
+    seconds = time.perf_counter() - began
+    loss = total.loss_sum / total.n_tokens
+    best = progress.best_loss is None or loss < progress.best_loss
+    if best:
+        progress.best_loss, progress.best_step, progress.evals_since_best = loss, progress.step, 0
+    else:
+        progress.evals_since_best += 1
+    progress.evaluated_step, progress.seconds = progress.step, progress.seconds + seconds
+    return Eval(progress.step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best)
+
+
+def evaluate(learner: Evaluator, rows: Sequence[TokenRow], *, batch_size: int, pad_multiple: int) -> LossSum:
+    """The summed loss of rows and the count of their supervised tokens."""
+    loss_sum, n_tokens = 0.0, 0
+    for batch in eval_batches(rows, batch_size=batch_size, multiple=pad_multiple):
+        part = learner.evaluate(batch)
+        loss_sum, n_tokens = loss_sum + part.loss_sum, n_tokens + part.n_tokens
+    return LossSum(loss_sum, n_tokens)
+
+
+def perplexity(loss: float) -> float:
+    """The exponential of a loss in nats; infinity where a float cannot hold it."""
+    return math.exp(loss) if loss < 709 else math.inf

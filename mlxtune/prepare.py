@@ -1,0 +1,102 @@
+"""Everything that a run needs, checked, before a weight is read or a file written."""
+
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from mlxtune.backends.base import Job, Learner
+from mlxtune.backends.choose import learner as make_learner
+from mlxtune.data import load as data
+from mlxtune.data.batches import MULTIPLE, padding_waste
+from mlxtune.data.fingerprint import fingerprint
+from mlxtune.data.types import Dataset
+from mlxtune.engine import Feed, Pace, Progress, pace
+from mlxtune.errors import BadData
+from mlxtune.events import Start
+from mlxtune.models import config as model_config
+from mlxtune.models import hub, tokenizer, weights
+from mlxtune.recipe import Recipe
+from mlxtune.strategies.choose import check_layers
+from mlxtune.strategies.size import Sizes, sizes
+
+
+class Prepared(NamedTuple):
+    recipe: Recipe
+    dataset: Dataset
+    learner: Learner  # names and shapes only, until its own `prepare`
+    feed: Feed
+    pace: Pace
+    size: Sizes
+    fingerprints: dict[str, str]
+    notes: tuple[str, ...]  # what the user should know
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Find the model, read the data, choose what trains. Raises MlxtuneError; reads headers, never weights."""
+    examples = data.read(recipe.data)
+    folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
+    config = model_config.read(folder)
+    weights.headers(folder)
+    check_layers(recipe.strategy, config.n_layers)
+    tokens = tokenizer.load(folder)
+    notes = tokenizer.check_vocabulary(tokens, config)
+    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
+    _check_tokens(dataset, config.vocab_size)
+    train = recipe.train
+    feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, MULTIPLE)
+    paces = pace(train, feed)
+    learner = make_learner(recipe.backend, _job(recipe, folder))
+    fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
+    notes = (*learner.selection.notes, *dataset.notes, *notes)
+    size = sizes(learner.anatomy, learner.selection, recipe.optimizer.low_precision == "master")
+    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes)
+
+
+def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
+    """Refuse rows with tokens that the embedding has no row for."""
+    rows = [row for row in (*dataset.train, *dataset.valid) if int(row.tokens.max()) >= n_vocabulary]
+    if rows:
+        token = int(rows[0].tokens.max())
+        raise BadData(
+            rows[0].source,
+            expected=f"tokens below {n_vocabulary:,}, as the model's embedding has rows",
+            found=f"token {token:,}" + (f", and {len(rows) - 1:,} more rows like it" if rows[1:] else ""),
+            remedy="Leave the special token out of the text, or name a model that has it.",
+        )
+
+
+def _job(recipe: Recipe, folder: Path) -> Job:
+    train = recipe.train
+    return Job(folder, recipe.backend.precision, recipe.strategy, recipe.optimizer, train.clip_norm, train.seed)
+
+
+def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
+    """What the opening panel says."""
+    recipe, learner, size = prepared.recipe, prepared.learner, prepared.size
+    lengths = [len(row.tokens) for row in prepared.feed.train]
+    return Start(
+        run=run,
+        model=recipe.model.name or "tiny",
+        backend=learner.backend,
+        device=learner.device,
+        precision=learner.precision,
+        strategy=learner.selection.words,
+        trainable_tensors=size.trainable_tensors,
+        trainable_parameters=size.trainable_parameters,
+        frozen_tensors=size.frozen_tensors,
+        frozen_parameters=size.frozen_parameters,
+        trainable_bytes=size.trainable_bytes,
+        frozen_bytes=size.frozen_bytes,
+        gradient_bytes=size.gradient_bytes,
+        optimizer_bytes=size.optimizer_bytes,
+        full_bytes=size.full_bytes,
+        train_rows=len(prepared.dataset.train),
+        valid_rows=len(prepared.dataset.valid),
+        skipped_rows=len(prepared.dataset.refused),
+        steps=prepared.pace.total,
+        first_step=progress.step + 1,
+        steps_per_epoch=prepared.pace.per_epoch,
+        padding_waste=padding_waste(lengths, chain.from_iterable(prepared.feed.windows(progress.epoch)), MULTIPLE),
+        memory_limit_bytes=learner.memory_limit_bytes,
+        notes=prepared.notes,
+    )

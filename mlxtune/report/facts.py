@@ -1,0 +1,104 @@
+"""What the reports say of a run's start and end: names and texts, the same in a panel and a pipe."""
+
+import shlex
+from typing import NamedTuple
+
+from mlxtune.events import End, Start
+from mlxtune.report import words
+from mlxtune.report.words import count, decimals, duration, line, share, size
+
+STATUS = {
+    "done": "done",
+    "patience": "stopped early, as validation got no better",
+    "interrupted": "interrupted",
+    "stopped": "stopped",
+}
+
+
+class Fact(NamedTuple):
+    name: str
+    text: str
+
+
+def opening(start: Start) -> list[Fact]:
+    """What runs, on what, how much of it trains, and for how long."""
+    return [
+        Fact("model", line(start.model)),
+        Fact("strategy", line(start.strategy)),
+        Fact("device", f"{line(start.device)}, {start.backend}, {start.precision}"),
+        Fact("state", _state(start)),
+        Fact("data", _data(start)),
+        Fact("steps", _steps(start)),
+        Fact("run", line(start.run)),
+        *(Fact("note", line(note)) for note in start.notes),
+    ]
+
+
+def anatomy(start: Start) -> list[tuple[str, ...]]:
+    """What trains and what is frozen, as a table: a row of headings, then trainable, frozen and total."""
+    tensors = (start.trainable_tensors, start.frozen_tensors)
+    parameters = (start.trainable_parameters, start.frozen_parameters)
+    weights = (start.trainable_bytes, start.frozen_bytes)
+    whole = max(1, sum(parameters))
+    columns = [
+        ("", "trainable", "frozen", "total"),
+        ("tensors", *map(count, (*tensors, sum(tensors)))),
+        ("parameters", *map(count, (*parameters, sum(parameters)))),
+        ("share", *(share(part / whole) for part in parameters), ""),
+        ("weights", *map(size, (*weights, sum(weights)))),
+        ("gradients", size(start.gradient_bytes), words.UNKNOWN, size(start.gradient_bytes)),
+        ("optimizer", size(start.optimizer_bytes), words.UNKNOWN, size(start.optimizer_bytes)),
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def ending(end: End) -> list[Fact]:
+    """What came of the run, and where it lies."""
+    facts = [
+        Fact("final loss", decimals(end.final_loss)),
+        Fact("validation", _best(end)),
+        Fact("trained", f"{count(end.steps)} steps, {count(end.tokens)} tokens"),
+        Fact("time", duration(end.wall_seconds)),
+        Fact("memory", f"{size(end.peak_memory_bytes)} at its peak"),
+        Fact("run", line(end.run)),
+    ]
+    facts += [Fact("adapter", line(end.adapter))] if end.adapter else []
+    return facts + ([Fact("note", line(end.message))] if end.message else [])
+
+
+def next_command(start: Start | None, end: End) -> str | None:
+    """The command that tries the result, quoted for a shell; None where there is nothing to try."""
+    if start is None or end.adapter is None:
+        return None
+    command = ["mlxtune", "generate", "--model", line(start.model), "--adapter", line(end.adapter)]
+    return f'{shlex.join(command)} --prompt "..."'
+
+
+def _state(start: Start) -> str:
+    held = start.trainable_bytes + start.frozen_bytes + start.gradient_bytes + start.optimizer_bytes
+    said = f"{size(held)} of weights, gradients and optimizer state"
+    if start.frozen_parameters == 0 or held <= 0:
+        return said
+    return f"{said}, {start.full_bytes / held:.1f} times less than training everything ({size(start.full_bytes)})"
+
+
+def _data(start: Start) -> str:
+    skipped = f", {count(start.skipped_rows)} skipped" if start.skipped_rows else ""
+    rows = f"{count(start.train_rows)} rows, {count(start.valid_rows)} for validation{skipped}"
+    return f"{rows}; {share(start.padding_waste)} of the batches is padding"
+
+
+def _steps(start: Start) -> str:
+    span = count(start.steps)
+    if start.first_step > 1:
+        span = f"{count(start.first_step)} to {span}, resumed after step {count(start.first_step - 1)}"
+    if start.steps_per_epoch < 1:
+        return span
+    return f"{span}; {count(start.steps_per_epoch)} an epoch, {start.steps / start.steps_per_epoch:.1f} epochs"
+
+
+def _best(end: End) -> str:
+    if end.best_eval_loss is None:
+        return "none"
+    at = "" if end.best_step is None else f", after step {count(end.best_step)}"
+    return f"{decimals(end.best_eval_loss)} at best{at}"

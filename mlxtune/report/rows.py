@@ -1,0 +1,86 @@
+"""Draws what `mlxtune data` says: rows with the tokens that carry loss in colour, in a pipe in brackets."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from mlxtune.data.notes import kind
+from mlxtune.data.summary import Count, Shown, Summary
+
+SUPERVISED, QUIET = "bold green", "bright_black"
+OPEN, CLOSE = "⟦", "⟧"  # rare in text, so that a reader of a pipe can tell the marks from the row
+LISTED = 20  # refused rows; --json names all
+WIDTH = 40  # of the histogram's longest bar, in columns
+
+
+def show(summary: Summary, console: Console | None = None) -> None:
+    """Print everything; lines are never folded at a pipe's imagined width."""
+    console = console or Console(highlight=False, markup=False, emoji=False)
+    for line in _lines(summary, coloured=console.is_terminal):
+        console.print(line, soft_wrap=True)
+
+
+def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
+    for row in summary.shown:
+        yield Text(f"{row.source}: {_some(row.tokens, 'token')}, {row.supervised:,} with loss", style=QUIET)
+        yield Text.assemble(_body(row, coloured=coloured), "\n")
+    if summary.shown:
+        mark = ("this colour", SUPERVISED) if coloured else f"{OPEN}brackets{CLOSE}"
+        yield Text.assemble("What is in ", mark, " carries loss.\n")
+    yield Text(f"train  {_count(summary.train)}")
+    yield Text(f"valid  {_count(summary.valid)}")
+    if summary.lengths:
+        yield Text("\nLengths of the training rows, in tokens:")
+        yield from _histogram(summary)
+        waste = f"{summary.padding_waste:.1%} of the positions in batches of {summary.batch_size} are padding"
+        yield Text(f"The longest has {summary.longest:,}; {waste}.")
+    yield from _refused(summary)
+    yield from (Text(f"\n{note}" if place == 0 else note) for place, note in enumerate(summary.notes))
+
+
+def _body(row: Shown, *, coloured: bool) -> Text:
+    body = Text()
+    for piece in row.pieces:
+        text = _printable(piece.text)
+        marked = text if coloured or not piece.supervised else f"{OPEN}{text}{CLOSE}"
+        body.append(marked, style=SUPERVISED if coloured and piece.supervised else None)
+    return body
+
+
+def _printable(text: str) -> str:
+    r"""Without the control codes that would move a terminal's cursor.
+
+    >>> print(_printable("a\x1b[2Jb"))
+    a�[2Jb
+    """
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
+
+
+def _count(count: Count) -> str:
+    return f"{_some(count.rows, 'row')}, {_some(count.tokens, 'token')}, {count.supervised:,} with loss"
+
+
+def _some(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _histogram(summary: Summary) -> Iterator[Text]:
+    most = max(bar.rows for bar in summary.lengths)
+    labels = [f"{bar.first:,}-{bar.last:,}" for bar in summary.lengths]
+    for bar, label in zip(summary.lengths, labels, strict=True):
+        drawn = "█" * (-(-bar.rows * WIDTH // most))
+        yield Text(f"  {label:>{max(map(len, labels))}}  {drawn} {bar.rows:,}")
+
+
+def _refused(summary: Summary) -> Iterator[Text]:
+    if not summary.refused:
+        return
+    yield Text(f"\nRefused: {_some(len(summary.refused), 'row')}")
+    for reason, count in Counter(kind(each) for each in summary.refused).most_common():
+        yield Text(f"  {count:,} {reason}")
+    for each in summary.refused[:LISTED]:
+        yield Text(f"  {each.source}: {_printable(each.reason)}", style=QUIET)
+    if len(summary.refused) > LISTED:
+        yield Text(f"  and {len(summary.refused) - LISTED:,} more; --json names all", style=QUIET)

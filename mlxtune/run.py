@@ -1,0 +1,209 @@
+"""One training run from start to end: its folder, its checkpoints, its end, whatever ends it."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from mlxtune import checkpoint, engine, run_folder
+from mlxtune.engine import NotFinite, Progress
+from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
+from mlxtune.events import Checkpoint, End, Eval, Event, Step
+from mlxtune.export import adapter
+from mlxtune.prepare import Prepared, prepare, start_event
+from mlxtune.recipe import Recipe, build
+from mlxtune.report.base import Report
+from mlxtune.report.log import Log, rewind
+from mlxtune.signals import StopRequests
+from mlxtune.storage import recover_folder
+
+
+def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") -> End:
+    """Run a recipe. resume: "auto" goes on with the run in run.out if there is one, "never" refuses it.
+
+    Raises MlxtuneError for bad input, before anything is written. A run that stops by itself or is asked to stop gives
+    an End that says so, with its exit code.
+    """
+    folder = Path(recipe.run.out) if recipe.run.out else run_folder.default_folder(recipe)
+    if resume == "never" or not run_folder.is_run(folder):
+        run_folder.check_unclaimed(folder)
+    prepared = prepare(recipe)
+    _check_disk(prepared, folder)
+    with run_folder.claim(folder):
+        return _Session(prepared, folder, reports).run()
+
+
+def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = ()) -> End:
+    """Go on with the run in a folder, under the settings that it was begun with."""
+    tree = run_folder.saved_recipe(folder)
+    return start(build(tree, {**overrides, "run.out": str(folder)}, str(folder)), reports)
+
+
+def _check_disk(prepared: Prepared, folder: Path) -> None:
+    """Refuse a disk that cannot hold the checkpoints, before the first step."""
+    size = prepared.size
+    one = size.trainable_bytes + size.optimizer_bytes
+    keep = prepared.recipe.checkpoint.keep
+    needed = (keep + 1) * one + 2 * size.trainable_bytes
+    free = run_folder.free_bytes(folder)
+    if free < needed:
+        raise BadSetting(
+            f"{folder}",
+            expected=f"{needed / 1e9:,.2f} GB free for {keep + 1} checkpoints and the adapter",
+            found=f"{free / 1e9:,.2f} GB",
+            remedy="Make room, choose another --out, or lower --keep or what trains (--last-n, --strategy lora).",
+        )
+
+
+class _Session:
+    """A run while it is in its folder."""
+
+    def __init__(self, prepared: Prepared, folder: Path, reports: Sequence[Report]) -> None:
+        self.prepared, self.folder, self.reports = prepared, folder, list(reports)
+        self.learner, self.progress = prepared.learner, Progress()
+        self.saved: Path | None = None
+        self.adapter = folder / run_folder.ADAPTER
+
+    def run(self) -> End:
+        """Begin or go on, train, end."""
+        self._begin_or_resume()
+        with closing(Log(self.folder / run_folder.METRICS)) as log, StopRequests() as requests:
+            self.reports.append(log)
+            self._tell(start_event(self.prepared, str(self.folder), self.progress))
+            end = self._train_until_the_end(requests)
+            self._tell(end)
+        return end
+
+    def _begin_or_resume(self) -> None:
+        folder, fingerprints = self.folder, self.prepared.fingerprints
+        recover_folder(self.adapter)
+        self.saved = run_folder.newest_checkpoint(folder)
+        state = checkpoint.load_state(self.saved) if self.saved else {}
+        if run_folder.is_run(folder):
+            run_folder.refuse_differences(folder, run_folder.differences(self.prepared.recipe, fingerprints, folder))
+            self._refuse_finished(state)
+        run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
+        self.learner.prepare()
+        if self.saved:
+            self._restore(self.saved, state)
+        rewind(folder / run_folder.METRICS, self.progress.step)
+
+    def _refuse_finished(self, state: dict[str, Any]) -> None:
+        step, total = state.get("progress", {}).get("step", 0), self.prepared.pace.total
+        if step >= total:
+            raise BadRun(
+                str(self.folder),
+                expected="a run with steps left",
+                found=f"one that has done its {total:,} steps",
+                remedy="Choose another --out. With a constant learning rate, a larger --max-steps goes on with it.",
+            )
+
+    def _restore(self, saved: Path, state: dict[str, Any]) -> None:
+        weights, optimizer = saved / checkpoint.WEIGHTS, saved / checkpoint.OPTIMIZER
+        checkpoint.check_tensors(weights, (tensor.info for tensor in self.learner.weights()))
+        checkpoint.check_tensors(optimizer, (tensor.info for tensor in self.learner.optimizer_state()))
+        self.learner.restore(weights, optimizer, state["learner"])
+        self.progress = Progress(**state["progress"])
+
+    def _train_until_the_end(self, requests: StopRequests) -> End:
+        try:
+            self._train(requests)
+            self._save()
+            if not self.prepared.feed.valid or not self.adapter.exists():
+                self._save_adapter()
+        except NotFinite as error:
+            return self._end("stopped", self._not_finite(error))
+        except OSError as error:
+            return self._end("stopped", self._disk_fault(error))
+        except RunStopped as error:
+            return self._end("stopped", error)
+        if requests.exit_code is not None and not self._complete:
+            message = f"Resume with: mlxtune train --resume {self.folder}"
+            return self._end("interrupted", message=message, exit_code=requests.exit_code)
+        early = self.progress.step < self.prepared.pace.total
+        return self._end("patience" if early else "done")
+
+    @property
+    def _complete(self) -> bool:
+        return self.progress.step >= self.prepared.pace.total
+
+    def _train(self, requests: StopRequests) -> None:
+        recipe, feed, paces = self.prepared.recipe, self.prepared.feed, self.prepared.pace
+        for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress):
+            self._tell(event)
+            if isinstance(event, Eval) and event.best:
+                self._save_adapter()
+            if requests.signal is not None and isinstance(event, Step | Eval):
+                return
+            due = self.progress.step % recipe.checkpoint.save_every == 0 and self.progress.step > 0
+            if due and isinstance(event, Step | Eval) and not engine.eval_is_due(feed, self.progress, paces):
+                self._save()
+
+    def _save(self) -> None:
+        """A checkpoint of this step, unless there is one."""
+        target = checkpoint.step_folder(self.folder, self.progress.step)
+        if target == self.saved:
+            return
+        began = perf_counter()
+        state = {
+            "progress": asdict(self.progress),
+            "learner": self.learner.scalars(),
+            "fingerprints": self.prepared.fingerprints,
+        }
+        weights, optimizer = self.learner.weights(), self.learner.optimizer_state()
+        self.saved = checkpoint.save(self.folder, self.progress.step, weights, optimizer, state)
+        checkpoint.prune(self.folder, self.prepared.recipe.checkpoint.keep)
+        size = sum(file.stat().st_size for file in self.saved.iterdir())
+        self._tell(Checkpoint(self.progress.step, str(self.saved), size, perf_counter() - began))
+
+    def _save_adapter(self) -> None:
+        about = {
+            "base_model": self.prepared.recipe.model.name,
+            "step": self.progress.step,
+            "eval_loss": self.progress.best_loss,
+        }
+        adapter.save(self.adapter, self.learner.weights(), self.learner.anatomy, self.learner.selection, about)
+
+    def _not_finite(self, error: NotFinite) -> RunStopped:
+        result, rows = error.result, [self.prepared.dataset.train[row].source for row in error.rows]
+        return RunStopped(
+            f"step {error.step:,}",
+            expected="a finite loss and gradient",
+            found=f"loss {result.loss.loss_sum / result.loss.n_tokens}, gradient norm {result.grad_norm}",
+            remedy=f"The batch's rows: {', '.join(rows)}.\n{self._last_good()}\n"
+            "Look at these rows, lower --learning-rate, or give --clip-norm.",
+        )
+
+    def _disk_fault(self, error: OSError) -> RunStopped:
+        return RunStopped(
+            str(error.filename or self.folder),
+            expected=f"to write the files of step {self.progress.step:,}",
+            found=error.strerror or str(error),
+            remedy=f"{self._last_good()}\nMake room and resume with: mlxtune train --resume {self.folder}",
+        )
+
+    def _last_good(self) -> str:
+        return f"The last good checkpoint: {self.saved}." if self.saved else "There is no checkpoint yet."
+
+    def _tell(self, event: Event) -> None:
+        for report in self.reports:
+            report(event)
+
+    def _end(self, status: str, error: MlxtuneError | None = None, *, message: str = "", exit_code: int = 0) -> End:
+        progress = self.progress
+        return End(
+            status=status,
+            steps=progress.step,
+            tokens=progress.tokens,
+            final_loss=progress.last_loss,
+            best_eval_loss=progress.best_loss,
+            best_step=progress.best_step,
+            wall_seconds=progress.seconds,
+            peak_memory_bytes=self.learner.memory().peak_memory_bytes,
+            run=str(self.folder),
+            adapter=str(self.adapter) if self.adapter.exists() else None,
+            message=str(error) if error else message,
+            exit_code=error.exit_code if error else exit_code,
+        )

@@ -1,0 +1,94 @@
+"""LoRA: a low-rank addition beside frozen linear modules, Hu and others, arXiv:2106.09685.
+
+    y = W x + scale * B (A dropout(x))        A uniform in +-1/sqrt(in), B zero, so that training starts at the model
+
+scale is what other tools write as alpha / rank; either may be given.
+"""
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mlxtune.errors import BadSetting
+from mlxtune.settings import section
+from mlxtune.strategies.depth import Depth, last_layers, layers_in_words
+from mlxtune.strategies.selection import Anatomy, LoraAdapter, Selection
+
+DEFAULT_SCALE = 20.0
+
+
+@section
+class Lora:
+    """target: module names ("q_proj", "self_attn.q_proj") or patterns ("mlp.*"); None is every linear module."""
+
+    name: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1)] = 8
+    scale: Annotated[float, Field(gt=0)] | None = None
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    last_n: Depth = "all"
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and self.alpha is not None:
+            raise BadSetting(
+                "strategy.scale",
+                expected="scale or alpha",
+                found=f"scale {self.scale} and alpha {self.alpha}",
+                remedy="scale is alpha / rank: give one of them.",
+            )
+
+    @property
+    def effective_scale(self) -> float:
+        """The factor of the addition."""
+        if self.alpha is not None:
+            return self.alpha / self.rank
+        return DEFAULT_SCALE if self.scale is None else self.scale
+
+
+def select(settings: Lora, anatomy: Anatomy) -> Selection:
+    """An adapter on each targeted linear module of the last N layers.
+
+    >>> from mlxtune.strategies.example import TWO_LAYERS
+    >>> [adapter.module for adapter in select(Lora(target=("q",)), TWO_LAYERS).adapters]
+    ['layers.0.q', 'layers.1.q']
+    """
+    layers = last_layers(anatomy, settings.last_n)
+    local = {name: _within(name, layers) for name in anatomy.linears}
+    candidates = {name: inner for name, inner in local.items() if inner}
+    chosen = [name for name, inner in candidates.items() if settings.target is None or _hit(settings.target, inner)]
+    _refuse_idle_targets(settings.target, candidates.values())
+    adapters = tuple(
+        LoraAdapter(name, anatomy.linears[name], settings.rank, settings.effective_scale, settings.dropout)
+        for name in chosen
+    )
+    kinds = sorted({candidates[name].rpartition(".")[2] for name in chosen})
+    words = f"LoRA rank {settings.rank}, scale {settings.effective_scale:g}, on {layers_in_words(anatomy, len(layers))}"
+    return Selection(f"{words}: {', '.join(kinds)}", (), adapters, _first(anatomy, chosen), False, ())
+
+
+def _within(name: str, layers: tuple[str, ...]) -> str:
+    """The module's name inside its layer; empty where it is in none of them."""
+    return next((name.removeprefix(layer) for layer in layers if name.startswith(layer)), "")
+
+
+def _hit(targets: tuple[str, ...], inner: str) -> bool:
+    return any(fnmatchcase(inner, target) or fnmatchcase(inner.rpartition(".")[2], target) for target in targets)
+
+
+def _refuse_idle_targets(targets: tuple[str, ...] | None, inner_names: Iterable[str]) -> None:
+    names = sorted(set(inner_names))
+    idle = [target for target in targets or () if not any(_hit((target,), name) for name in names)]
+    if idle or not names:
+        raise BadSetting(
+            "strategy.target",
+            expected="names or patterns of linear modules in the model's layers",
+            found=", ".join(idle) if idle else "no linear module in these layers",
+            remedy=f"The layers have: {', '.join(names) or 'none'}.",
+        )
+
+
+def _first(anatomy: Anatomy, modules: list[str]) -> int:
+    return min(i for i, layer in enumerate(anatomy.layers) if any(name.startswith(layer) for name in modules))

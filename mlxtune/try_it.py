@@ -1,0 +1,95 @@
+"""Trying the result: the loss of a model on rows, and the text that it writes, with or without an adapter."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlxtune import engine
+from mlxtune.backends.base import BackendSettings, Sampling, Speaker
+from mlxtune.backends.choose import speaker as make_speaker
+from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.load import load_for_eval
+from mlxtune.data.settings import DataSettings
+from mlxtune.errors import BadModel
+from mlxtune.export import adapter as adapters
+from mlxtune.models import hub, tokenizer, weights
+
+EVAL_BATCH_ROWS = 8
+Messages = list[dict[str, str]]
+
+
+class Loaded(NamedTuple):
+    """A model ready to be tried, and its tokenizer."""
+
+    speaker: Speaker
+    tokenizer: Any  # transformers' fast tokenizer
+
+
+class Score(NamedTuple):
+    """What `eval --json` prints. loss: nats a supervised token."""
+
+    loss: float
+    perplexity: float
+    tokens: int
+    rows: int
+
+
+def load(model: str | None, adapter: Path | None, backend: BackendSettings) -> Loaded:
+    """A model with its adapter. Raises MlxtuneError."""
+    folder = hub.resolve(model)
+    weights.headers(folder)
+    found = adapters.find(adapter) if adapter else None
+    return Loaded(make_speaker(backend, folder, found), tokenizer.load(folder))
+
+
+def score(model: str | None, adapter: Path | None, data: DataSettings, backend: BackendSettings) -> Score:
+    """The loss on all rows of a data set, which are read before the model's weights are."""
+    folder = hub.resolve(model)
+    rows = load_for_eval(data, tokenizer.load(folder)).valid
+    speaker = load(model, adapter, backend).speaker
+    total = engine.evaluate(speaker, rows, batch_size=EVAL_BATCH_ROWS, pad_multiple=MULTIPLE)
+    loss = total.loss_sum / total.n_tokens
+    return Score(loss, engine.perplexity(loss), total.n_tokens, len(rows))
+
+
+def complete(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
+    """The text that follows a prompt, piece by piece: as the assistant's turn where the tokenizer has a template."""
+    if loaded.tokenizer.chat_template:
+        return reply(loaded, [{"role": "user", "content": prompt}], sampling)
+    return _pieces(loaded, loaded.tokenizer.encode(prompt), sampling)
+
+
+def reply(loaded: Loaded, messages: Messages, sampling: Sampling) -> Iterator[str]:
+    """The assistant's turn after the messages, piece by piece."""
+    prompt = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return _pieces(loaded, loaded.tokenizer.encode(prompt, add_special_tokens=False), sampling)
+
+
+def check_can_chat(loaded: Loaded) -> None:
+    """Refuse a tokenizer that has no chat template."""
+    if not loaded.tokenizer.chat_template:
+        remedy = "Use mlxtune generate, or name a model that was made to chat."
+        raise BadModel("tokenizer", expected="a chat template", found="none", remedy=remedy)
+
+
+def _pieces(loaded: Loaded, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
+    """Text as soon as it is certain: a character may be several tokens, so the whole is decoded each time."""
+    said, tokens = "", []
+    for token in loaded.speaker.generate(prompt, sampling, stop_tokens(loaded.tokenizer)):
+        tokens.append(token)
+        text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):  # half a character
+            yield text[len(said) :]
+            said = text
+
+
+def stop_tokens(tokenizer: Any) -> frozenset[int]:
+    """The end of the text, and the end of a turn where the template has one of its own."""
+    ends = {tokenizer.eos_token_id}
+    known = tokenizer.get_vocab()
+    ends |= {known[token] for token in END_OF_TURN if token in known}
+    return frozenset(ends - {None})
+
+
+# The tokens that end a turn in the chat templates that tokenizers come with, where eos_token may be another.
+END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>")

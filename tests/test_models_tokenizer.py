@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from mlxtune.errors import BadModel
+from mlxtune.models.config import read
+from mlxtune.models.tokenizer import check_vocabulary, load
+from tests.support_assets import assets_folder
+from tests.support_model import WORDS, write_json, write_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_model(tmp_path)
+
+
+def test_a_tokenizer_is_loaded_from_a_folder_alone(folder):
+    tokenizer = load(folder)
+    assert tokenizer("a c b")["input_ids"] == [3, 5, 4]
+    assert (tokenizer.bos_token, tokenizer.eos_token_id) == ("<s>", 2)
+
+
+def test_a_template_beside_the_tokenizer_is_its_chat_template(folder):
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    rendered = load(folder).apply_chat_template([{"role": "user", "content": "a b"}], tokenize=False)
+    assert rendered == "a b"
+
+
+@pytest.mark.parametrize("name", ["llama3.1", "minimind"])
+def test_real_tokenizers_load_with_their_templates(name):
+    tokenizer = load(assets_folder() / "tokenizers" / name)
+    assert len(tokenizer) == {"llama3.1": 128_256, "minimind": 6_400}[name]
+    assert "messages" in tokenizer.chat_template
+
+
+def test_loading_and_long_rows_print_nothing(folder):
+    code = f"""from pathlib import Path
+from mlxtune.models.tokenizer import load
+assert len(load(Path({str(folder)!r}))("a " * 1000)["input_ids"]) == 1000"""
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+
+
+def test_no_tokenizer_is_told_with_what_is_there(folder):
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(
+        BadModel, match=r"expected tokenizer\.json, found a folder with config\.json, model\.safetensors"
+    ):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_the_broken_file_is_named_with_its_line(folder, name):
+    (folder / name).write_text('{\n"a": ')
+    with pytest.raises(BadModel, match=rf"{name}:2: expected JSON"):
+        load(folder)
+
+
+def test_json_that_is_no_tokenizer_is_refused(folder):
+    write_json(folder / "tokenizer.json", {"model": {"type": "Nonsense"}})
+    with pytest.raises(BadModel, match="expected a tokenizer that transformers can read"):
+        load(folder)
+
+
+def test_a_slow_tokenizer_alone_is_refused_with_a_remedy(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"not really a sentencepiece model")
+    with pytest.raises(BadModel, match=r"expected tokenizer\.json, a fast tokenizer(.|\n)*save_pretrained"):
+        load(folder)
+
+
+def test_code_that_comes_with_a_tokenizer_is_never_run(folder):
+    (folder / "own.py").write_text("raise SystemExit('ran')")
+    write_json(folder / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["own.Own", None]}})
+    with pytest.raises(BadModel):
+        load(folder)
+
+
+def test_a_tokenizer_of_another_model_is_refused(folder):
+    config = replace(read(folder), vocab_size=len(WORDS) - 2)
+    with pytest.raises(BadModel, match=r"expected tokens below 6, .* found 2 tokens beyond it, up to 7"):
+        check_vocabulary(load(folder), config)
+
+
+def test_an_added_token_without_a_row_is_a_note_not_a_fault(folder):
+    tokenizer = load(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    config = replace(read(folder), vocab_size=len(WORDS))
+    assert check_vocabulary(tokenizer, replace(config, vocab_size=100)) == ()
+    (note,) = check_vocabulary(tokenizer, config)
+    assert "<image>" in note

@@ -1,0 +1,272 @@
+"""A run in its folder: what it leaves, how it goes on, what it refuses, how it ends."""
+
+import errno
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import filelock
+import pytest
+
+from mlxtune import checkpoint, run
+from mlxtune.errors import BadRun, BadSetting
+from mlxtune.events import Checkpoint, End, Eval, Step
+from mlxtune.recipe import build
+
+ROWS = [{"text": f"Once there was a {animal} with a {thing}."} for animal in ("cat", "dog", "hen") for thing in "abcd"]
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path, data):
+    """A function from changes to the recipe of a short run in fp32; `out` is the run's folder."""
+
+    def make(out="run", **changes):
+        settings = {
+            "data.path": str(data),
+            "data.valid_share": 0.25,
+            "strategy.last_n": 1,
+            "train.max_steps": 6,
+            "train.batch_size": 3,
+            "schedule.learning_rate": 1e-3,
+            "backend.precision": "fp32",
+            "checkpoint.save_every": 2,
+            "run.out": str(tmp_path / out),
+        }
+        return build({}, settings | {key.replace("__", "."): value for key, value in changes.items()})
+
+    return make
+
+
+class Ask:
+    """A report that asks the run to stop at a step, as a person with Ctrl-C does."""
+
+    def __init__(self, step, number=signal.SIGINT):
+        self.step, self.number = step, number
+
+    def __call__(self, event):
+        if isinstance(event, Step) and event.step == self.step:
+            signal.raise_signal(self.number)
+
+    def close(self):
+        pass
+
+
+class Keep(list):
+    """A report that keeps the events."""
+
+    __call__ = list.append
+
+    def close(self):
+        pass
+
+
+def last_bytes(folder):
+    """The files of the last checkpoint that must not depend on how the run got there."""
+    last = checkpoint.folders(Path(folder))[-1]
+    return [(last / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)]
+
+
+def test_a_run_leaves_the_files_of_its_contract(recipe, tmp_path):
+    end = run.start(recipe())
+    folder = tmp_path / "run"
+    assert (end.status, end.steps, end.exit_code) == ("done", 6, 0)
+    assert {path.name for path in folder.iterdir()} - {".lock"} == {
+        "recipe.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "adapter",
+    }
+    assert [path.name for path in checkpoint.folders(folder)] == ["000004", "000006"]  # keep is 2
+    assert {path.name for path in (folder / "adapter").iterdir()} == {"adapters.safetensors", "adapter_config.json"}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert lines[-1]["event"] == "end"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_ends_with_its_code(recipe, number):
+    end = run.start(recipe(), [Ask(3, number)])
+    assert (end.status, end.steps, end.exit_code) == ("interrupted", 3, 128 + number)
+    assert "--resume" in end.message
+    assert checkpoint.folders(Path(end.run))[-1].name == "000003"
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_an_interrupted_run_resumes_to_the_bytes_of_the_unbroken_one(recipe, stop):
+    whole = run.start(recipe("whole", train__grad_accum=2, train__batch_size=2))
+    broken = recipe("broken", train__grad_accum=2, train__batch_size=2, train__eval_every=5)
+    run.start(broken, [Ask(stop)])
+    run.start(broken)
+    assert last_bytes(broken.run.out) == last_bytes(whole.run)
+
+
+def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatch):
+    whole, broken = run.start(recipe("whole")), recipe("broken")
+    writes = iter(range(100))
+    write = checkpoint.write_tensors
+
+    def dies(path, tensors, metadata=None):
+        if next(writes) == 3:  # the optimizer's file of the second checkpoint
+            path.write_bytes(b"half a fi")
+            raise SystemExit("killed")
+        return write(path, tensors, metadata)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", dies)
+    with pytest.raises(SystemExit):
+        run.start(broken)
+    monkeypatch.undo()
+    assert [path.name for path in checkpoint.folders(Path(broken.run.out))] == ["000002"]
+    run.start(broken)
+    assert last_bytes(broken.run.out) == last_bytes(whole.run)
+
+
+def test_the_log_of_a_resumed_run_has_each_step_once(recipe):
+    broken = recipe("broken", checkpoint__save_every=100)
+    run.start(broken, [Ask(2)])
+    run.start(broken)
+    lines = [json.loads(line) for line in Path(broken.run.out, "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if line["event"] == "eval"] == list(range(7))
+
+
+def test_validation_at_another_interval_trains_the_same_bytes(recipe):
+    often = run.start(recipe("often", train__eval_every=1))
+    rarely = run.start(recipe("rarely", train__eval_every=6))
+    assert last_bytes(often.run) == last_bytes(rarely.run)
+
+
+def test_the_adapter_is_that_of_the_best_validation_loss(recipe):
+    keep = Keep()
+    end = run.start(recipe(schedule__learning_rate=0.5, train__eval_every=1, train__clip_norm=None), [keep])
+    best = min((event for event in keep if isinstance(event, Eval)), key=lambda event: event.loss)
+    config = json.loads((Path(end.adapter) / "adapter_config.json").read_text())
+    assert config["mlxtune"]["step"] == best.step == end.best_step
+    assert config["mlxtune"]["eval_loss"] == best.loss == end.best_eval_loss
+
+
+def test_early_stopping_ends_well_and_says_so(recipe):
+    end = run.start(recipe(schedule__learning_rate=0.5, train__eval_every=1, train__patience=2))
+    assert (end.status, end.exit_code) == ("patience", 0)
+    assert end.steps < 6
+
+
+def test_a_finished_run_is_not_overwritten(recipe):
+    run.start(recipe())
+    before = last_bytes(recipe().run.out)
+    with pytest.raises(BadRun, match="done its 6 steps"):
+        run.start(recipe())
+    with pytest.raises(BadRun, match="new or empty folder"):
+        run.start(recipe(), resume="never")
+    assert last_bytes(recipe().run.out) == before
+
+
+def test_a_folder_of_other_files_is_never_written_into(recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadRun, match="files that are no run"):
+        run.start(recipe())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_changed_settings_are_listed_and_refused(recipe):
+    run.start(recipe(), [Ask(2)])
+    with pytest.raises(BadRun) as caught:
+        run.start(recipe(schedule__learning_rate=2e-3, strategy__last_n=2))
+    assert "schedule.learning_rate: the run has 0.001, now 0.002" in str(caught.value)
+    assert "strategy.last_n: the run has 1, now 2" in str(caught.value)
+
+
+def test_changed_data_is_refused(recipe, data):
+    run.start(recipe(), [Ask(2)])
+    data.write_text(data.read_text().replace("hen", "fox"))
+    with pytest.raises(BadRun, match="data: its content has changed"):
+        run.start(recipe())
+
+
+def test_how_often_one_looks_may_change(recipe):
+    run.start(recipe(), [Ask(2)])
+    end = run.start(recipe(checkpoint__save_every=1, checkpoint__keep=1, train__eval_every=3))
+    assert end.status == "done"
+
+
+def test_a_constant_rate_goes_on_to_a_later_last_step_and_a_cosine_does_not(recipe):
+    run.start(recipe("constant"))
+    assert run.start(recipe("constant", train__max_steps=8)).steps == 8
+    assert last_bytes(recipe("constant").run.out) == last_bytes(run.start(recipe("at once", train__max_steps=8)).run)
+    run.start(recipe("cosine", schedule__name="cosine"))
+    with pytest.raises(BadRun, match=r"train.max_steps: the run has 6, now 8"):
+        run.start(recipe("cosine", schedule__name="cosine", train__max_steps=8))
+
+
+def test_two_processes_never_share_a_folder(recipe):
+    run.start(recipe(), [Ask(2)])
+    with filelock.FileLock(Path(recipe().run.out, ".lock")), pytest.raises(BadRun, match="one that is in use"):
+        run.start(recipe())
+
+
+def test_a_damaged_checkpoint_is_refused(recipe):
+    run.start(recipe(), [Ask(2)])
+    weights = checkpoint.folders(Path(recipe().run.out))[-1] / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(BadRun, match="sha256"):
+        run.start(recipe())
+
+
+def test_a_checkpoint_of_other_tensors_is_refused(recipe, monkeypatch):
+    run.start(recipe(), [Ask(2)])
+    monkeypatch.setattr("mlxtune.run_folder.differences", lambda *_: [])
+    with pytest.raises(BadRun, match="tensors differ"):
+        run.start(recipe(strategy__last_n=2))
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_rows_and_last_good_checkpoint(recipe):
+    end = run.start(recipe(schedule__learning_rate=1e30, train__clip_norm=None, checkpoint__save_every=1))
+    assert (end.status, end.exit_code) == ("stopped", 3)
+    assert "rows.jsonl:" in end.message
+    assert f"The last good checkpoint: {checkpoint.folders(Path(end.run))[-1]}" in end.message
+    assert f"step {end.steps + 1}" in end.message
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(recipe, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(BadSetting, match="GB free"):
+        run.start(recipe())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_previous_checkpoint_good(recipe, monkeypatch):
+    write, keep = checkpoint.write_tensors, Keep()
+
+    def full(path, tensors, metadata=None):
+        if any(isinstance(event, Checkpoint) for event in keep):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, tensors, metadata)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    end = run.start(recipe(), [keep])
+    assert (end.status, end.exit_code) == ("stopped", 3)
+    assert "No space left on device" in end.message
+    assert [path.name for path in Path(end.run, "checkpoints").iterdir()] == ["000002"]
+    assert checkpoint.load_state(Path(end.run, "checkpoints", "000002"))["progress"]["step"] == 2
+    monkeypatch.undo()
+    assert run.start(recipe()).status == "done"
+
+
+def test_the_end_event_has_what_train_json_promises(recipe):
+    keep = Keep()
+    run.start(recipe(), [keep])
+    end = next(event for event in keep if isinstance(event, End))
+    assert end.best_eval_loss is not None
+    assert end.final_loss is not None
+    assert end.peak_memory_bytes > 0
+    assert end.wall_seconds > 0
