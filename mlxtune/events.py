@@ -46,6 +46,8 @@ class Start:
     padding_waste: float  # share of the positions of an epoch's batches that are padding
     memory_limit_bytes: int
     notes: tuple[str, ...] = ()  # what the user should know: the head is tied, rows skipped, how validation was split
+    best_eval_loss: float | None = None  # of the sittings before this one
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)

@@ -99,4 +99,6 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         padding_waste=padding_waste(lengths, chain.from_iterable(prepared.feed.windows(progress.epoch)), MULTIPLE),
         memory_limit_bytes=learner.memory_limit_bytes,
         notes=prepared.notes,
+        best_eval_loss=progress.best_loss,
+        best_step=progress.best_step,
     )

@@ -8,12 +8,16 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if sys.platform == "darwin":
+    import fcntl
 
 
 class TensorInfo(NamedTuple):
@@ -116,8 +120,12 @@ def recover_folder(target: Path) -> None:
 
 
 def _flush(file: BinaryIO) -> None:
+    """Down to the platter: macOS needs F_FULLFSYNC for that, its fsync stops at the drive's cache."""
     file.flush()
-    os.fsync(file.fileno())
+    if sys.platform == "darwin":
+        fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:

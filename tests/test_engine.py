@@ -21,7 +21,7 @@ class Counting:
     def __init__(self, losses=(), eval_losses=()):
         self.steps, self.losses, self.eval_losses = [], list(losses), list(eval_losses)
 
-    def step(self, batches, learning_rate):
+    def step(self, batches, learning_rate):  # noqa: ARG002 - the protocol
         self.steps.append([batch.rows for batch in batches])
         n_tokens = sum(batch.n_supervised for batch in batches)
         loss = self.losses.pop(0) if self.losses else 1.0

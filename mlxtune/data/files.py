@@ -175,14 +175,18 @@ def _csv(file: Path) -> Rows:
     reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
     line = 1
     try:
-        header = next(reader, [])
+        header = next(filter(_has_text, reader), [])
         line = reader.line_num + 1
         for cells in reader:
             place, line = Place(file, line), reader.line_num + 1
-            if cells:
+            if _has_text(cells):
                 yield _csv_row(place, header, cells)
     except csv.Error as error:  # a quote that is never closed swallows the rest of the file
         raise BadData(f"{file}:{line}", expected="a CSV row", found=f"one that cannot be read ({error})") from None
+
+
+def _has_text(cells: list[str]) -> bool:
+    return any(cell.strip() for cell in cells)
 
 
 def _csv_row(place: Place, header: list[str], cells: list[str]) -> Raw | Fault:
@@ -251,11 +255,23 @@ def _hub(name: str) -> dict[Split, list[Raw | Fault]]:
     except ImportError:
         raise _missing("datasets", f"to look for {name} on the hub, as no such file or folder is here") from None
     try:
+        _ask_hub(name)
         loaded: Any = datasets.load_dataset(name)
-    except Exception as error:  # the package raises whatever its many loaders raise
-        found = f"nothing of that name here, and the hub says: {str(error).splitlines()[0]}"
-        raise BadData(name, expected="a file, a folder or a hub data set", found=found) from None
+    except Exception as error:  # the packages raise whatever their many loaders raise
+        words = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        found = f"nothing of that name here, and the hub says: {words}"
+        remedy = "Without a network, HF_HUB_OFFLINE=1 takes what is in the local cache."
+        raise BadData(name, expected="a file, a folder or a hub data set", found=found, remedy=remedy) from None
     return {STEMS[key]: list(_hub_rows(f"{name}/{key}", loaded[key])) for key in loaded if key in STEMS}
+
+
+def _ask_hub(name: str) -> None:
+    """Ask once whether the data set is there: `datasets` would try for half a minute before it says so."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if not HF_HUB_OFFLINE:
+        HfApi().dataset_info(name, timeout=10)
 
 
 def _hub_rows(place: str, rows: Any) -> Rows:

@@ -58,7 +58,7 @@ def kind(refused: Refused) -> str:
         return f"longer than {limit} tokens"
     if refused.reason == SILENT:
         return "without a token that carries loss"
-    return "not " + refused.reason.removeprefix("expected ").partition(", found ")[0]
+    return "not " + refused.reason.removeprefix("expected ").partition(", found ")[0].partition(" (")[0]
 
 
 def _rows(count: int) -> str:

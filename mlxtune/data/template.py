@@ -6,7 +6,7 @@ from typing import Any
 
 from mlxtune.data.faults import BadRow
 from mlxtune.data.forms import Chat
-from mlxtune.data.messages import Message, check_tools, check_whole
+from mlxtune.data.messages import Message, check_tools, check_whole, text
 from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span, Turns
@@ -20,25 +20,26 @@ _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 def chat_text(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
     """The rendered conversation and the spans that carry loss, in order. Raises BadRow."""
-    text, spans = _text_and_spans(chat, tokenizer, loss_on)
-    check_tools(text, chat.tools)
+    rendered, spans = _text_and_spans(chat, tokenizer, loss_on)
+    text(rendered, "the rendered chat", "text")
+    check_tools(rendered, chat.tools)
     for message in chat.messages:
-        check_whole(text, message)
-    return text, spans
+        check_whole(rendered, message)
+    return rendered, spans
 
 
 def _text_and_spans(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
     if loss_on == "all":
-        text = _render(chat, tokenizer, chat.messages, prompt=False)
-        return text, (Span(0, len(text)),)
+        everything = _render(chat, tokenizer, chat.messages, prompt=False)
+        return everything, (Span(0, len(everything)),)
     indices = _trained(chat, loss_on)
     if _MARKERS.search(tokenizer.get_chat_template(None, chat.tools)):
-        text, spans = _marked(chat, tokenizer)
-        return text, _chosen(spans, chat, indices)
+        marked, spans = _marked(chat, tokenizer)
+        return marked, _chosen(spans, chat, indices)
     turns = Turns(
         lambda messages, prompt: _render(chat, tokenizer, messages, prompt=prompt), chat.messages, _eos(tokenizer)
     )
-    return turns.text, tuple(turns.span(index) for index in indices)
+    return turns.text, turns.spans(indices)
 
 
 def _trained(chat: Chat, loss_on: LossOn) -> list[int]:

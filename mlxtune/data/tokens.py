@@ -2,7 +2,8 @@
 
 Whole texts are encoded, and a token carries loss if it begins inside a span. Where a token would lie across the edge of
 a span (the tokenizer merges the header's last newline with the answer's first), the text is cut there and encoded in
-pieces, as it is in generation, where the prompt is encoded before the answer exists.
+pieces, as it is in generation, where the prompt is encoded before the answer exists. A row is refused where neither is
+possible without training what is outside the span.
 """
 
 from collections.abc import Sequence
@@ -73,23 +74,52 @@ def encode(texts: Sequence[Marked], tokenizer: Tokenizer) -> list[Tokens | BadRo
 
 
 def _tokens(text: Marked, encoded: _Encoded, tokenizer: Tokenizer) -> Tokens | BadRow:
-    cuts = _crossed(text, encoded, tokenizer)
+    spans, cuts = text.spans, _crossed(text, encoded, tokenizer)
     if cuts:
-        pieces = _in_pieces(text.text, cuts, encoded, tokenizer)
-        if _crossed(text, pieces, tokenizer) or _decoded(pieces, tokenizer) != _decoded(encoded, tokenizer):
-            found = (
-                f"one that merges characters across the edge of a turn, near {text.text[cuts[0] - 5 : cuts[0] + 5]!r}"
-            )
+        pieces = _cut(text, encoded, tokenizer)
+        if _decoded(pieces, tokenizer) == _decoded(encoded, tokenizer):
+            encoded = pieces
+        elif all(_only_blanks_cross(text, encoded, cut) for cut in cuts):
+            spans = tuple(_widened(span, encoded) for span in spans)
+        else:
+            near = text.text[max(cuts[0] - 5, 0) : cuts[0] + 5]
+            found = f"one that merges characters across the edge of a turn ({near!r})"
             return BadRow("a tokenizer that can tell the turns apart", found)
-        encoded = pieces
-    supervised = np.zeros(len(encoded.tokens), np.bool_)
-    for start, end in text.spans:
-        supervised |= (encoded.starts >= start) & (encoded.starts < end)
-    supervised &= ~encoded.added
-    made = Tokens(encoded.tokens, supervised, encoded.starts)
+    made = Tokens(encoded.tokens, _mask(spans, encoded), encoded.starts)
     made = _ended(made, len(text.text), tokenizer.eos_token_id) if text.plain else made
     made.supervised[:1] = False  # nothing comes before the first token to predict it from
     return made
+
+
+def _cut(text: Marked, whole: _Encoded, tokenizer: Tokenizer) -> _Encoded:
+    """The text encoded in pieces; a piece may merge across an edge that the whole did not, so until none does."""
+    pieces, cuts = whole, list[int]()
+    while new := _crossed(text, pieces, tokenizer):
+        cuts = sorted({*cuts, *new})
+        pieces = _in_pieces(text.text, cuts, whole, tokenizer)
+    return pieces
+
+
+def _mask(spans: Sequence[Span], encoded: _Encoded) -> Mask:
+    supervised = np.zeros(len(encoded.tokens), np.bool_)
+    for start, end in spans:
+        supervised |= (encoded.starts >= start) & (encoded.starts < end)
+    return supervised & ~encoded.added
+
+
+def _only_blanks_cross(text: Marked, encoded: _Encoded, cut: int) -> bool:
+    """Whether the token across an edge has only blanks outside the span: SentencePiece writes " word" as one token and
+    cannot be given "word" alone. The token then belongs to the span."""
+    across = (encoded.starts < cut) & (cut < encoded.ends)
+    outside = [(int(start), cut) for start in encoded.starts[across]]
+    if any(span.end == cut for span in text.spans):
+        outside = [(cut, int(end)) for end in encoded.ends[across]]
+    return all(not text.text[start:end].strip() for start, end in outside)
+
+
+def _widened(span: Span, encoded: _Encoded) -> Span:
+    across = encoded.starts[(encoded.starts < span.start) & (span.start < encoded.ends)]
+    return span._replace(start=int(across.min(initial=span.start)))
 
 
 def _ended(made: Tokens, length: int, eos: int | None) -> Tokens:

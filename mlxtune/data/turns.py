@@ -12,6 +12,7 @@ cannot be found in these ways is refused; nothing is guessed.
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from mlxtune.data.faults import BadRow
@@ -45,8 +46,15 @@ class Turns:
         self._render = render
         self._prefix = cache(lambda count, prompt: render(messages[:count], prompt))
 
-    def span(self, index: int) -> Span:
-        """The turn that is message `index`. Raises BadRow where it cannot be told exactly."""
+    def spans(self, indices: Sequence[int]) -> tuple[Span, ...]:
+        """The turns that are the messages of these indices. Raises BadRow where they cannot be told exactly."""
+        found = tuple(self._span(index) for index in indices)
+        for index, (one, two) in zip(indices, pairwise(found), strict=False):
+            if one.end > two.start:
+                raise _inexact(index)
+        return found
+
+    def _span(self, index: int) -> Span:
         if index == 0:
             raise BadRow("a message before the first assistant turn", "a conversation that the assistant begins")
         start, end = self._start(index), self._end(index)

@@ -85,7 +85,7 @@ def _pairs(tally: Tally) -> list[Pair]:
 def _best(tally: Tally) -> Text:
     if tally.best is None:
         return Text(words.UNKNOWN)
-    return Text.assemble((decimals(tally.best.loss), GOOD), f" at {count(tally.best.step)}")
+    return Text.assemble((decimals(tally.best.value), GOOD), f" at {count(tally.best.step)}")
 
 
 def _epoch(tally: Tally) -> str:

@@ -37,7 +37,7 @@ class Tally:
         self.start: Start | None = None
         self.step: Step | None = None
         self.eval: Eval | None = None
-        self.best: Eval | None = None
+        self.best: Point | None = None  # the step and the loss of the best validation
         self.checkpoint: Checkpoint | None = None
         self.end: End | None = None
         self.loss = Ema(0.95)
@@ -53,7 +53,7 @@ class Tally:
         self._clock(event)
         match event:
             case Start():
-                self.start = event
+                self._take_start(event)
             case Step():
                 self._take_step(event)
             case Eval():
@@ -94,6 +94,11 @@ class Tally:
             self.seconds += seconds
             self._since_step += seconds
 
+    def _take_start(self, start: Start) -> None:
+        self.start = start
+        if start.best_eval_loss is not None and start.best_step is not None:
+            self.best = Point(start.best_step, start.best_eval_loss)
+
     def _take_step(self, step: Step) -> None:
         self.step = step
         self.skipped += step.skipped
@@ -105,6 +110,7 @@ class Tally:
 
     def _take_eval(self, event: Eval) -> None:
         self.eval = event
-        self.best = event if event.best else self.best
+        if event.best:
+            self.best = Point(event.step, event.loss)
         if math.isfinite(event.loss):
             self.marks.append(Point(event.step, event.loss))

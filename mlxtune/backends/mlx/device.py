@@ -22,6 +22,12 @@ def memory_limit_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def hold_in_memory() -> None:
+    """On Metal, keep up to the recommended working set wired, so that weights are not paged between steps."""
+    if mx.metal.is_available():
+        mx.set_wired_limit(memory_limit_bytes())
+
+
 def memory() -> Memory:
     """Active, peak and cached bytes. The peak leaves the cache out; show all three."""
     return Memory(mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory())

@@ -46,6 +46,7 @@ class MlxLearner:
 
     def prepare(self) -> None:
         """Read the weights, add what the Selection adds, make the optimizer's state."""
+        device.hold_in_memory()
         for _, array in tree_flatten(self.model.parameters()):
             mx.eval(array)  # one at a time: a cast weight and its source are never all there together
         if self.selection.untie_head:

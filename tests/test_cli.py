@@ -1,0 +1,220 @@
+"""The program as a user runs it: exit codes, streams, messages, and what stays untouched."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from mlxtune.cli import main
+from mlxtune.models.hub import BUILT_IN
+
+TEXT_ROWS = [
+    {"text": f"The {animal} sat on the mat and looked at the {thing}."} for animal in "abcd" for thing in "xyz"
+]
+
+
+class Found(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def mlxtune(tmp_path, monkeypatch, capfd):
+    """The program in this process, for speed; in a process of its own it is `in_a_process`."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Found(int(ended.value.code or 0), *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def train(mlxtune):
+    def call(*arguments):
+        return mlxtune("train", "--precision", "fp32", "--max-steps", "2", "--out", "out", *arguments)
+
+    return call
+
+
+@pytest.fixture
+def refused(train, tmp_path):
+    """Run `train`, which must refuse: exit code 2, one message, no traceback, an untouched disk. Gives the message."""
+
+    def call(*arguments):
+        before = sorted(tmp_path.rglob("*"))
+        found = train(*arguments)
+        assert found.returncode == 2, found.stderr
+        assert found.stderr.startswith("error: ")
+        assert "Traceback" not in found.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+        return found.stderr
+
+    return call
+
+
+def in_a_process(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "mlxtune", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def model(tmp_path):
+    return Path(shutil.copytree(BUILT_IN, tmp_path / "model"))
+
+
+def test_no_such_data_folder(refused):
+    assert "nothing of that name" in refused("--data", "nowhere")
+
+
+def test_an_empty_file(tmp_path, refused):
+    assert "an empty file" in refused("--data", write(tmp_path / "rows.jsonl", []))
+
+
+def test_broken_json_on_line_7(tmp_path, refused):
+    rows = [*TEXT_ROWS[:6], '{"text": "x",', *TEXT_ROWS[7:]]
+    assert "rows.jsonl:7: expected a JSON object" in refused("--data", write(tmp_path / "rows.jsonl", rows))
+
+
+def test_text_that_is_no_string(tmp_path, refused):
+    path = write(tmp_path / "rows.jsonl", [*TEXT_ROWS, {"text": 5}])
+    assert "rows.jsonl:13: expected text" in refused("--data", path)
+
+
+def test_a_row_of_no_known_form(tmp_path, refused):
+    path = write(tmp_path / "rows.jsonl", [*TEXT_ROWS, {"words": "x"}])
+    assert "found the keys `words`" in refused("--data", path)
+
+
+def test_only_rows_that_are_too_long(tmp_path, refused):
+    path = write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    assert "would admit some" in refused("--data", path, "--max-seq-length", 4)
+
+
+def test_a_batch_larger_than_the_data_set(tmp_path, refused):
+    path = write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    assert "at most the 11 training rows" in refused("--data", path, "--batch-size", 12)
+
+
+def test_more_layers_than_the_model_has(refused):
+    assert "layers, found 99" in refused("--last-n", 99)
+
+
+def test_an_unknown_recipe_key(tmp_path, refused):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train: {max_step: 3}\n")
+    assert "The nearest is train.max_steps" in refused("--recipe", path)
+
+
+def test_a_folder_that_is_no_model(tmp_path, refused):
+    (tmp_path / "empty").mkdir()
+    assert "expected a model folder" in refused("--model", tmp_path / "empty")
+
+
+def test_truncated_safetensors(tmp_path, refused):
+    weights = model(tmp_path) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "as the header says" in refused("--model", weights.parent)
+
+
+def test_missing_tensors(tmp_path, refused):
+    weights = model(tmp_path) / "model.safetensors"
+    tensors = load_file(weights)
+    gone = next(name for name in tensors if "layers.1" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != gone}, weights)
+    assert gone in refused("--model", weights.parent)
+
+
+def test_a_run_that_exists_is_refused_and_left_alone(tmp_path, train, refused):
+    path = write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    assert train("--data", path).returncode == 0
+    assert "done its 2 steps" in refused("--data", path)
+    assert "new or empty folder" in refused("--data", path, "--resume", "never")
+
+
+def test_blank_lines_and_mixed_forms_are_fine(tmp_path, train):
+    rows = [*TEXT_ROWS, "", {"prompt": "Who sat?", "completion": "The cat."}, "   "]
+    found = train("--data", write(tmp_path / "rows.jsonl", rows))
+    assert found.returncode == 0, found.stderr
+
+
+def test_a_pipe_gets_plain_lines(tmp_path):
+    write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    found = in_a_process("train", "--max-steps", 2, "--data", "rows.jsonl", cwd=tmp_path)
+    assert "step 2/2 loss" in found.stdout
+    assert "\x1b" not in found.stdout + found.stderr
+
+
+def test_json_is_one_document_on_standard_output_and_nothing_else(tmp_path, train):
+    found = train("--data", write(tmp_path / "rows.jsonl", TEXT_ROWS), "--json")
+    document = json.loads(found.stdout)
+    promised = {"final_loss", "best_eval_loss", "steps", "tokens", "wall_seconds", "peak_memory_bytes", "run"}
+    assert promised <= document.keys()
+    assert document["event"] == "end"
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, train):
+    path = write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    found = train("--data", path, "--dry-run", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["recipe"]["train"]["max_steps"] == 2
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_failing_recipe_does_not_stop_the_next_and_the_exit_code_says_so(tmp_path, mlxtune):
+    rows = write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    (tmp_path / "bad.yaml").write_text("train: {max_step: 3}\n")
+    (tmp_path / "good.yaml").write_text(f"data: {{path: {rows}}}\nrun: {{out: good}}\n")
+    found = mlxtune("run", "bad.yaml", "good.yaml", "--set", "train.max_steps=1")
+    assert found.returncode == 2
+    assert (tmp_path / "good" / "adapter").is_dir()
+    assert "failed" in found.stdout
+    assert "done" in found.stdout
+
+
+def test_eval_agrees_with_the_runs_own_validation_loss(tmp_path, mlxtune, train):
+    write(tmp_path / "train.jsonl", TEXT_ROWS)
+    valid = write(tmp_path / "valid.jsonl", TEXT_ROWS[:5])
+    end = json.loads(train("--data", tmp_path, "--learning-rate", "1e-3", "--json").stdout)
+    found = mlxtune("eval", "--data", valid, "--adapter", "out/adapter", "--precision", "fp32", "--json")
+    score = json.loads(found.stdout)
+    assert score["loss"] == pytest.approx(end["best_eval_loss"], rel=1e-6)
+    assert score["rows"] == 5
+
+
+def test_generate_writes_text_with_and_without_the_adapter(tmp_path, mlxtune, train):
+    train("--data", write(tmp_path / "rows.jsonl", TEXT_ROWS))
+    options = ("generate", "--prompt", "Once", "--max-tokens", "8", "--precision", "fp32")
+    for adapter in ((), ("--adapter", "out/adapter")):
+        found = mlxtune(*options, *adapter)
+        assert found.returncode == 0, found.stderr
+        assert found.stdout.strip()
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path, mlxtune, train):
+    train("--data", write(tmp_path / "rows.jsonl", TEXT_ROWS))
+    path = tmp_path / "out" / "adapter" / "adapters.safetensors"
+    save_file({"model.layers.99.x": next(iter(load_file(path).values()))}, path)
+    found = mlxtune("generate", "--prompt", "x", "--adapter", "out/adapter")
+    assert found.returncode == 2
+    assert "model.layers.99.x" in found.stderr
