@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 ASSETS = ROOT / "mlxtune" / "assets"
 WORK = ROOT / "runs" / "builtin"  # the random model, the stories and the run; not kept
 
-N_STORIES, N_VALID_STORIES = 24_000, 200
+N_STORIES, N_VALID_STORIES = 24_000, 100
 N_ROWS, N_VALID_ROWS = 400, 40
 VOCABULARY = 1024
 SPECIAL = ("<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")

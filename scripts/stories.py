@@ -18,14 +18,7 @@ PLOTS = Path(__file__).with_name("plots.txt")
 Beats = list[list[str]]
 
 WORDS: Mapping[str, tuple[str, ...]] = {
-    "place": (
-        "by the river",
-        "in the forest",
-        "on a hill",
-        "near the sea",
-        "in a quiet valley",
-        "at the edge of a field",
-    ),
+    "place": ("by the river", "in the forest", "on a hill", "near the sea", "in a quiet valley", "beside a field"),
     "home": ("a small house", "a warm burrow", "a hollow tree", "a cosy hut", "a house with a round door"),
     "weather": ("the sun was shining", "it was raining", "the wind was blowing", "snow was falling", "it was very hot"),
     "spot": ("in the tall grass", "under a bush", "beside the old well", "behind a big stone", "at the foot of a tree"),
@@ -53,19 +46,21 @@ def stories(seed: int) -> Iterator[str]:
 
 
 def story(random: Random) -> str:
-    """One story under its title: an opening, the beats of a plot, an ending."""
+    """One story: an opening, the beats of a plot, an ending; three of four have their subject for a title."""
     plots = dict(read_plots())
     opening, ending = plots.pop("opening"), plots.pop("ending")
     beats = opening + random.choice(list(plots.values())) + ending
+    sentences = [random.choice(beat) for beat in beats]
     cast = draw_cast(random)
-    body = " ".join(sentence_case(random.choice(beat).format_map(cast)) for beat in beats)
-    return f"{title(cast, body)}\n{body}"
+    cast["subject"] = subject(sentences).format_map(cast)
+    body = " ".join(sentence_case(sentence.format_map(cast)) for sentence in sentences)
+    return f"{cast['subject']}\n{body}" if random.random() < 0.75 else body
 
 
-def title(cast: Mapping[str, object], body: str) -> str:
-    """Who and what the story is about; by its titles the model learns to keep to what it was given."""
-    other = "{a_thing}" if f"{cast['look']} {cast['thing']}" in body else "{friend} the {friend.kind}"
-    return f"{{hero}} the {{hero.kind}} and {other}".format_map(cast)
+def subject(sentences: list[str]) -> str:
+    """Who and what the story is about. Said at the start or the end, it teaches a model to keep to what it is given."""
+    things = any("{a_thing}" in sentence or "{look}" in sentence for sentence in sentences)
+    return "{hero} the {hero.kind} and " + ("{a_thing}" if things else "{friend} the {friend.kind}")
 
 
 @cache
