@@ -38,7 +38,12 @@ FAMILIES = {
     "mistral": ("mistral", {"sliding_window": None}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "gemma2": ("gemma2", {"head_dim": 8, "query_pre_attn_scalar": 8, **TIED}),
-    "gemma3": ("gemma3_text", {"head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6, **TIED}),
+    "gemma3": ("gemma3_text", {"head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 6, **TIED,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 5e5, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    }),
     "phi3": ("phi3", {}),
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "n_ctx": 64, **TIED}),
     "stablelm": ("stablelm", {}),
