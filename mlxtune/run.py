@@ -16,6 +16,7 @@ from mlxtune.prepare import Prepared, prepare, start_event
 from mlxtune.recipe import Recipe, build
 from mlxtune.report.base import Report
 from mlxtune.report.log import Log, rewind
+from mlxtune.report.words import size
 from mlxtune.signals import StopRequests
 from mlxtune.storage import recover_folder
 
@@ -42,17 +43,16 @@ def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = 
 
 
 def _check_disk(prepared: Prepared, folder: Path) -> None:
-    """Refuse a disk that cannot hold the checkpoints, before the first step."""
-    size = prepared.size
-    one = size.trainable_bytes + size.optimizer_bytes
+    """Refuse a disk that cannot hold the checkpoints that are still to come, before the first step."""
+    weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
     keep = prepared.recipe.checkpoint.keep
-    needed = (keep + 1) * one + 2 * size.trainable_bytes
-    free = run_folder.free_bytes(folder)
+    to_come = max(1, keep + 1 - len(checkpoint.folders(folder)))  # one is written before the oldest goes
+    needed, free = to_come * (weights + optimizer) + 2 * weights, run_folder.free_bytes(folder)
     if free < needed:
         raise BadSetting(
             f"{folder}",
-            expected=f"{needed / 1e9:,.2f} GB free for {keep + 1} checkpoints and the adapter",
-            found=f"{free / 1e9:,.2f} GB",
+            expected=f"{size(needed)} free for {to_come} checkpoints and the adapter",
+            found=f"{size(free)} free",
             remedy="Make room, choose another --out, or lower --keep or what trains (--last-n, --strategy lora).",
         )
 
@@ -155,8 +155,8 @@ class _Session:
         weights, optimizer = self.learner.weights(), self.learner.optimizer_state()
         self.saved = checkpoint.save(self.folder, self.progress.step, weights, optimizer, state)
         checkpoint.prune(self.folder, self.prepared.recipe.checkpoint.keep)
-        size = sum(file.stat().st_size for file in self.saved.iterdir())
-        self._tell(Checkpoint(self.progress.step, str(self.saved), size, perf_counter() - began))
+        n_bytes = sum(file.stat().st_size for file in self.saved.iterdir())
+        self._tell(Checkpoint(self.progress.step, str(self.saved), n_bytes, perf_counter() - began))
 
     def _save_adapter(self) -> None:
         about = {

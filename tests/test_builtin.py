@@ -18,7 +18,7 @@ from scripts.stories import stories
 
 MODEL, DATA = ASSETS / "model", ASSETS / "data"
 FRESH = 12_345  # a seed that neither training nor validation uses
-LOSS_BOUND = 0.30  # nats a token; XXX measured
+LOSS_BOUND = 0.33  # nats a token; measured 0.292 on the hundred stories held out of training, 0.302 on these sixteen
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,10 @@ def test_every_built_in_row_is_a_question_and_four_lines() -> None:
 
 def test_no_rhyme_that_is_validated_on_is_trained_on() -> None:
     first_line_ends = [
-        {json.loads(line)["messages"][1]["content"].split("\n")[0].split(" has ")[1] for line in path.open()}
+        {
+            json.loads(line)["messages"][1]["content"].split("\n")[0].split(" has ")[1]
+            for line in path.read_text().splitlines()
+        }
         for path in (DATA / "train.jsonl", DATA / "valid.jsonl")
     ]
     assert first_line_ends[0].isdisjoint(first_line_ends[1])
@@ -132,5 +135,5 @@ def test_no_rhyme_that_is_validated_on_is_trained_on() -> None:
 def test_the_demos_prompt_is_a_validation_row() -> None:
     demo = (ASSETS.parents[1] / "scripts" / "demo").read_text()
     prompt = next(line.split('"')[1] for line in demo.splitlines() if line.startswith("prompt="))
-    asked = [json.loads(line)["messages"][0]["content"] for line in (DATA / "valid.jsonl").open()]
+    asked = [json.loads(line)["messages"][0]["content"] for line in (DATA / "valid.jsonl").read_text().splitlines()]
     assert prompt in asked

@@ -239,7 +239,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_rows_and_last_good_check
 def test_a_disk_without_room_is_refused_before_anything_is_written(recipe, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(BadSetting, match="GB free"):
+    with pytest.raises(BadSetting, match="free for 3 checkpoints"):
         run.start(recipe())
     assert not (tmp_path / "run").exists()
 

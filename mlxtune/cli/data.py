@@ -24,7 +24,7 @@ def data(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
-    """Show rows as the trainer will see them: which tokens carry loss, how long rows are, and what is refused.
+    """Show rows as the trainer will see them. Which tokens carry loss, how long rows are, and what is refused.
 
     Examples: `mlxtune data`, `mlxtune data --model dolphin-8b --data train.jsonl --rows 5`
     """

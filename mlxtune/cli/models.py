@@ -8,7 +8,7 @@ import typer
 def models(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
-    """List the names that --model takes, and which models are in the local cache.
+    """List model names and the local cache. The names are what --model takes.
 
     Examples: `mlxtune models`, `mlxtune models --json`
     """

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str | None, typer.Option(help="Alias, hub id, local folder or preset. [the built-in tiny model]")]
+Model = Annotated[
+    str | None, typer.Option(help="Alias, hub id, local folder or preset. Default: the built-in tiny model.")
+]
 Adapter = Annotated[Path | None, typer.Option(help="RUN/adapter, or an adapter of mlx-lm.")]
 Precision = Annotated[str, typer.Option(help="bf16, fp16 or fp32.")]
 Backend = Annotated[str, typer.Option(help="auto, mlx or numpy.")]
@@ -18,14 +20,14 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
 def evaluate(
     model: Model = None,
     adapter: Adapter = None,
-    data: Annotated[str | None, typer.Option(help="File, folder or hub data set. [the built-in rows]")] = None,
+    data: Annotated[str | None, typer.Option(help="File, folder or hub data set. Default: the built-in rows.")] = None,
     max_seq_length: Annotated[int, typer.Option(min=2, help="Tokens a row may have.")] = 2048,
     loss_on: Annotated[str, typer.Option(help="auto, all, assistant or last.")] = "auto",
     precision: Precision = "bf16",
     backend: Backend = "auto",
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Loss and perplexity of a data set: its test rows where it is a folder with such, else its validation rows.
+    """Loss and perplexity of a data set. Of a folder, its test rows are taken, else its validation rows.
 
     [dim]Example[/dim]  mlxtune eval --model llama-3.2-1b --adapter runs/mine/adapter --data rows.jsonl
     """
