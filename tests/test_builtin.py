@@ -18,7 +18,7 @@ from scripts.stories import stories
 
 MODEL, DATA = ASSETS / "model", ASSETS / "data"
 FRESH = 12_345  # a seed that neither training nor validation uses
-LOSS_BOUND = 0.33  # nats a token; measured 0.292 on the hundred stories held out of training, 0.302 on these sixteen
+LOSS_BOUND = 0.32  # nats a token; 0.29 on the validation stories when the model was made
 
 
 @pytest.fixture(scope="module")
