@@ -152,6 +152,19 @@ def test_a_run_that_exists_is_refused_and_left_alone(tmp_path, train, refused):
     assert "new or empty folder" in refused("--data", path, "--resume", "never")
 
 
+def test_options_that_a_resumed_run_would_ignore_are_refused(tmp_path, mlxtune):
+    for option in (("--recipe", "r.yaml"), ("--dry-run",), ("--out", "elsewhere")):
+        found = mlxtune("train", "--resume", tmp_path, *option)
+        assert found.returncode == 2
+        assert option[0] in found.stderr
+
+
+def test_a_folder_without_a_run_cannot_be_resumed(tmp_path, mlxtune):
+    found = mlxtune("train", "--resume", tmp_path / "nowhere")
+    assert found.returncode == 2
+    assert "no such folder" in found.stderr
+
+
 def test_blank_lines_and_mixed_forms_are_fine(tmp_path, train):
     rows = [*TEXT_ROWS, "", {"prompt": "Who sat?", "completion": "The cat."}, "   "]
     found = train("--data", write(tmp_path / "rows.jsonl", rows))

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.options import recipe_options
+from mlxtune.errors import BadSetting
 
 EXAMPLES = """Fine-tune a model and leave a run folder.
 
@@ -33,6 +34,7 @@ def train(
     from mlxtune.recipe import build, read
 
     if resume not in ("auto", "never"):
+        _refuse_beside_a_folder(resume, {"--recipe": recipe, "--dry-run": dry_run, "--out": overrides.get("run.out")})
         go_on(Path(resume), overrides, json=json)
         return
     built = build(read(recipe) if recipe else {}, overrides, str(recipe or ""))
@@ -43,3 +45,13 @@ def train(
 
 
 train.__doc__ = EXAMPLES
+
+
+def _refuse_beside_a_folder(folder: str, given: dict[str, object]) -> None:
+    """A run that goes on has its recipe and its folder: options that would be ignored are refused."""
+    idle = [flag for flag, value in given.items() if value]
+    if idle:
+        remedy = f"--resume {folder} goes on under the recipe in that folder."
+        raise BadSetting(
+            "--resume", expected="none of --recipe, --dry-run, --out", found=", ".join(idle), remedy=remedy
+        )
