@@ -27,7 +27,6 @@ from mlxtune.models.weights import header
 from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
-from mlxtune.strategies.selection import Selection
 
 PREFIX_SHARE = 0.25  # of the machine's memory, for the frozen layers' output
 NORM_BLOCK = 1 << 15
@@ -35,16 +34,21 @@ ROUNDING_STREAM = 1 << 32  # beside those of the adapters' dropout
 
 
 class NumpyLearner:
-    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read."""
+    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read.
+
+    notes: sentences for the panel besides those of the selection.
+    """
 
     backend = "numpy"
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
         self.job = job
         self.decoder = config.read(job.folder)
         self.sources = weights.find(job.folder, self.decoder)
         self.anatomy = layout.anatomy(self.decoder)
-        self.selection = _noted(select(job.strategy, self.anatomy), self.sources, job.precision)
+        selection = select(job.strategy, self.anatomy)
+        notes = (*selection.notes, *notes, *_conversion(self.sources, job.precision))
+        self.selection = selection._replace(notes=notes)
         self.precision, self.device = job.precision, device.name()
         self.memory_limit_bytes = device.memory_bytes()
         self.steps, self.updates = 0, 0
@@ -192,14 +196,13 @@ class NumpyLearner:
         self.peak_bytes = max(self.peak_bytes, self._held_bytes() + self.model.ws.bytes)
 
 
-def _noted(selection: Selection, sources: Sources, precision: str) -> Selection:
-    """The selection, with a sentence for the panel where 16-bit weights are computed with in 32."""
+def _conversion(sources: Sources, precision: str) -> tuple[str, ...]:
+    """A sentence for the panel where 16-bit weights are computed with in 32."""
     stored = {info.dtype for info in sources.values()}
     if precision == "fp32" and stored == {"F32"}:
-        return selection
+        return ()
     types = ", ".join(sorted(stored))
-    note = f"NumPy computes in float32: weights stored as {types} are converted; what trains is kept as {precision}."
-    return selection._replace(notes=(*selection.notes, note))
+    return (f"NumPy computes in float32: weights stored as {types} are converted; what trains is kept as {precision}.",)
 
 
 def _square_sum(array: Array) -> float:

@@ -97,6 +97,16 @@ class Model:
         gradient[chosen] = gradient_ND
         return loss, gradient
 
+    def next_logits(self, tokens: Sequence[int], caches: Sequence[Cache]) -> Array:
+        """Logits of the token that follows those in the caches and then `tokens`, (V,); the caches grow by `tokens`."""
+        tokens_1T = np.asarray(tokens, np.int32)[None]
+        p = self.passing((1, len(tokens) + 1), caches[0].n_tokens, None)
+        hidden = self.run(self.embed(tokens_1T), p, 0, len(self.layers), caches)
+        normed_1D = np.empty((1, hidden.shape[1]), hidden.dtype)
+        rms_norm(hidden[-1:], self.final_norm.weight, self.decoder.epsilon, normed_1D)
+        logits_V: Array = np.matmul(normed_1D, self.head.T)[0]
+        return logits_V
+
     def passing(self, shape: tuple[int, ...], begin: int, dropout: Dropout | None) -> Pass:
         """What the layers share for tokens_BT of the shape, whose first stand at place `begin`.
 
