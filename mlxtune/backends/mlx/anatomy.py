@@ -13,10 +13,8 @@ def describe(model: nn.Module) -> Anatomy:
     layers = _layer_prefixes(model, modules)
     outside = {name: module for name, module in modules.items() if not f"{name}.".startswith(layers)}
     parameters = {name: Parameter(tuple(array.shape), array.nbytes) for name, array in tree_flatten(model.parameters())}
-    embedding = _first(outside, nn.Embedding)
-    if not embedding:
-        raise BadModel(model.__class__.__module__, expected="a token embedding", found="none", remedy=UNKNOWN)
-    head = _first(outside, nn.Linear, rows=outside[embedding].weight.shape[0])
+    embedding = _token_embedding(model, outside)
+    head = _linear_with(outside, rows=outside[embedding].weight.shape[0])
     norms = tuple(f"{name}." for name, module in outside.items() if "Norm" in type(module).__name__)
     return Anatomy(
         parameters=parameters,
@@ -40,10 +38,16 @@ def _layer_prefixes(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[st
     return prefixes
 
 
-def _first(modules: dict[str, nn.Module], kind: type[nn.Module], rows: int | None = None) -> str | None:
-    """The name of the first module of a kind, in the order of the model's parameters."""
-    for name in sorted(modules):
-        module = modules[name]
-        if isinstance(module, kind) and rows in (None, module.weight.shape[0]):
-            return name
-    return None
+def _token_embedding(model: nn.Module, modules: dict[str, nn.Module]) -> str:
+    """The embedding with a row for each token: GPT-2 and its kin have one for positions too."""
+    rows = {name: module.weight.shape[0] for name, module in modules.items() if isinstance(module, nn.Embedding)}
+    if not rows:
+        raise BadModel(model.__class__.__module__, expected="a token embedding", found="none", remedy=UNKNOWN)
+    vocabulary = getattr(getattr(model, "args", None), "vocab_size", None)
+    return max(rows, key=lambda name: (rows[name] == vocabulary, rows[name]))
+
+
+def _linear_with(modules: dict[str, nn.Module], rows: int) -> str | None:
+    """The name of the linear module with so many outputs, outside of the layers: the head where it is its own."""
+    names = (name for name, module in modules.items() if isinstance(module, nn.Linear))
+    return next((name for name in sorted(names) if modules[name].weight.shape[0] == rows), None)

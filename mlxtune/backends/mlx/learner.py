@@ -84,13 +84,14 @@ class MlxLearner:
     def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
         """The summed loss, and the gradient of `scale` times that sum, over the micro-batches.
 
-        A micro-batch starts when the gradients of those before it are done, so that the activations of one at a time
-        are held: MLX walks the graph depth first from its outputs and would run all forward passes first.
+        A micro-batch starts when the loss and the gradients of those before it are done, so that the activations of
+        one at a time are held: MLX orders the graph from its outputs and would run all forward passes first, and
+        without the loss among them it would keep the logits of every micro-batch until the end.
         """
         loss, gradients = self._loss_and_gradients(batches[0], scale, after=())
         for batch in batches[1:]:
             gradients = {name: gradient.astype(mx.float32) for name, gradient in gradients.items()}
-            more_loss, more = self._loss_and_gradients(batch, scale, after=tuple(gradients.values()))
+            more_loss, more = self._loss_and_gradients(batch, scale, after=(loss, *gradients.values()))
             loss = loss + more_loss
             gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
         return loss, gradients

@@ -11,8 +11,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map_with_path
-from mlx_lm.utils import load_model
+from mlx_lm.utils import load_config, load_model
 
+from mlxtune.backends.mlx.rope import older_keys
 from mlxtune.errors import BadModel
 
 PRECISIONS = {"bf16": mx.bfloat16, "fp16": mx.float16, "fp32": mx.float32}
@@ -30,7 +31,8 @@ def load_lazily(folder: Path, precision: str) -> nn.Module:
     """
     try:
         classes = _classes_that_tie if _saved_as_head_only(folder) else mlx_lm_classes
-        model, _ = load_model(folder, lazy=True, strict=True, get_model_classes=classes)
+        added = older_keys(load_config(folder))
+        model, _ = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
     except (ValueError, TypeError, KeyError, FileNotFoundError, RuntimeError) as error:
         raise BadModel(
             str(folder),

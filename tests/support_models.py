@@ -1,0 +1,74 @@
+"""Tiny models with random weights, learners of them, and batches by hand: what the tests of a training step share."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from mlxtune.backends.base import Job
+from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.data.types import Batch
+from mlxtune.optim.adamw import AdamW
+from mlxtune.strategies.choose import Strategy
+
+VOCABULARY = 96
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.1,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def write_model(
+    folder: Path, model_type: str = "llama", *, save_as: str = "float32", head_factor: float = 1.0, **changes: Any
+) -> Path:
+    """A model of random weights in Hugging Face format. Norms and biases are random too,."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**SHAPE, **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.lm_head.weight *= head_factor
+    model = model.to(getattr(torch, save_as))
+    (model.base_model if model_type == "gpt2" else model).save_pretrained(folder)  # as on the hub: "h.0.", no prefix
+    return folder
+
+
+def make_learner(folder: Path, strategy: Strategy, precision: str = "fp32", **changes: Any) -> MlxLearner:
+    """A learner that is ready to step. changes: optimizer, clip_norm, seed."""
+    settings: dict[str, Any] = {"optimizer": AdamW(), "clip_norm": 1.0, "seed": 0, **changes}
+    learner = MlxLearner(Job(folder, precision, strategy, **settings))
+    learner.prepare()
+    return learner
+
+
+def make_batch(seed: int, lengths: tuple[int, ...] = (24, 17, 9, 20), prompt: int = 4, width: int = 0) -> Batch:
+    """Rows of random tokens padded with 0 to the longest, or to `width`; the first `prompt` tokens carry no loss."""
+    random = np.random.default_rng(seed)
+    width = width or max(lengths)
+    places_T = np.arange(width)
+    inside_BT = places_T < np.array(lengths)[:, None]
+    tokens_BT = random.integers(3, VOCABULARY, (len(lengths), width)) * inside_BT
+    return Batch(
+        rows=tuple(range(len(lengths))),
+        tokens_BT=tokens_BT.astype(np.int32),
+        supervised_BT=inside_BT & (places_T >= prompt),
+        lengths_B=np.array(lengths, np.int32),
+    )
+
+
+def contents(learner: MlxLearner) -> dict[str, bytes]:
+    """The bytes of everything that a step changes."""
+    return {t.info.name: t.read().tobytes() for part in (learner.weights(), learner.optimizer_state()) for t in part}
