@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 
 from mlxtune.backends.base import Job
+from mlxtune.backends.numpy import config
+from mlxtune.backends.numpy.layout import base_shapes
 from mlxtune.backends.numpy.learner import NumpyLearner
+from mlxtune.backends.numpy.weights import as_tensor, round_to
 from mlxtune.data.types import Batch
 from mlxtune.optim.adamw import AdamW
+from mlxtune.storage import Tensor, write_tensors
 from mlxtune.strategies.full import Full
 
 BASE: dict[str, Any] = {
@@ -58,33 +62,38 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen3": {"model_type": "qwen3", "head_dim": 16},
     "qwen3, tied": {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True, "num_key_value_heads": 4},
 }
-CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
-def write_model(folder: Path, dtype: str = "float32", shards: str = "1GB", **changes: Any) -> Path:
-    """A random model, saved by transformers."""
-    import torch
-
-    model = torch_model({**BASE, **changes})
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shards)
-    document = {**BASE, **changes, "architectures": [type(model).__name__], "torch_dtype": dtype}
-    (folder / "config.json").write_text(json.dumps(document))
+def write_model(folder: Path, precision: str = "fp32", **changes: Any) -> Path:
+    """A random model in Hugging Face format, its norms not one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**BASE, **changes}))
+    write_tensors(folder / "model.safetensors", tensors(random_weights(config.read(folder)), precision))
     return folder
 
 
-def torch_model(config: dict[str, Any]) -> Any:
-    """transformers' model of a config, its weights random and its norms not one."""
-    import torch
-    import transformers
+def random_weights(decoder: config.Decoder) -> dict[str, np.ndarray[Any, Any]]:
+    """Weights that make every part count."""
+    random = np.random.default_rng(0)
+    return {
+        name: (random.normal(size=shape) * 0.2 + (name.endswith("norm.weight"))).astype(np.float32)
+        for name, shape in base_shapes(decoder).items()
+    }
 
-    torch.manual_seed(0)
-    name = CLASSES[config["model_type"]]
-    settings = getattr(transformers, f"{name}Config")(**config, attn_implementation="eager")
-    model = getattr(transformers, f"{name}ForCausalLM")(settings)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.2)
-    return model.eval()
+
+def tensors(arrays: dict[str, np.ndarray[Any, Any]], precision: str = "fp32") -> list[Tensor]:
+    """Arrays on their way to a file, rounded to a precision."""
+    for array in arrays.values():
+        round_to(array, precision)
+    return [as_tensor(name, array, precision) for name, array in arrays.items()]
+
+
+def torch_model(folder: Path) -> Any:
+    """transformers' model of a folder, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def random_batch(n_rows: int = 3, n_tokens: int = 80, vocab_size: int = 61, seed: int = 0) -> Batch:

@@ -5,7 +5,7 @@ import pytest
 
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
-from tests.support_numpy import BASE, KINDS, learner, random_batch, torch_model, worst, write_model
+from tests.support_numpy import KINDS, learner, random_batch, torch_model, worst, write_model
 
 torch = pytest.importorskip("torch", reason="the oracle of these tests is not installed")
 
@@ -24,7 +24,7 @@ def torch_loss(model, batch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_every_gradient_agree_with_transformers(kind, tmp_path):
     made = learner(write_model(tmp_path, **KINDS[kind]))
-    oracle = torch_model({**BASE, **KINDS[kind]})
+    oracle = torch_model(tmp_path)
     batch = random_batch()
     expected = torch_loss(oracle, batch)
     assert made.evaluate(batch).loss_sum == pytest.approx(expected, rel=2e-6)
