@@ -13,10 +13,11 @@ from mlxtune.backends.numpy.kernels.linear import Linear, LowRank, input_gradien
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
 from mlxtune.backends.numpy.kernels.rotary import rotate, rotate_backward
 from mlxtune.backends.numpy.kernels.swiglu import swiglu, swiglu_backward
-from mlxtune.backends.numpy.rope import Rope, Tables, tables
+from mlxtune.backends.numpy.rope import Rope, Tables, inverse_frequencies, tables
 from tests.support_numpy import worst
 
 EPSILON = 1e-5
+FACTORS = (0.5, 0.5, 1.0)  # of three heads
 DIFFERENCES, TORCH = 1e-7, 2e-6  # of each tensor's largest entry
 
 # A case: inputs by name -> (outputs, gradients by name), given the gradient of the outputs.
@@ -35,12 +36,14 @@ def norm(x, d_out):
 
 
 def rotary(x, d_out):
-    made = tables(Rope(head_dim=x["x"].shape[-1]), x["x"].shape[-2])
-    made = Tables(*(table.astype(x["x"].dtype) for table in made))
-    out, d_x = np.empty_like(x["x"]), np.empty_like(x["x"])
-    rotate(x["x"], made, out)
-    if d_out is not None:
-        rotate_backward(d_out, made, d_x)
+    ws, (_, n_tokens, _, size) = Workspace(x["x"].dtype.type), x["x"].shape
+    made = Tables(*(table.astype(ws.dtype) for table in tables(Rope(size), n_tokens, FACTORS)))
+    out = np.empty_like(x["x"])
+    rotate(x["x"], made, out, ws)
+    if d_out is None:
+        return out, {}
+    d_x = d_out.copy()
+    rotate_backward(d_x, made, ws)
     return out, {"x": d_x}
 
 
@@ -96,7 +99,7 @@ def head(x, d_out):
 QKV = {"q": (2, 2, 2 * 70, 4), "k": (2, 2, 70, 4), "v": (2, 2, 70, 4)}
 CASES: dict[str, tuple[Case, dict[str, tuple[int, ...]]]] = {
     "norm": (norm, {"x": (3, 5, 8), "weight": (8,)}),
-    "rotary": (rotary, {"x": (2, 5, 8)}),
+    "rotary": (rotary, {"x": (2, 5, 3, 8)}),
     "swiglu": (gated, {"x": (6, 10)}),
     "attention": (attention, QKV),
     "attention in a window": (windowed, QKV),
@@ -157,10 +160,11 @@ def torch_twins(torch):
     functional = torch.nn.functional
 
     def rotary(x):
-        made = tables(Rope(head_dim=x.shape[-1]), x.shape[-2])
-        cos, sin = (torch.from_numpy(np.concatenate([table, table], -1)) for table in made)
+        frequencies, _ = inverse_frequencies(Rope(x.shape[-1]))
+        angles = torch.from_numpy(np.arange(x.shape[1])[:, None] * frequencies).float().repeat(1, 2)[:, None]
         first, second = x.chunk(2, -1)
-        return x * cos + torch.cat([-second, first], -1) * sin
+        turned = x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+        return turned * torch.tensor(FACTORS)[:, None]
 
     def attention(q, k, v, window=None):
         n_rows, n_kv, n_merged, size = q.shape

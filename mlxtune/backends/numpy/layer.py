@@ -48,8 +48,7 @@ class Pass(NamedTuple):
     shape_BT: tuple[int, int]
     heads_HKh: tuple[int, int, int]
     epsilon: float
-    query_tables: Tables  # (T, h / 2), the scale of the scores multiplied in
-    key_tables: Tables
+    tables: Tables  # of queries, with the scale of the scores, and keys
     dropout: Dropout | None
     ws: Workspace
 
@@ -107,38 +106,34 @@ def forward(
 def _heads(layer: Layer, qkv: Array, p: Pass, place: str) -> tuple[Heads, tuple[Array, Array] | None]:
     """Queries, keys and values of the attention, out of the product of their joined matrix."""
     ws, (n_rows, n_tokens), (n_heads, n_kv, size) = p.ws, p.shape_BT, p.heads_HKh
-    q, k, v = _split(qkv, p)
-    scales = None
+    qk, v = _split(qkv, p)
+    scales, n_group = None, n_heads // n_kv
+    rotated = ws("rotated", *qk.shape)
     if layer.q_norm is not None and layer.k_norm is not None:
-        normed_q, normed_k = ws("normed_q", *q.shape), ws("normed_k", *k.shape)
-        scale_q = rms_norm(q, layer.q_norm.weight, p.epsilon, normed_q)
-        scale_k = rms_norm(k, layer.k_norm.weight, p.epsilon, normed_k)
-        q, k, scales = normed_q, normed_k, (scale_q, scale_k)
-    n_group = n_heads // n_kv
+        normed = ws("normed_qk", *qk.shape)
+        scale_q = rms_norm(qk[:, :, :n_heads], layer.q_norm.weight, p.epsilon, normed[:, :, :n_heads])
+        scale_k = rms_norm(qk[:, :, n_heads:], layer.k_norm.weight, p.epsilon, normed[:, :, n_heads:])
+        qk, scales = normed, (scale_q, scale_k)
+    rotate(qk, p.tables, rotated, ws)
     queries = ws(f"{place}queries", n_rows, n_kv, n_tokens * n_group, size)
     keys, values = ws(f"{place}keys", n_rows, n_kv, n_tokens, size), ws(f"{place}values", n_rows, n_kv, n_tokens, size)
-    rotate(_grouped(q, p), _with_axis(p.query_tables), queries.reshape(n_rows, n_kv, n_tokens, n_group, size))
-    rotate(k.transpose(0, 2, 1, 3), p.key_tables, keys)
+    queries.reshape(n_rows, n_kv, n_tokens, n_group, size)[...] = _grouped(rotated[:, :, :n_heads], p)
+    keys[...] = rotated[:, :, n_heads:].transpose(0, 2, 1, 3)
     values[...] = v.transpose(0, 2, 1, 3)
     return Heads(queries, keys, values), scales
 
 
-def _split(qkv: Array, p: Pass) -> tuple[Array, Array, Array]:
-    """Views (B, T, heads, h) of the queries, keys and values side by side."""
+def _split(qkv: Array, p: Pass) -> tuple[Array, Array]:
+    """Views (B, T, heads, h) of what lies side by side: queries with keys, and values."""
     n_heads, n_kv, size = p.heads_HKh
     all_BTAh = qkv.reshape(*p.shape_BT, n_heads + 2 * n_kv, size)
-    return all_BTAh[:, :, :n_heads], all_BTAh[:, :, n_heads : n_heads + n_kv], all_BTAh[:, :, n_heads + n_kv :]
+    return all_BTAh[:, :, : n_heads + n_kv], all_BTAh[:, :, n_heads + n_kv :]
 
 
 def _grouped(queries: Array, p: Pass) -> Array:
     """A view (B, K, T, G, h) of queries, or of what was attended for them, of (N, H * h)."""
     n_heads, n_kv, size = p.heads_HKh
     return queries.reshape(*p.shape_BT, n_kv, n_heads // n_kv, size).transpose(0, 2, 1, 3, 4)
-
-
-def _with_axis(tables: Tables) -> Tables:
-    """Tables for (T, G, h): the queries of a group are at the same place."""
-    return Tables(tables.cos[:, None], tables.sin[:, None])
 
 
 def backward(layer: Layer, gradient_ND: Array, kept: Kept, p: Pass, through: bool) -> None:
@@ -188,13 +183,16 @@ def _attention_backward(layer: Layer, gradient_NO: Array, kept: Kept, p: Pass) -
         gradient_BKTGh.reshape(shape_BKMh), product_BKTG.reshape(*shape_BKMh[:3], 1), kept.heads, kept.attention, ws
     )
     d_qkv = ws("d_qkv", n_rows * n_tokens, (n_heads + 2 * n_kv) * size)
-    d_q, d_k, d_v = _split(d_qkv, p)
-    d_queries = d_heads.queries_BKMh.reshape(n_rows, n_kv, n_tokens, n_heads // n_kv, size)
-    rotate_backward(d_queries, _with_axis(p.query_tables), _grouped(d_q, p))
-    rotate_backward(d_heads.keys_BKSh, p.key_tables, d_k.transpose(0, 2, 1, 3))
+    d_qk, d_v = _split(d_qkv, p)
+    _grouped(d_qk[:, :, :n_heads], p)[...] = d_heads.queries_BKMh.reshape(gradient_BKTGh.shape)
+    d_qk[:, :, n_heads:] = d_heads.keys_BKSh.transpose(0, 2, 1, 3)
     d_v[...] = d_heads.values_BKSh.transpose(0, 2, 1, 3)
+    rotate_backward(d_qk, p.tables, ws)
     if layer.q_norm is not None and layer.k_norm is not None and kept.scales_qk is not None:
-        q, k, _ = _split(kept.qkv, p)
-        for norm, d, x, scale in ((layer.q_norm, d_q, q, kept.scales_qk[0]), (layer.k_norm, d_k, k, kept.scales_qk[1])):
-            rms_norm_backward(d, x * scale[..., None], scale, norm.weight, norm.gradient)
+        qk, _ = _split(kept.qkv, p)
+        for norm, heads, scale in zip(
+            (layer.q_norm, layer.k_norm), (slice(n_heads), slice(n_heads, None)), kept.scales_qk, strict=True
+        ):
+            unit = qk[:, :, heads] * scale[..., None]
+            rms_norm_backward(d_qk[:, :, heads], unit, scale, norm.weight, norm.gradient)
     return d_qkv

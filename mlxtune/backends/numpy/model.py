@@ -40,7 +40,7 @@ class Model:
         self.embedding, self.embedding_gradient = weights[EMBEDDING], views.gradient(EMBEDDING)
         head = HEAD if weights.get(HEAD) is not None else EMBEDDING
         self.head, self.head_gradient, self.tied = weights[head], views.gradient(head), head == EMBEDDING
-        self._tables = rope.tables(decoder.rope, 0)
+        self._tables: Tables | None = None
 
     def embed(self, tokens_BT: Tokens) -> Array:
         """Hidden states before the first layer, (B * T, D)."""
@@ -113,15 +113,15 @@ class Model:
         The last token of a row is only predicted: T - 1 are read.
         """
         d, n_tokens = self.decoder, shape[1] - 1
-        keys = self._tables_of(begin, begin + n_tokens)
-        scale = d.head_dim**-0.5
-        queries = Tables(keys.cos * scale, keys.sin * scale)
         heads_HKh = (d.n_heads, d.n_kv_heads, d.head_dim)
-        return Pass((shape[0], n_tokens), heads_HKh, d.epsilon, queries, keys, dropout, self.ws)
+        tables = self._tables_of(begin, begin + n_tokens)
+        return Pass((shape[0], n_tokens), heads_HKh, d.epsilon, tables, dropout, self.ws)
 
     def _tables_of(self, begin: int, end: int) -> Tables:
-        if len(self._tables.cos) < end:
-            made = rope.tables(self.decoder.rope, max(end, 2 * len(self._tables.cos)))
+        """Of queries, which are scaled here once for all scores, and keys."""
+        if self._tables is None or len(self._tables.cos) < end:
+            d, known = self.decoder, 0 if self._tables is None else len(self._tables.cos)
+            made = rope.tables(d.rope, max(end, 2 * known), [d.head_dim**-0.5] * d.n_heads + [1.0] * d.n_kv_heads)
             self._tables = Tables(made.cos.astype(self.ws.dtype), made.sin.astype(self.ws.dtype))
         return Tables(self._tables.cos[begin:end], self._tables.sin[begin:end])
 

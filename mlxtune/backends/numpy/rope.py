@@ -5,7 +5,7 @@ llama3: as in Meta's Llama 3.1. The formulas are those of transformers' `modelin
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class Rope:
 
 
 class Tables(NamedTuple):
-    """cos and sin of position times frequency: (T, head_dim / 2), the attention factor of yarn multiplied in."""
+    """cos and signed sin of position times frequency, (T, heads, head_dim), with what the heads are multiplied by."""
 
     cos: NDArray[Any]
     sin: NDArray[Any]
@@ -59,11 +59,14 @@ def _kind(scaling: Mapping[str, Any]) -> str:
     return str(scaling.get("rope_type") or scaling.get("type") or "default")
 
 
-def tables(rope: Rope, n_positions: int) -> Tables:
-    """The tables of positions 0 to n_positions - 1, float32, computed in float64."""
+def tables(rope: Rope, n_positions: int, factors: Sequence[float]) -> Tables:
+    """The tables of positions 0 to n_positions - 1, float32, computed in float64. factors: one for each head."""
     frequencies, factor = inverse_frequencies(rope)
     angles = np.arange(n_positions, dtype=np.float64)[:, None] * frequencies
-    return Tables((np.cos(angles) * factor).astype(np.float32), (np.sin(angles) * factor).astype(np.float32))
+    cos, sin = np.cos(angles) * factor, np.sin(angles) * factor
+    heads = np.array(factors, np.float32)[:, None]
+    cos_Th, sin_Th = np.concatenate([cos, cos], -1), np.concatenate([-sin, sin], -1)
+    return Tables(*(table.astype(np.float32)[:, None] * heads for table in (cos_Th, sin_Th)))
 
 
 def inverse_frequencies(rope: Rope) -> tuple[NDArray[np.float64], float]:

@@ -13,7 +13,7 @@ from mlxtune.backends.numpy.weights import round_to
 from mlxtune.optim.adamw import Scalars
 from mlxtune.optim.rounding import stochastic
 
-BLOCK = 1 << 15  # elements: 128 KiB of each of weight, gradient, m, v and what is between
+BLOCK = 1 << 16  # elements: 256 KiB of each of weight, gradient, m, v and what is between
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
