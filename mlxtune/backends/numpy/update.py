@@ -55,7 +55,10 @@ def update(state: State, gradients: Array, factor: float, span: Span, s: Scalars
 def adamw(
     weight: Array, gradient: Array, m: Array, v: Array, x: Array, factor: float, s: Scalars, *, decays: bool
 ) -> None:
-    """`optim.adamw.update` of factor * gradient, in place. x: as large as the weight, for what is between."""
+    """`optim.adamw.update` of factor * gradient, in place, with one multiplication less.
+
+    x: as large as the weight, for what is between.
+    """
     np.multiply(gradient, s.beta1_rest * factor, out=x)
     m *= s.beta1
     m += x
@@ -64,10 +67,9 @@ def adamw(
     v *= s.beta2
     v += x
     np.sqrt(v, out=x)
-    x *= s.v_correction
-    x += s.epsilon
+    x += s.epsilon / s.v_correction
     np.divide(m, x, out=x)
-    x *= s.rate
+    x *= s.rate / s.v_correction
     if decays:
         weight *= s.keep
     weight -= x
