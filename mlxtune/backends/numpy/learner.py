@@ -19,7 +19,7 @@ from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.layout import EMBEDDING, HEAD, Layout
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.prefix import Prefix
-from mlxtune.backends.numpy.update import Span, State, update
+from mlxtune.backends.numpy.update import Noise, Span, State, update
 from mlxtune.backends.numpy.weights import Sources
 from mlxtune.data.types import Batch
 from mlxtune.events import Memory
@@ -30,7 +30,6 @@ from mlxtune.strategies.choose import select
 
 PREFIX_SHARE = 0.25  # of the machine's memory, for the frozen layers' output
 NORM_BLOCK = 1 << 15
-ROUNDING_STREAM = 1 << 32  # beside those of the adapters' dropout
 
 
 class NumpyLearner:
@@ -123,7 +122,7 @@ class NumpyLearner:
     def _update(self, gradient: Array, factor: float, learning_rate: float) -> None:
         settings = self.job.optimizer
         scalars = adamw.scalars(np, settings, self.updates + 1, learning_rate)
-        noise = np.random.Generator(np.random.Philox(key=self.job.seed, counter=[0, 0, self.steps, ROUNDING_STREAM]))
+        noise = Noise(self.job.seed, self.steps)
         for span in self._spans():
             update(self.state, gradient, factor, span, scalars, noise)
         self.updates += 1

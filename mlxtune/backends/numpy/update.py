@@ -7,13 +7,16 @@ the same arithmetic took a third of the time over four million weights, and two 
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Array
 from mlxtune.backends.numpy.weights import round_to
 from mlxtune.optim.adamw import Scalars
 from mlxtune.optim.rounding import stochastic
 
 BLOCK = 1 << 16  # elements: 256 KiB of each of weight, gradient, m, v and what is between
+ROUNDING_STREAM = 1 << 32  # beside those of the adapters' dropout
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -35,31 +38,39 @@ class Span(NamedTuple):
     precision: str
 
 
-def update(state: State, gradients: Array, factor: float, span: Span, s: Scalars, noise: np.random.Generator) -> None:
+class Noise(NamedTuple):
+    """What stochastic rounding draws: a function of the seed, the step and the place in the buffer."""
+
+    seed: int
+    step: int
+
+    def words(self, begin: int, count: int) -> NDArray[np.uint32]:
+        """Uniform over 0 to 2^16 - 1."""
+        philox = np.random.Philox(key=self.seed, counter=[0, begin, self.step, ROUNDING_STREAM])
+        return np.random.Generator(philox).integers(0, 2**16, count, np.uint32)
+
+
+def update(state: State, gradients: Array, factor: float, span: Span, s: Scalars, noise: Noise) -> None:
     """One step of the weights in a span. factor: what clipping multiplies the gradient by."""
-    work = np.empty(BLOCK, np.float32)
-    for begin in range(span.begin, span.end, BLOCK):
+
+    def block(begin: int) -> None:
         place = slice(begin, min(begin + BLOCK, span.end))
-        exact, x = state.exact[place], work[: place.stop - begin]
-        adamw(exact, gradients[place], state.m[place], state.v[place], x, factor, s, decays=span.decays)
+        exact = state.exact[place]
+        adamw(exact, gradients[place], state.m[place], state.v[place], factor, s, decays=span.decays)
         if span.precision == "fp32":
-            continue
+            return
         if state.exact is state.weights:
-            words = noise.integers(0, 2**16, x.size, np.uint32)
-            exact[...] = stochastic(np, exact, DTYPES[span.precision], words)
+            exact[...] = stochastic(np, exact, DTYPES[span.precision], noise.words(begin, exact.size))
         else:
             state.weights[place] = exact
             round_to(state.weights[place], span.precision)
 
+    threads.each(block, range(span.begin, span.end, BLOCK))
 
-def adamw(
-    weight: Array, gradient: Array, m: Array, v: Array, x: Array, factor: float, s: Scalars, *, decays: bool
-) -> None:
-    """`optim.adamw.update` of factor * gradient, in place, with one multiplication less.
 
-    x: as large as the weight, for what is between.
-    """
-    np.multiply(gradient, s.beta1_rest * factor, out=x)
+def adamw(weight: Array, gradient: Array, m: Array, v: Array, factor: float, s: Scalars, *, decays: bool) -> None:
+    """`optim.adamw.update` of factor * gradient, in place, with one multiplication less."""
+    x = np.multiply(gradient, s.beta1_rest * factor)
     m *= s.beta1
     m += x
     np.multiply(gradient, gradient, out=x)

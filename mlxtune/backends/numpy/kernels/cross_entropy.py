@@ -3,8 +3,11 @@
 N supervised tokens, D features, V vocabulary. A chunk's logits are turned into their own gradient in place.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
+from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Array, Workspace
 
 CHUNK_ELEMENTS = 1 << 25  # logits at once: 128 MiB, 1,048 tokens of a vocabulary of 32,000
@@ -12,13 +15,19 @@ BLOCK_ELEMENTS = 1 << 16  # logits that stay in the cache while they are worked 
 MERGE_ELEMENTS = 1 << 22  # of the head's gradient at once, where a second chunk is added to it
 
 
+class Block(NamedTuple):
+    """A few rows; their logits become what they are asked for, in place."""
+
+    logits_NV: Array
+    targets_N: Array
+
+
 def loss_sum(hidden_ND: Array, head_VD: Array, targets_N: Array, ws: Workspace) -> float:
     """The summed cross-entropy, nats."""
     total = 0.0
     for rows in _chunks(len(hidden_ND), len(head_VD)):
         logits_NV = _logits(hidden_ND[rows], head_VD, ws)
-        for block, targets in _blocks(logits_NV, targets_N[rows]):
-            total += _exponentials(block, targets)[1]
+        total += sum(threads.each(_block_loss, _blocks(logits_NV, targets_N[rows])))
     return total
 
 
@@ -30,13 +39,17 @@ def loss_sum_and_gradients(
     dlogits = scale * (softmax - onehot)
     """
     total, gradient_ND = 0.0, ws("d_hidden", *hidden_ND.shape)
+
+    def turn(block: Block) -> float:
+        sums_N1, loss = _exponentials(*block)
+        logits_NV = block.logits_NV
+        logits_NV *= scale / sums_N1
+        logits_NV[np.arange(len(sums_N1)), block.targets_N] -= scale
+        return loss
+
     for rows in _chunks(len(hidden_ND), len(head_VD)):
         logits_NV = _logits(hidden_ND[rows], head_VD, ws)
-        for block, targets in _blocks(logits_NV, targets_N[rows]):
-            sums_N1, loss = _exponentials(block, targets)
-            total += loss
-            block *= scale / sums_N1
-            block[np.arange(len(block)), targets] -= scale
+        total += sum(threads.each(turn, _blocks(logits_NV, targets_N[rows])))
         np.matmul(logits_NV, head_VD, out=gradient_ND[rows])
         if head_gradient_VD is not None:
             _write_or_add(logits_NV, hidden_ND[rows], head_gradient_VD, add=rows.start > 0)
@@ -61,10 +74,15 @@ def _chunks(n_tokens: int, n_vocabulary: int) -> list[slice]:
     return [slice(start, min(start + step, n_tokens)) for start in range(0, n_tokens, step)]
 
 
-def _blocks(logits_NV: Array, targets_N: Array) -> list[tuple[Array, Array]]:
+def _block_loss(block: Block) -> float:
+    return _exponentials(*block)[1]
+
+
+def _blocks(logits_NV: Array, targets_N: Array) -> list[Block]:
     step = max(1, BLOCK_ELEMENTS // logits_NV.shape[1])
     return [
-        (logits_NV[start : start + step], targets_N[start : start + step]) for start in range(0, len(targets_N), step)
+        Block(logits_NV[start : start + step], targets_N[start : start + step])
+        for start in range(0, len(targets_N), step)
     ]
 
 
