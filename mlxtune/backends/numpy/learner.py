@@ -89,6 +89,7 @@ class NumpyLearner:
             a = self.flat[f"{adapter.module}.lora_a"]
             a[...] = generator.uniform(-bound, bound, a.shape)
 
+    @np.errstate(all="ignore")  # what is not finite is looked for here, and told by the engine
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
         n_tokens = sum(batch.n_supervised for batch in batches)
@@ -135,6 +136,7 @@ class NumpyLearner:
         yield Span(0, vectors, adamw.decays(self.job.optimizer, (2, 2)), precision)
         yield Span(vectors, end, adamw.decays(self.job.optimizer, (2,)), precision)
 
+    @np.errstate(all="ignore")
     def evaluate(self, batch: Batch) -> LossSum:
         """The loss with dropout off; changes nothing."""
         hidden = self.prefix.hidden(batch)

@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
+import numpy as np
+
 from mlxtune.backends.numpy.device import threads
 
 Part = TypeVar("Part")
@@ -28,4 +30,9 @@ def each(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads(), thread_name_prefix="mlxtune-numpy")
+    return ThreadPoolExecutor(threads(), "mlxtune-numpy", initializer=_quiet)
+
+
+def _quiet() -> None:
+    """As `errstate` in the learner, which other threads do not inherit."""
+    np.seterr(all="ignore")
