@@ -193,7 +193,7 @@ class StrictWorkspace(Workspace):
 
     def _make(self, name, shape):
         view = super()._make(name, shape).view(Strict)
-        self._views[name][shape] = view
+        self._views[name, shape] = view
         return view
 
 

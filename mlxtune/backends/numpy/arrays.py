@@ -3,7 +3,7 @@
 Fresh large arrays cost page faults in every step; these are made once and grow with the longest batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any, TypeAlias
 
@@ -47,30 +47,21 @@ class Workspace:
 
     def __init__(self, dtype: type[np.floating[Any]] = np.float32) -> None:
         self.dtype = dtype
+        self.bytes = 0  # of all arrays together
         self._buffers: dict[str, Array] = {}
-        self._views: dict[str, dict[tuple[int, ...], Array]] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], Array] = {}
 
     def __call__(self, name: str, *shape: int) -> Array:
         """An array of the shape with whatever was in it."""
-        views = self._views.get(name)
-        view = None if views is None else views.get(shape)
+        view = self._views.get((name, shape))
         return self._make(name, shape) if view is None else view
 
     def _make(self, name: str, shape: tuple[int, ...]) -> Array:
-        size = prod(shape)
-        if name not in self._buffers or self._buffers[name].size < size:
-            self._views[name] = {}
+        size, known = prod(shape), self._buffers.get(name)
+        if known is None or known.size < size:
+            self._views = {key: view for key, view in self._views.items() if key[0] != name}
             self._buffers[name] = np.empty(size, self.dtype)
+            self.bytes += self._buffers[name].nbytes - (0 if known is None else known.nbytes)
         view = self._buffers[name][:size].reshape(shape)
-        self._views[name][shape] = view
+        self._views[name, shape] = view
         return view
-
-    @property
-    def bytes(self) -> int:
-        """What the arrays hold together."""
-        return sum(buffer.nbytes for buffer in self._buffers.values())
-
-
-def total_bytes(arrays: Mapping[Any, Array]) -> int:
-    """Bytes of a table of arrays."""
-    return sum(array.nbytes for array in arrays.values())

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 
@@ -11,6 +12,7 @@ def name() -> str:
     return f"{_processor()}, CPU, {threads()} of {cores} cores"
 
 
+@cache
 def threads() -> int:
     """How many threads the BLAS may use: OpenBLAS reads these variables when NumPy is imported."""
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
