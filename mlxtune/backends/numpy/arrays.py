@@ -1,0 +1,67 @@
+"""Arrays by name: views into one flat buffer, and working memory that is used again.
+
+Fresh large arrays cost page faults in every step; these are made once and grow with the longest batch.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.numpy.layout import Layout
+
+Array: TypeAlias = NDArray[Any]  # float32 everywhere but in the tests of gradients, which need float64
+
+
+class Flat:
+    """A buffer and the parameters in it. Of gradients, only the trained part is there: `begin` is its place."""
+
+    def __init__(self, layout: Layout, buffer: Array, begin: int = 0) -> None:
+        self.layout, self.buffer, self.begin = layout, buffer, begin
+
+    def get(self, name: str) -> Array | None:
+        """A parameter's view; None where it is not in this buffer."""
+        return self.joined([name], self.layout.places[name][1]) if name in self.layout.places else None
+
+    def __getitem__(self, name: str) -> Array:
+        view = self.get(name)
+        if view is None:
+            raise KeyError(name)
+        return view
+
+    def joined(self, names: Sequence[str], shape: tuple[int, ...]) -> Array | None:
+        """Parameters that lie side by side, as one array of the shape; None where they are not in this buffer."""
+        if names[0] not in self.layout.places:
+            return None
+        at = self.layout.places[names[0]][0]
+        size = prod(shape)
+        assert sum(prod(self.layout.places[name][1]) for name in names) == size
+        assert self.layout.places[names[-1]][0] + prod(self.layout.places[names[-1]][1]) == at + size
+        return None if at < self.begin else self.buffer[at - self.begin :][:size].reshape(shape)
+
+
+class Workspace:
+    """Working arrays by name and shape. An array's content lasts until its name is taken again."""
+
+    def __init__(self, dtype: type[np.floating[Any]] = np.float32) -> None:
+        self.dtype = dtype
+        self.bytes = 0  # of all arrays together
+        self._buffers: dict[str, Array] = {}
+        self._views: dict[tuple[str, tuple[int, ...]], Array] = {}
+
+    def __call__(self, name: str, *shape: int) -> Array:
+        """An array of the shape with whatever was in it."""
+        view = self._views.get((name, shape))
+        return self._make(name, shape) if view is None else view
+
+    def _make(self, name: str, shape: tuple[int, ...]) -> Array:
+        size, known = prod(shape), self._buffers.get(name)
+        if known is None or known.size < size:
+            self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            self._buffers[name] = np.empty(size, self.dtype)
+            self.bytes += self._buffers[name].nbytes - (0 if known is None else known.nbytes)
+        view = self._buffers[name][:size].reshape(shape)
+        self._views[name, shape] = view
+        return view

@@ -1,0 +1,25 @@
+"""Keys and values of the tokens so far, of one layer, for generating.
+
+K key-value heads, h head size, S tokens so far
+"""
+
+import numpy as np
+
+from mlxtune.backends.numpy.kernels.attention import Heads
+
+
+class Cache:
+    """Room for a number of tokens, made at once."""
+
+    def __init__(self, n_kv_heads: int, n_tokens: int, head_dim: int) -> None:
+        self.keys_1KSh = np.empty((1, n_kv_heads, n_tokens, head_dim), np.float32)
+        self.values_1KSh = np.empty_like(self.keys_1KSh)
+        self.n_tokens = 0
+
+    def extend(self, heads: Heads) -> Heads:
+        """The heads with the keys and values of all tokens so far, those of `heads` the last."""
+        begin, self.n_tokens = self.n_tokens, self.n_tokens + heads.keys_BKSh.shape[2]
+        self.keys_1KSh[:, :, begin : self.n_tokens] = heads.keys_BKSh
+        self.values_1KSh[:, :, begin : self.n_tokens] = heads.values_BKSh
+        keys, values = self.keys_1KSh[:, :, : self.n_tokens], self.values_1KSh[:, :, : self.n_tokens]
+        return Heads(heads.queries_BKMh, keys, values)

@@ -1,0 +1,109 @@
+"""config.json as the dimensions of a decoder of the Llama family, or a refusal that says what is outside of it.
+
+Keys and defaults are those of transformers' configurations of the same names.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxtune.backends.numpy import rope
+from mlxtune.backends.numpy.rope import Rope
+from mlxtune.errors import BadModel
+from mlxtune.models import config as model_config
+from mlxtune.models.config import ModelConfig
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+SUPPORTED = (
+    f"The NumPy backend has the families {', '.join(FAMILIES)}: RMSNorm, SwiGLU, grouped-query attention, and the\n"
+    f"RoPE types {', '.join(rope.TYPES)}. Other architectures run on MLX: --backend mlx."
+)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """All that the arithmetic depends on besides the weights."""
+
+    n_layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    epsilon: float  # of every RMSNorm
+    rope: Rope
+    tied: bool  # the head is the embedding
+    qkv_bias: bool
+    output_bias: bool
+    qk_norm: bool  # an RMSNorm over each head's query and key (Qwen3)
+    windows: tuple[int | None, ...]  # of each layer: how many tokens a token sees, itself among them; None is all
+
+
+def read(folder: Path) -> Decoder:
+    """The decoder of a model folder. Raises BadModel where it is outside the family."""
+    config = model_config.read(folder)
+    text = {"head_dim": 128, **config.raw} if config.model_type == "qwen3" else config.raw
+    outside = list(_outside(config, text))
+    if outside:
+        raise BadModel(
+            f"{folder / 'config.json'}",
+            expected="a model of the Llama family",
+            found=f"{_name(config)} with {', '.join(outside)}",
+            remedy=SUPPORTED,
+        )
+    head_dim = text.get("head_dim") or config.head_dim
+    attention_bias = bool(text.get("attention_bias"))
+    return Decoder(
+        n_layers=config.n_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=head_dim,
+        epsilon=float(text.get("rms_norm_eps", 1e-6)),
+        rope=rope.read(text, head_dim, config.max_positions),
+        tied=config.tied,
+        qkv_bias=attention_bias or config.model_type == "qwen2",
+        output_bias=attention_bias and config.model_type != "qwen2",
+        qk_norm=config.model_type == "qwen3",
+        windows=_windows(config, text),
+    )
+
+
+def _name(config: ModelConfig) -> str:
+    return config.architectures[0] if config.architectures else config.model_type
+
+
+def _outside(config: ModelConfig, text: Mapping[str, Any]) -> Iterator[str]:
+    """What of the config the family does not have, in the config's own words."""
+    if config.model_type not in FAMILIES:
+        yield f"model_type {config.model_type}"
+        return
+    if config.quantized:
+        yield f"quantized weights ({config.quantized})"
+    if not config.intermediate_size:
+        yield "no intermediate_size"
+    if text.get("hidden_act", "silu") != "silu":
+        yield f"hidden_act {text['hidden_act']}"
+    if config.n_heads % config.n_kv_heads:
+        yield f"{config.n_heads} attention heads that {config.n_kv_heads} key-value heads do not divide"
+    for key in ("mlp_bias", "rope_traditional", "rope_interleaved"):
+        if text.get(key):
+            yield key
+    if config.model_type in ("llama", "mistral") and set(text.get("layer_types") or ()) - {"full_attention"}:
+        yield "layer_types"
+    yield from rope.outside(text)
+
+
+def _windows(config: ModelConfig, text: Mapping[str, Any]) -> tuple[int | None, ...]:
+    window = text.get("sliding_window", 4096)
+    if config.model_type == "mistral":
+        return (window,) * config.n_layers
+    if config.model_type == "llama" or not text.get("use_sliding_window"):
+        return (None,) * config.n_layers
+    first = text.get("max_window_layers", 28)
+    kinds = text.get("layer_types") or ["full_attention"] * first + ["sliding_attention"] * config.n_layers
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds[: config.n_layers])

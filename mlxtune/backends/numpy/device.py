@@ -1,0 +1,35 @@
+"""What NumPy computes on: the processor, the BLAS and its threads, the memory."""
+
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+
+def name() -> str:
+    """The device in words: "AMD EPYC, 2 threads of its 2 cores"."""
+    cores = os.cpu_count() or 1
+    return f"{_processor()}, CPU, {threads()} of {cores} cores"
+
+
+@cache
+def threads() -> int:
+    """How many threads the BLAS may use: OpenBLAS reads these variables when NumPy is imported."""
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(variable, "").isdigit():
+            return max(1, int(os.environ[variable]))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def memory_bytes() -> int:
+    """The machine's memory; 0 where it does not say."""
+    if not hasattr(os, "sysconf"):
+        return 0
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,198 @@
+"""One decoder layer, forward and backward.
+
+B rows, T tokens, N = B * T, D hidden size, F features of the MLP, H heads, K key-value heads, G = H / K, h head size
+
+    x -> x + output(attend(rotate(qkv(norm1 x)))) -> x + down(swiglu(gate_up(norm2 x)))
+
+What is cheap to compute is not kept for the backward pass but computed again: the normalised input from the input and
+its scale, the output of SwiGLU from gate, up and the sigmoid.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from mlxtune.backends.numpy.arrays import Array, Workspace
+from mlxtune.backends.numpy.cache import Cache
+from mlxtune.backends.numpy.dropout import Dropout
+from mlxtune.backends.numpy.kernels.attention import Attention, Heads, attend, attend_backward
+from mlxtune.backends.numpy.kernels.linear import Linear, input_gradient, linear, weight_gradients
+from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
+from mlxtune.backends.numpy.kernels.rotary import rotate, rotate_backward
+from mlxtune.backends.numpy.kernels.swiglu import swiglu, swiglu_backward
+from mlxtune.backends.numpy.rope import Tables
+
+
+class Norm(NamedTuple):
+    weight: Array
+    gradient: Array | None  # None where frozen
+
+
+class Layer(NamedTuple):
+    """The parameters of a layer, as views, with their gradients'."""
+
+    norm1: Norm
+    qkv: Linear
+    q_norm: Norm | None
+    k_norm: Norm | None
+    output: Linear
+    norm2: Norm
+    gate_up: Linear
+    down: Linear
+    window: int | None
+
+
+class Pass(NamedTuple):
+    """What all layers share in one pass over a batch."""
+
+    shape_BT: tuple[int, int]
+    heads_HKh: tuple[int, int, int]
+    epsilon: float
+    tables: Tables  # of queries, with the scale of the scores, and keys
+    dropout: Dropout | None
+    ws: Workspace
+
+
+class Kept(NamedTuple):
+    """What the backward pass needs of one layer."""
+
+    x_ND: Array
+    scale1_N: Array
+    qkv: Array  # before QK norm; of use only where there is one
+    scales_qk: tuple[Array, Array] | None
+    heads: Heads
+    attention: Attention
+    attended_NO: Array
+    middle_ND: Array  # after the attention's residual
+    scale2_N: Array
+    gate_up_N2F: Array
+    sigmoid_NF: Array
+
+
+def forward(
+    layer: Layer, x_ND: Array, p: Pass, place: str, keep: bool, cache: Cache | None = None
+) -> tuple[Array, Kept]:
+    """The layer's output, and what the backward pass needs, whose memory is good only if `keep`.
+
+    place: names the memory of the output, and of all that is kept.
+    """
+    ws, inner = p.ws, place if keep else ""
+    n_tokens, n_hidden = x_ND.shape
+    normed_ND = ws("normed", n_tokens, n_hidden)
+    scale1_N = rms_norm(x_ND, layer.norm1.weight, p.epsilon, normed_ND)
+    qkv_place = f"{inner}qkv" if layer.q_norm is not None else "qkv"
+    qkv = linear(normed_ND, layer.qkv, ws(qkv_place, n_tokens, len(layer.qkv.weight_OI)), p.dropout, ws)
+    heads, scales_qk = _heads(layer, qkv, p, inner)
+    if cache is not None:
+        heads = cache.extend(heads)
+    out_BKMh, attention = attend(heads, p.heads_HKh[0] // p.heads_HKh[1], layer.window, ws, inner or None)
+    attended_NO = ws(f"{inner}attended", n_tokens, len(layer.output.weight_OI[0]))
+    _grouped(attended_NO, p)[...] = out_BKMh.reshape(_grouped(attended_NO, p).shape)
+    middle_ND = linear(attended_NO, layer.output, ws(f"{inner}middle", n_tokens, n_hidden), p.dropout, ws)
+    middle_ND += x_ND
+    scale2_N = rms_norm(middle_ND, layer.norm2.weight, p.epsilon, normed_ND)
+    n_features = len(layer.gate_up.weight_OI) // 2
+    gate_up_N2F = linear(normed_ND, layer.gate_up, ws(f"{inner}gate_up", n_tokens, 2 * n_features), p.dropout, ws)
+    sigmoid_NF, activated_NF = ws(f"{inner}sigmoid", n_tokens, n_features), ws("activated", n_tokens, n_features)
+    swiglu(gate_up_N2F, sigmoid_NF, activated_NF)
+    next_ND = linear(activated_NF, layer.down, ws(f"{place}next", n_tokens, n_hidden), p.dropout, ws)
+    next_ND += middle_ND
+    kept = Kept(
+        x_ND, scale1_N, qkv, scales_qk, heads, attention, attended_NO, middle_ND, scale2_N, gate_up_N2F, sigmoid_NF
+    )
+    return next_ND, kept
+
+
+def _heads(layer: Layer, qkv: Array, p: Pass, place: str) -> tuple[Heads, tuple[Array, Array] | None]:
+    """Queries, keys and values of the attention, out of the product of their joined matrix."""
+    ws, (n_rows, n_tokens), (n_heads, n_kv, size) = p.ws, p.shape_BT, p.heads_HKh
+    qk, v = _split(qkv, p)
+    scales, n_group = None, n_heads // n_kv
+    rotated = ws("rotated", *qk.shape)
+    if layer.q_norm is not None and layer.k_norm is not None:
+        normed = ws("normed_qk", *qk.shape)
+        scale_q = rms_norm(qk[:, :, :n_heads], layer.q_norm.weight, p.epsilon, normed[:, :, :n_heads])
+        scale_k = rms_norm(qk[:, :, n_heads:], layer.k_norm.weight, p.epsilon, normed[:, :, n_heads:])
+        qk, scales = normed, (scale_q, scale_k)
+    rotate(qk, p.tables, rotated, ws)
+    queries = ws(f"{place}queries", n_rows, n_kv, n_tokens * n_group, size)
+    keys, values = ws(f"{place}keys", n_rows, n_kv, n_tokens, size), ws(f"{place}values", n_rows, n_kv, n_tokens, size)
+    queries.reshape(n_rows, n_kv, n_tokens, n_group, size)[...] = _grouped(rotated[:, :, :n_heads], p)
+    keys[...] = rotated[:, :, n_heads:].transpose(0, 2, 1, 3)
+    values[...] = v.transpose(0, 2, 1, 3)
+    return Heads(queries, keys, values), scales
+
+
+def _split(qkv: Array, p: Pass) -> tuple[Array, Array]:
+    """Views (B, T, heads, h) of what lies side by side: queries with keys, and values."""
+    n_heads, n_kv, size = p.heads_HKh
+    all_BTAh = qkv.reshape(*p.shape_BT, n_heads + 2 * n_kv, size)
+    return all_BTAh[:, :, : n_heads + n_kv], all_BTAh[:, :, n_heads + n_kv :]
+
+
+def _grouped(queries: Array, p: Pass) -> Array:
+    """A view (B, K, T, G, h) of queries, or of what was attended for them, of (N, H * h)."""
+    n_heads, n_kv, size = p.heads_HKh
+    return queries.reshape(*p.shape_BT, n_kv, n_heads // n_kv, size).transpose(0, 2, 1, 3, 4)
+
+
+def backward(layer: Layer, gradient_ND: Array, kept: Kept, p: Pass, through: bool) -> None:
+    """Turns the gradient of the output into that of the input, in place, and writes those of what trains.
+
+    through: whether the gradient of the input is wanted; the first layer that trains may do without.
+    """
+    ws = p.ws
+    d_activated = input_gradient(gradient_ND, layer.down, ws("d_activated", *kept.sigmoid_NF.shape), p.dropout, ws)
+    d_gate_up, activated = ws("d_gate_up", *kept.gate_up_N2F.shape), ws("activated", *kept.sigmoid_NF.shape)
+    swiglu_backward(d_activated, kept.gate_up_N2F, kept.sigmoid_NF, d_gate_up, activated)
+    weight_gradients(gradient_ND, activated, layer.down, p.dropout, ws)
+    gradient_ND += _through_norm(d_gate_up, layer.gate_up, layer.norm2, kept.middle_ND, kept.scale2_N, p)
+    d_attended = input_gradient(gradient_ND, layer.output, ws("d_attended", *kept.attended_NO.shape), p.dropout, ws)
+    weight_gradients(gradient_ND, kept.attended_NO, layer.output, p.dropout, ws)
+    d_qkv = _attention_backward(layer, d_attended, kept, p)
+    if through or layer.norm1.gradient is not None:
+        gradient_ND += _through_norm(d_qkv, layer.qkv, layer.norm1, kept.x_ND, kept.scale1_N, p)
+    else:
+        _, normed_ND = _renormed(layer.norm1, kept.x_ND, kept.scale1_N, p)
+        weight_gradients(d_qkv, normed_ND, layer.qkv, p.dropout, ws)
+
+
+def _renormed(norm: Norm, x_ND: Array, scale_N: Array, p: Pass) -> tuple[Array, Array]:
+    """x times its scale, and the norm's output, once more."""
+    unit_ND = np.multiply(x_ND, scale_N[:, None], out=p.ws("unit", *x_ND.shape))
+    return unit_ND, np.multiply(unit_ND, norm.weight, out=p.ws("normed", *x_ND.shape))
+
+
+def _through_norm(gradient_NO: Array, module: Linear, norm: Norm, x_ND: Array, scale_N: Array, p: Pass) -> Array:
+    """The gradient of x, where y = linear(norm(x)), and those of what trains of the two."""
+    unit_ND, normed_ND = _renormed(norm, x_ND, scale_N, p)
+    weight_gradients(gradient_NO, normed_ND, module, p.dropout, p.ws)
+    d_normed_ND = input_gradient(gradient_NO, module, p.ws("d_normed", *x_ND.shape), p.dropout, p.ws)
+    rms_norm_backward(d_normed_ND, unit_ND, scale_N, norm.weight, norm.gradient)
+    return d_normed_ND
+
+
+def _attention_backward(layer: Layer, gradient_NO: Array, kept: Kept, p: Pass) -> Array:
+    """The gradient of the joined product of queries, keys and values."""
+    ws, (n_rows, n_tokens), (n_heads, n_kv, size) = p.ws, p.shape_BT, p.heads_HKh
+    gradient_BKTGh = ws("d_out", n_rows, n_kv, n_tokens, n_heads // n_kv, size)
+    gradient_BKTGh[...] = _grouped(gradient_NO, p)
+    product_BKTG = np.vecdot(gradient_BKTGh, _grouped(kept.attended_NO, p))
+    shape_BKMh = kept.heads.queries_BKMh.shape
+    d_heads = attend_backward(
+        gradient_BKTGh.reshape(shape_BKMh), product_BKTG.reshape(*shape_BKMh[:3], 1), kept.heads, kept.attention, ws
+    )
+    d_qkv = ws("d_qkv", n_rows * n_tokens, (n_heads + 2 * n_kv) * size)
+    d_qk, d_v = _split(d_qkv, p)
+    _grouped(d_qk[:, :, :n_heads], p)[...] = d_heads.queries_BKMh.reshape(gradient_BKTGh.shape)
+    d_qk[:, :, n_heads:] = d_heads.keys_BKSh.transpose(0, 2, 1, 3)
+    d_v[...] = d_heads.values_BKSh.transpose(0, 2, 1, 3)
+    rotate_backward(d_qk, p.tables, ws)
+    if layer.q_norm is not None and layer.k_norm is not None and kept.scales_qk is not None:
+        qk, _ = _split(kept.qkv, p)
+        for norm, heads, scale in zip(
+            (layer.q_norm, layer.k_norm), (slice(n_heads), slice(n_heads, None)), kept.scales_qk, strict=True
+        ):
+            unit = qk[:, :, heads] * scale[..., None]
+            rms_norm_backward(d_qk[:, :, heads], unit, scale, norm.weight, norm.gradient)
+    return d_qkv

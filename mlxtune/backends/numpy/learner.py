@@ -1,0 +1,212 @@
+"""The NumPy Learner: a decoder, what trains of it, and the optimizer's state.
+
+All arithmetic is float32. A precision of 16 bits says what the weights are kept in, as on MLX: they are rounded to it
+when they are read and after each update, so that a checkpoint of 16 bits holds them exactly.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlxtune.backends import loss_scale
+from mlxtune.backends.base import Job, LossSum, StepResult
+from mlxtune.backends.numpy import config, device, layout, weights
+from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
+from mlxtune.backends.numpy.dropout import Dropout
+from mlxtune.backends.numpy.layout import EMBEDDING, HEAD, Layout
+from mlxtune.backends.numpy.model import Model
+from mlxtune.backends.numpy.prefix import Prefix
+from mlxtune.backends.numpy.update import Noise, Span, State, update
+from mlxtune.backends.numpy.weights import Sources
+from mlxtune.data.types import Batch
+from mlxtune.events import Memory
+from mlxtune.models.weights import header
+from mlxtune.optim import adamw, clip
+from mlxtune.storage import Tensor
+from mlxtune.strategies.choose import select
+
+PREFIX_SHARE = 0.25  # of the machine's memory, for the frozen layers' output
+NORM_BLOCK = 1 << 15
+
+
+class NumpyLearner:
+    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read.
+
+    notes: sentences for the panel besides those of the selection.
+    """
+
+    backend = "numpy"
+
+    def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
+        self.job = job
+        self.decoder = config.read(job.folder)
+        self.sources = weights.find(job.folder, self.decoder)
+        self.anatomy = layout.anatomy(self.decoder)
+        selection = select(job.strategy, self.anatomy)
+        notes = (*selection.notes, *notes, *_conversion(self.sources, job.precision))
+        self.selection = selection._replace(notes=notes)
+        self.precision, self.device = job.precision, device.name()
+        self.memory_limit_bytes = device.memory_bytes()
+        self.steps, self.updates = 0, 0
+        self.scale = loss_scale.LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
+
+    def prepare(self) -> None:
+        """Read the weights, add what the Selection adds, make the optimizer's state."""
+        self.layout = self._layout()
+        buffer = np.zeros(self.layout.size, np.float32)
+        self.flat = Flat(self.layout, buffer)
+        weights.read(self.sources, self.flat, self.precision)
+        if self.selection.untie_head:
+            self.flat[HEAD][...] = self.flat[EMBEDDING]
+        self._begin_adapters()
+        begin = self.layout.trained_begin
+        trained = buffer[begin:]
+        exact = trained.copy() if self._masters else trained
+        self.state = State(trained, exact, np.zeros_like(trained), np.zeros_like(trained))
+        self.gradient = Flat(self.layout, np.zeros_like(trained), begin)
+        self.gradient_sum: Array | None = None  # of the micro-batches, where there are several
+        ws = Workspace()
+        self.model = Model(self.decoder, self.flat, self.gradient, self.selection.adapters, ws)
+        self.prefix = Prefix(self.model, self.selection.first_layer, int(PREFIX_SHARE * self.memory_limit_bytes))
+        self.peak_bytes = 0
+
+    def _layout(self) -> Layout:
+        adapters = layout.adapter_shapes(self.selection.adapters)
+        shapes = layout.base_shapes(self.decoder)
+        if self.selection.untie_head:
+            shapes[HEAD] = shapes[EMBEDDING]
+            return layout.lay_out(shapes, [*self.selection.train, HEAD])
+        return layout.lay_out({**shapes, **adapters}, [*self.selection.train, *adapters])
+
+    def _begin_adapters(self) -> None:
+        """a is uniform in +-1/sqrt(in), b is zero; what an adapter starts from depends on the seed and its place."""
+        generator = np.random.default_rng([self.job.seed, len(self.selection.adapters)])
+        for adapter in self.selection.adapters:
+            bound = 1 / math.sqrt(adapter.shape[0])
+            a = self.flat[f"{adapter.module}.lora_a"]
+            a[...] = generator.uniform(-bound, bound, a.shape)
+
+    @np.errstate(all="ignore")  # what is not finite is looked for here, and told by the engine
+    def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
+        """One optimizer step on the micro-batches, as if they were one batch."""
+        n_tokens = sum(batch.n_supervised for batch in batches)
+        loss, gradient = self.gradients(batches, 1 / n_tokens)
+        norm = math.sqrt(_square_sum(gradient))
+        if math.isfinite(norm):
+            factor = float(clip.clip_factor(np, np.float32(norm), self.job.clip_norm))
+            self._update(gradient, factor, learning_rate)
+        self._note_peak()
+        self.steps += 1
+        return StepResult(LossSum(loss, n_tokens), norm, skipped=False)
+
+    def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[float, Array]:
+        """The summed loss, and the flat gradient of `scale` times that sum, over the micro-batches."""
+        loss = self._loss_and_gradient(batches[0], 0, scale)
+        if len(batches) == 1:
+            return loss, self.gradient.buffer
+        if self.gradient_sum is None:
+            self.gradient_sum = np.empty_like(self.gradient.buffer)
+        self.gradient_sum[...] = self.gradient.buffer
+        for number, batch in enumerate(batches[1:], start=1):
+            loss += self._loss_and_gradient(batch, number, scale)
+            self.gradient_sum += self.gradient.buffer
+        return loss, self.gradient_sum
+
+    def _loss_and_gradient(self, batch: Batch, number: int, scale: float) -> float:
+        hidden, first = self.prefix.hidden(batch), self.prefix.first
+        dropout = Dropout(self.job.seed, self.steps, number)
+        return self.model.loss_and_gradients(batch.tokens_BT, batch.supervised_BT, hidden, first, scale, dropout)
+
+    def _update(self, gradient: Array, factor: float, learning_rate: float) -> None:
+        settings = self.job.optimizer
+        scalars = adamw.scalars(np, settings, self.updates + 1, learning_rate)
+        noise = Noise(self.job.seed, self.steps)
+        for span in self._spans():
+            update(self.state, gradient, factor, span, scalars, noise)
+        self.updates += 1
+
+    def _spans(self) -> Iterator[Span]:
+        """Matrices, then vectors. Adapters are float32 whatever the precision, and train alone."""
+        begin = self.layout.trained_begin
+        vectors, end = self.layout.vectors_begin - begin, self.layout.size - begin
+        precision = "fp32" if self.selection.adapters else self.precision
+        yield Span(0, vectors, adamw.decays(self.job.optimizer, (2, 2)), precision)
+        yield Span(vectors, end, adamw.decays(self.job.optimizer, (2,)), precision)
+
+    @np.errstate(all="ignore")
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The loss with dropout off; changes nothing."""
+        hidden = self.prefix.hidden(batch)
+        loss = self.model.loss(batch.tokens_BT, batch.supervised_BT, hidden, self.prefix.first)
+        self._note_peak()
+        return LossSum(loss, batch.n_supervised)
+
+    def weights(self) -> Iterator[Tensor]:
+        """The tensors that train, in the model's order."""
+        precision = "fp32" if self.selection.adapters else self.precision
+        return (weights.as_tensor(name, self.flat[name], precision) for name in self.layout.trained)
+
+    def optimizer_state(self) -> Iterator[Tensor]:
+        """Moments, and master copies where there are some."""
+        m, v, exact = (Flat(self.layout, part, self.layout.trained_begin) for part in self._kept_exactly())
+        for name in self.layout.trained:
+            yield weights.as_tensor(f"{name}.m", m[name], "fp32")
+            yield weights.as_tensor(f"{name}.v", v[name], "fp32")
+        if self._masters:
+            for name in self.layout.trained:
+                yield weights.as_tensor(f"{name}.master", exact[name], "fp32")
+
+    @property
+    def _masters(self) -> bool:
+        sixteen_bits = self.precision != "fp32" and not self.selection.adapters
+        return sixteen_bits and self.job.optimizer.low_precision == "master"
+
+    def _kept_exactly(self) -> tuple[Array, Array, Array]:
+        return self.state.m, self.state.v, self.state.exact
+
+    def scalars(self) -> dict[str, Any]:
+        """Counts, and the loss scale, which float32 gradients do not need and MLX goes on with."""
+        return {"steps": self.steps, "updates": self.updates, "loss_scale": list(self.scale)}
+
+    def restore(self, weights_file: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
+        """Continue from what `weights`, `optimizer_state` and `scalars` gave, here or on MLX."""
+        for name, info in header(weights_file).items():
+            weights.fill(self.flat[name], info)
+        kept = dict(zip(("m", "v", "master"), self._kept_exactly(), strict=True))
+        for name, info in header(optimizer).items():
+            parameter, _, what = name.rpartition(".")
+            weights.fill(Flat(self.layout, kept[what], self.layout.trained_begin)[parameter], info)
+        self.steps, self.updates = scalars["steps"], scalars["updates"]
+        self.scale = loss_scale.LossScale(*scalars["loss_scale"])
+
+    def memory(self) -> Memory:
+        """Bytes of the arrays held. Working memory counts as in use in the peak, and between steps as a cache."""
+        held, working = self._held_bytes(), self.model.ws.bytes
+        return Memory(held, max(self.peak_bytes, held + working), working)
+
+    def _held_bytes(self) -> int:
+        arrays = {id(array): array for array in (self.flat.buffer, *self.state, self.gradient.buffer)}
+        del arrays[id(self.state.weights)]  # a part of the flat buffer
+        more = 0 if self.gradient_sum is None else self.gradient_sum.nbytes
+        return sum(array.nbytes for array in arrays.values()) + more + self.prefix.bytes
+
+    def _note_peak(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, self._held_bytes() + self.model.ws.bytes)
+
+
+def _conversion(sources: Sources, precision: str) -> tuple[str, ...]:
+    """A sentence for the panel where 16-bit weights are computed with in 32."""
+    stored = {info.dtype for info in sources.values()}
+    if precision == "fp32" and stored == {"F32"}:
+        return ()
+    types = ", ".join(sorted(stored))
+    return (f"NumPy computes in float32: weights stored as {types} are converted; what trains is kept as {precision}.",)
+
+
+def _square_sum(array: Array) -> float:
+    """In float64 over blocks: a float32 sum over millions loses digits."""
+    blocks = (array[begin : begin + NORM_BLOCK] for begin in range(0, array.size, NORM_BLOCK))
+    return sum(float(np.dot(block, block)) for block in blocks)

@@ -1,0 +1,194 @@
+"""A decoder with its weights: hidden states forward, and gradients back to the first layer that trains.
+
+B rows, T tokens, N tokens that carry loss, D hidden size
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.numpy import layer as layers
+from mlxtune.backends.numpy import rope
+from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
+from mlxtune.backends.numpy.cache import Cache
+from mlxtune.backends.numpy.config import Decoder
+from mlxtune.backends.numpy.dropout import Dropout
+from mlxtune.backends.numpy.kernels import cross_entropy
+from mlxtune.backends.numpy.kernels.linear import Linear, LowRank
+from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
+from mlxtune.backends.numpy.layer import Kept, Layer, Norm, Pass
+from mlxtune.backends.numpy.layout import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
+from mlxtune.backends.numpy.rope import Tables
+from mlxtune.strategies.selection import LoraAdapter
+
+Tokens = NDArray[np.int32]
+Mask = NDArray[np.bool_]
+
+
+class Model:
+    """Views of the weights and, where there are gradients, of theirs; and the memory that passes work in."""
+
+    def __init__(
+        self, decoder: Decoder, weights: Flat, gradients: Flat | None, adapters: Sequence[LoraAdapter], ws: Workspace
+    ) -> None:
+        self.decoder, self.ws = decoder, ws
+        views = _Views(decoder, weights, gradients, adapters)
+        self.layers = [views.layer(number) for number in range(decoder.n_layers)]
+        self.final_norm = views.norm(FINAL_NORM)
+        self.embedding, self.embedding_gradient = weights[EMBEDDING], views.gradient(EMBEDDING)
+        head = HEAD if weights.get(HEAD) is not None else EMBEDDING
+        self.head, self.head_gradient, self.tied = weights[head], views.gradient(head), head == EMBEDDING
+        self._tables: Tables | None = None
+
+    def embed(self, tokens_BT: Tokens) -> Array:
+        """Hidden states before the first layer, (B * T, D)."""
+        out = self.ws("embedded", tokens_BT.size, self.decoder.hidden_size)
+        return np.take(self.embedding, tokens_BT.reshape(-1), axis=0, out=out, mode="clip")
+
+    def run(self, hidden: Array, p: Pass, first: int, last: int, caches: Sequence[Cache] | None = None) -> Array:
+        """Layers first to last - 1, with nothing kept."""
+        for number in range(first, last):
+            cache = caches[number] if caches is not None else None
+            hidden, _ = layers.forward(self.layers[number], hidden, p, f"passing{number % 2}.", keep=False, cache=cache)
+        return hidden
+
+    def loss(self, tokens_BT: Tokens, supervised_BT: Mask, hidden: Array, first: int) -> float:
+        """The summed loss of the supervised tokens, from the hidden states before layer `first`."""
+        hidden = self.run(hidden, self.passing(tokens_BT.shape, 0, None), first, len(self.layers))
+        chosen, targets_N = _supervised(tokens_BT, supervised_BT)
+        hidden_ND = hidden[chosen]
+        normed_ND = self.ws("final", *hidden_ND.shape)
+        rms_norm(hidden_ND, self.final_norm.weight, self.decoder.epsilon, normed_ND)
+        return cross_entropy.loss_sum(normed_ND, self.head, targets_N, self.ws)
+
+    def loss_and_gradients(
+        self, tokens_BT: Tokens, supervised_BT: Mask, hidden: Array, first: int, scale: float, dropout: Dropout | None
+    ) -> float:
+        """The summed loss; writes the gradients of `scale` times it. hidden: before layer `first`, which trains."""
+        p = self.passing(tokens_BT.shape, 0, dropout)
+        kept: list[Kept] = []
+        for number in range(first, len(self.layers)):
+            hidden, of_layer = layers.forward(self.layers[number], hidden, p, f"{number}.", keep=True)
+            kept.append(of_layer)
+        loss, gradient = self._head(hidden, *_supervised(tokens_BT, supervised_BT), scale)
+        embedding_trains = self.embedding_gradient is not None
+        for number in reversed(range(first, len(self.layers))):
+            layers.backward(self.layers[number], gradient, kept.pop(), p, through=embedding_trains or number > first)
+        if self.embedding_gradient is not None:
+            if not self.tied:
+                self.embedding_gradient[...] = 0.0
+            np.add.at(self.embedding_gradient, tokens_BT[:, :-1].reshape(-1), gradient)
+        return loss
+
+    def _head(self, hidden: Array, chosen: NDArray[np.intp], targets_N: Tokens, scale: float) -> tuple[float, Array]:
+        """The loss, and the gradient of the last layer's output, at all tokens."""
+        hidden_ND = np.take(hidden, chosen, axis=0, out=self.ws("chosen", len(chosen), hidden.shape[1]), mode="clip")
+        normed_ND = self.ws("final", *hidden_ND.shape)
+        scale_N = rms_norm(hidden_ND, self.final_norm.weight, self.decoder.epsilon, normed_ND)
+        loss, gradient_ND = cross_entropy.loss_sum_and_gradients(
+            normed_ND, self.head, targets_N, scale, self.head_gradient, self.ws
+        )
+        hidden_ND *= scale_N[:, None]
+        rms_norm_backward(gradient_ND, hidden_ND, scale_N, self.final_norm.weight, self.final_norm.gradient)
+        gradient = self.ws("gradient", *hidden.shape)
+        gradient[...] = 0.0
+        gradient[chosen] = gradient_ND
+        return loss, gradient
+
+    def next_logits(self, tokens: Sequence[int], caches: Sequence[Cache]) -> Array:
+        """Logits of the token that follows those in the caches and then `tokens`, (V,); the caches grow by `tokens`."""
+        tokens_1T = np.asarray(tokens, np.int32)[None]
+        p = self.passing((1, len(tokens) + 1), caches[0].n_tokens, None)
+        hidden = self.run(self.embed(tokens_1T), p, 0, len(self.layers), caches)
+        normed_1D = np.empty((1, hidden.shape[1]), hidden.dtype)
+        rms_norm(hidden[-1:], self.final_norm.weight, self.decoder.epsilon, normed_1D)
+        logits_V: Array = np.matmul(normed_1D, self.head.T)[0]
+        return logits_V
+
+    def passing(self, shape: tuple[int, ...], begin: int, dropout: Dropout | None) -> Pass:
+        """What the layers share for tokens_BT of the shape, whose first stand at place `begin`.
+
+        The last token of a row is only predicted: T - 1 are read.
+        """
+        d, n_tokens = self.decoder, shape[1] - 1
+        heads_HKh = (d.n_heads, d.n_kv_heads, d.head_dim)
+        tables = self._tables_of(begin, begin + n_tokens)
+        return Pass((shape[0], n_tokens), heads_HKh, d.epsilon, tables, dropout, self.ws)
+
+    def _tables_of(self, begin: int, end: int) -> Tables:
+        """Of queries, which are scaled here once for all scores, and keys."""
+        if self._tables is None or len(self._tables.cos) < end:
+            d, known = self.decoder, 0 if self._tables is None else len(self._tables.cos)
+            made = rope.tables(d.rope, max(end, 2 * known), [d.head_dim**-0.5] * d.n_heads + [1.0] * d.n_kv_heads)
+            self._tables = Tables(made.cos.astype(self.ws.dtype), made.sin.astype(self.ws.dtype))
+        return Tables(self._tables.cos[begin:end], self._tables.sin[begin:end])
+
+
+def _supervised(tokens_BT: Tokens, supervised_BT: Mask) -> tuple[NDArray[np.intp], Tokens]:
+    """Places, among the B * (T - 1) tokens that are read, from which a supervised token is predicted; those tokens."""
+    chosen = np.flatnonzero(supervised_BT[:, 1:])
+    return chosen, tokens_BT[:, 1:].reshape(-1)[chosen]
+
+
+class _Views(NamedTuple):
+    """Makes the modules of a model out of its flat buffers."""
+
+    decoder: Decoder
+    weights: Flat
+    gradients: Flat | None
+    adapters: Sequence[LoraAdapter]
+
+    def gradient(self, *names: str, shape: tuple[int, ...] | None = None) -> Array | None:
+        if self.gradients is None:
+            return None
+        return self.gradients.joined(names, self.weights[names[0]].shape if shape is None else shape)
+
+    def norm(self, name: str) -> Norm:
+        return Norm(self.weights[name], self.gradient(name))
+
+    def layer(self, number: int) -> Layer:
+        prefix, d = layer_prefix(number), self.decoder
+        attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
+        return Layer(
+            norm1=self.norm(f"{prefix}input_layernorm.weight"),
+            qkv=self.linear(*(f"{attention}{name}_proj" for name in "qkv")),
+            q_norm=self.norm(f"{attention}q_norm.weight") if d.qk_norm else None,
+            k_norm=self.norm(f"{attention}k_norm.weight") if d.qk_norm else None,
+            output=self.linear(f"{attention}o_proj"),
+            norm2=self.norm(f"{prefix}post_attention_layernorm.weight"),
+            gate_up=self.linear(f"{mlp}gate_proj", f"{mlp}up_proj"),
+            down=self.linear(f"{mlp}down_proj"),
+            window=d.windows[number],
+        )
+
+    def linear(self, *modules: str) -> Linear:
+        """Modules that lie side by side, as one."""
+        names, biases = [f"{module}.weight" for module in modules], [f"{module}.bias" for module in modules]
+        widths = [len(self.weights[name]) for name in names]
+        shape = (sum(widths), self.weights[names[0]].shape[1])
+        weight = self.weights.joined(names, shape)
+        assert weight is not None
+        bias = self.weights.joined(biases, shape[:1])
+        return Linear(
+            weight,
+            bias,
+            self.gradient(*names, shape=shape),
+            None if bias is None else self.gradient(*biases, shape=shape[:1]),
+            tuple(self._low_ranks(modules, widths)),
+        )
+
+    def _low_ranks(self, modules: Sequence[str], widths: Sequence[int]) -> list[LowRank]:
+        ends = np.cumsum(widths).tolist()
+        columns = {module: slice(end - width, end) for module, width, end in zip(modules, widths, ends, strict=True)}
+        return [
+            self._low_rank(number, adapter, columns[adapter.module])
+            for number, adapter in enumerate(self.adapters)
+            if adapter.module in columns
+        ]
+
+    def _low_rank(self, number: int, adapter: LoraAdapter, columns: slice) -> LowRank:
+        a, b = f"{adapter.module}.lora_a", f"{adapter.module}.lora_b"
+        gradients: tuple[Any, Any] = self.gradient(a), self.gradient(b)
+        return LowRank(columns, self.weights[a], self.weights[b], *gradients, adapter.scale, adapter.dropout, number)

@@ -1,0 +1,86 @@
+"""AdamW over a flat buffer, in place, in blocks that stay in the cache: `optim.adamw` has the formula.
+
+Array by array, as `optim.adamw.update` works, every intermediate goes out to memory and back; in place and by blocks
+the same arithmetic took a third of the time over four million weights, and two thirds of it by blocks alone.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.backends.numpy import threads
+from mlxtune.backends.numpy.arrays import Array
+from mlxtune.backends.numpy.weights import round_to
+from mlxtune.optim.adamw import Scalars
+from mlxtune.optim.rounding import stochastic
+
+BLOCK = 1 << 16  # elements: 256 KiB of each of weight, gradient, m, v and what is between
+ROUNDING_STREAM = 1 << 32  # beside those of the adapters' dropout
+DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+
+
+class State(NamedTuple):
+    """Buffers of the trained part's length. exact is `weights` but where 16-bit weights have master copies."""
+
+    weights: Array
+    exact: Array
+    m: Array
+    v: Array
+
+
+class Span(NamedTuple):
+    """Elements that are updated alike. precision: what the weights are kept in."""
+
+    begin: int
+    end: int
+    decays: bool
+    precision: str
+
+
+class Noise(NamedTuple):
+    """What stochastic rounding draws: a function of the seed, the step and the place in the buffer."""
+
+    seed: int
+    step: int
+
+    def words(self, begin: int, count: int) -> NDArray[np.uint32]:
+        """Uniform over 0 to 2^16 - 1."""
+        philox = np.random.Philox(key=self.seed, counter=[0, begin, self.step, ROUNDING_STREAM])
+        return np.random.Generator(philox).integers(0, 2**16, count, np.uint32)
+
+
+def update(state: State, gradients: Array, factor: float, span: Span, s: Scalars, noise: Noise) -> None:
+    """One step of the weights in a span. factor: what clipping multiplies the gradient by."""
+
+    def block(begin: int) -> None:
+        place = slice(begin, min(begin + BLOCK, span.end))
+        exact = state.exact[place]
+        adamw(exact, gradients[place], state.m[place], state.v[place], factor, s, decays=span.decays)
+        if span.precision == "fp32":
+            return
+        if state.exact is state.weights:
+            exact[...] = stochastic(np, exact, DTYPES[span.precision], noise.words(begin, exact.size))
+        else:
+            state.weights[place] = exact
+            round_to(state.weights[place], span.precision)
+
+    threads.each(block, range(span.begin, span.end, BLOCK))
+
+
+def adamw(weight: Array, gradient: Array, m: Array, v: Array, factor: float, s: Scalars, *, decays: bool) -> None:
+    """`optim.adamw.update` of factor * gradient, in place, with one multiplication less."""
+    x = np.multiply(gradient, s.beta1_rest * factor)
+    m *= s.beta1
+    m += x
+    np.multiply(gradient, gradient, out=x)
+    x *= s.beta2_rest * factor**2
+    v *= s.beta2
+    v += x
+    np.sqrt(v, out=x)
+    x += s.epsilon / s.v_correction
+    np.divide(m, x, out=x)
+    x *= s.rate / s.v_correction
+    if decays:
+        weight *= s.keep
+    weight -= x

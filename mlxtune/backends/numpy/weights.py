@@ -1,0 +1,119 @@
+"""Weights out of a folder of safetensors files, into float32 views, and back into the type that they are kept in.
+
+bfloat16 is the upper half of a float32. A weight that a run keeps in 16 bits is held here as the float32 of the same
+value, so that a file of 16 bits loses nothing.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mlxtune.backends.numpy.arrays import Array, Flat
+from mlxtune.backends.numpy.config import Decoder
+from mlxtune.backends.numpy.layout import EMBEDDING, HEAD, base_shapes
+from mlxtune.errors import BadModel
+from mlxtune.models.folder import some
+from mlxtune.models.weights import TensorInfo, headers
+from mlxtune.storage import Tensor
+from mlxtune.storage import TensorInfo as SavedInfo
+
+READABLE = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}  # of precisions, as safetensors has them
+UNUSED = ".rotary_emb.inv_freq"  # saved by old versions of transformers, computed here
+
+Sources = Mapping[str, TensorInfo]
+
+
+def find(folder: Path, decoder: Decoder) -> Sources:
+    """Where each parameter of the model is stored; only headers are read.
+
+    A tied model that was saved under its head's name only has its embedding there. Raises BadModel for tensors that
+    are missing, left over, of another shape, or of a type that is not a plain number.
+    """
+    stored = {name: info for name, info in headers(folder).items() if not name.endswith(UNUSED)}
+    if decoder.tied and HEAD in stored:
+        head = stored.pop(HEAD)
+        stored.setdefault(EMBEDDING, head)
+    needed = base_shapes(decoder)
+    _refuse_others(folder, needed.keys() - stored.keys(), stored.keys() - needed.keys())
+    for name, shape in needed.items():
+        info = stored[name]
+        if info.shape != shape or info.dtype not in READABLE:
+            raise BadModel(
+                f"{folder}: {name}",
+                expected=f"{', '.join(READABLE)} of shape {list(shape)}, as config.json says",
+                found=f"{info.dtype} of shape {list(info.shape)}",
+                remedy="Are config.json and the weights of the same model? Name an original, not a quantised one.",
+            )
+    return {name: stored[name] for name in needed}
+
+
+def _refuse_others(folder: Path, missing: set[str], left_over: set[str]) -> None:
+    if not missing and not left_over:
+        return
+    words = [
+        f"{len(names):,} {what}: {some(sorted(names), limit=3)}"
+        for what, names in (("missing", missing), ("left over", left_over))
+        if names
+    ]
+    raise BadModel(
+        str(folder),
+        expected="the tensors that config.json calls for, and no others",
+        found="; ".join(words),
+        remedy="The download or copy is not complete, or the weights are of another model.",
+    )
+
+
+def read(sources: Sources, into: Flat, precision: str) -> None:
+    """Fill the parameters from their files, rounded to the precision that the run keeps them in."""
+    for name, info in sources.items():
+        fill(into[name], info)
+        if info.dtype != NAMES[precision]:
+            round_to(into[name], precision)
+
+
+def fill(view: Array, info: TensorInfo) -> None:
+    """One tensor of a file into a float32 view of its shape."""
+    begin, end = info.offsets
+    with info.file.open("rb") as file:
+        file.seek(begin)
+        kind = np.dtype(READABLE[info.dtype])
+        stored = np.fromfile(file, kind, (end - begin) // kind.itemsize).reshape(view.shape)
+    if info.dtype == "BF16":
+        words = view.view(np.uint32)
+        words[...] = stored
+        words <<= 16
+    else:
+        view[...] = stored
+
+
+def round_to(array: Array, precision: str) -> None:
+    """Round float32 numbers to the nearest of the precision's, ties to even, in place.
+
+    >>> numbers = np.float32([1 + 2**-8, 1 + 3 * 2**-8, 0.1])
+    >>> round_to(numbers, "bf16")
+    >>> numbers.tolist()
+    [1.0, 1.015625, 0.10009765625]
+    """
+    if precision == "fp16":
+        array[...] = array.astype(np.float16)
+    elif precision == "bf16":
+        words = array.view(np.uint32)
+        words += ((words >> 16) & 1) + 0x7FFF  # NaN is no weight, and infinity has nothing below the cut
+        words &= 0xFFFF0000
+
+
+def as_tensor(name: str, array: Array, precision: str) -> Tensor:
+    """An array on its way to a file in the type of a precision, which holds it exactly."""
+
+    def read() -> Array:
+        if precision == "fp32":
+            return array
+        if precision == "fp16":
+            return array.astype(np.float16)
+        return (array.view(np.uint32) >> 16).astype(np.uint16)
+
+    dtype = NAMES[precision]
+    n_bytes = array.nbytes if precision == "fp32" else array.nbytes // 2
+    return Tensor(SavedInfo(name, dtype, tuple(array.shape), n_bytes), read)

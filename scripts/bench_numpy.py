@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""Step time and memory of the NumPy backend against PyTorch eager, on the same weights and batches, in one run.
+
+    .venv/bin/python scripts/bench_numpy.py [--threads 1 2] [--sizes 46K 558K 10M 56M] [--rounds 15]
+
+The two take their steps in turn, so that what else the machine does meets both. PyTorch's side is a plain module:
+RMSNorm, scaled_dot_product_attention, cross_entropy, AdamW(fused=True). A ratio below 1 says that NumPy is faster.
+"kept" is a step of an epoch after the first, when the frozen layers' output is there already.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Size(NamedTuple):
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    rows: int
+    tokens: int  # that are read
+    tied: bool
+
+
+SIZES = {
+    "46K": Size(1, 64, 88, 4, 2, 256, 1, 64, tied=True),
+    "558K": Size(2, 128, 512, 4, 4, 256, 1, 64, tied=True),
+    "10M": Size(8, 256, 768, 8, 4, 8_000, 4, 256, tied=False),
+    "56M": Size(8, 512, 1408, 8, 4, 32_000, 2, 256, tied=False),
+}
+STRATEGIES = ("full", "last-2")
+SHARES = (1.0, 0.5)  # of the positions that carry loss
+RATE = 1e-4
+Step = Callable[[], float]
+
+
+def config(size: Size) -> dict[str, Any]:
+    """The config.json of a size."""
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": size.layers,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.inner,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "vocab_size": size.vocabulary,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": size.tied,
+    }
+
+
+def write_model(size: Size, folder: Path) -> None:
+    """A random model in Hugging Face format."""
+    from safetensors.numpy import save_file
+
+    from mlxtune.backends.numpy.config import read
+    from mlxtune.backends.numpy.layout import base_shapes
+
+    (folder / "config.json").write_text(json.dumps(config(size)))
+    random = np.random.default_rng(0)
+    tensors = {}
+    for name, shape in base_shapes(read(folder)).items():
+        spread = 0.1 if len(shape) == 1 else 0.5 / shape[1] ** 0.5
+        tensors[name] = (random.standard_normal(shape, np.float32) * spread + (len(shape) == 1)).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def batch(size: Size, share: float) -> Any:
+    """Rows of random tokens; the last `share` of the positions carries loss."""
+    from mlxtune.data.types import Batch
+
+    tokens = np.random.default_rng(1).integers(0, size.vocabulary, (size.rows, size.tokens + 1)).astype(np.int32)
+    supervised = np.zeros(tokens.shape, np.bool_)
+    supervised[:, 1 + int(size.tokens * (1 - share)) :] = True
+    return Batch(tuple(range(size.rows)), tokens, supervised, np.full(size.rows, size.tokens + 1, np.int32))
+
+
+def numpy_step(size: Size, folder: Path, strategy: str, share: float, *, kept: bool) -> Step:
+    from mlxtune.backends.base import Job
+    from mlxtune.backends.numpy.learner import NumpyLearner
+    from mlxtune.optim.adamw import AdamW
+    from mlxtune.strategies.full import Full
+    from mlxtune.strategies.last_n import LastN
+
+    chosen = Full() if strategy == "full" else LastN(last_n=min(2, size.layers))
+    learner = NumpyLearner(Job(folder, "fp32", chosen, AdamW(), None, 0))
+    learner.prepare()
+    if not kept:
+        learner.prefix.limit_bytes = 0
+    rows = batch(size, share)
+
+    def step() -> float:
+        loss = learner.step([rows], RATE).loss
+        return loss.loss_sum / loss.n_tokens
+
+    return step
+
+
+def torch_step(size: Size, folder: Path, strategy: str, share: float) -> Step:
+    import torch
+    from safetensors.torch import load_file
+    from torch import nn
+    from torch.nn import functional
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    head_dim = size.hidden // size.heads
+    angles = torch.arange(size.tokens)[:, None] * 10_000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+    cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
+
+    def rotate(x: Any) -> Any:
+        first, second = x.chunk(2, -1)
+        return x * cos + torch.cat([-second, first], -1) * sin
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            kv = size.kv_heads * head_dim
+            self.input_layernorm = nn.RMSNorm(size.hidden, eps=1e-5)
+            self.post_attention_layernorm = nn.RMSNorm(size.hidden, eps=1e-5)
+            linear = {"q_proj": (size.hidden, size.hidden), "k_proj": (size.hidden, kv), "v_proj": (size.hidden, kv)}
+            linear["o_proj"] = (size.hidden, size.hidden)
+            self.self_attn = nn.ModuleDict({name: nn.Linear(*io, bias=False) for name, io in linear.items()})
+            inner = dict.fromkeys(("gate_proj", "up_proj"), (size.hidden, size.inner))
+            inner["down_proj"] = (size.inner, size.hidden)
+            self.mlp = nn.ModuleDict({name: nn.Linear(*io, bias=False) for name, io in inner.items()})
+
+        def forward(self, x: Any) -> Any:
+            attention, mlp, shape = self.self_attn, self.mlp, (size.rows, size.tokens, -1, head_dim)
+            h = self.input_layernorm(x)
+            q, k, v = (attention[f"{name}_proj"](h).view(shape).transpose(1, 2) for name in "qkv")
+            q, k, group = rotate(q), rotate(k), size.heads // size.kv_heads
+            if group > 1:
+                k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+            out = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + attention["o_proj"](out.transpose(1, 2).reshape(x.shape))
+            h = self.post_attention_layernorm(x)
+            return x + mlp["down_proj"](functional.silu(mlp["gate_proj"](h)) * mlp["up_proj"](h))
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.ModuleDict({"embed_tokens": nn.Embedding(size.vocabulary, size.hidden)})
+            self.model["layers"] = nn.ModuleList(Layer() for _ in range(size.layers))
+            self.model["norm"] = nn.RMSNorm(size.hidden, eps=1e-5)
+            self.lm_head = nn.Linear(size.hidden, size.vocabulary, bias=False)
+
+        def forward(self, tokens: Any) -> Any:
+            x = self.model["embed_tokens"](tokens)
+            for layer in self.model["layers"]:
+                x = layer(x)
+            return self.lm_head(self.model["norm"](x))
+
+    decoder = Decoder()
+    if size.tied:
+        decoder.lm_head.weight = decoder.model["embed_tokens"].weight
+    decoder.load_state_dict(load_file(folder / "model.safetensors"), strict=not size.tied)
+    if strategy != "full":
+        decoder.model["embed_tokens"].requires_grad_(requires_grad=False)
+        for layer in list(decoder.model["layers"])[:-2]:
+            layer.requires_grad_(requires_grad=False)
+    trained = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=RATE, fused=True)
+    rows = batch(size, share)
+    tokens = torch.from_numpy(rows.tokens_BT.astype(np.int64))
+    targets = tokens[:, 1:].masked_fill(torch.from_numpy(~rows.supervised_BT[:, 1:]), -100)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(decoder(tokens[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=-100)
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def measure(size: Size, folder: Path, strategy: str, share: float, rounds: int) -> dict[str, float]:
+    """Median seconds a step of each side, their steps taken in turn. Raises where their first losses differ."""
+    steps = {"torch": torch_step(size, folder, strategy, share)}
+    steps["numpy"] = numpy_step(size, folder, strategy, share, kept=False)
+    if strategy != "full" and size.layers > 2:
+        steps["kept"] = numpy_step(size, folder, strategy, share, kept=True)
+    losses = {name: step() for name, step in steps.items()}
+    assert max(losses.values()) - min(losses.values()) < 1e-3, losses
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    turns = max(rounds, min(200, int(2.0 / _timed(steps["torch"]))))
+    for _ in range(turns):
+        for name, step in steps.items():
+            seconds[name].append(_timed(step))
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def _timed(step: Step) -> float:
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def peak_bytes(step_of: Callable[[], Step]) -> int:
+    """What three steps, and the model before them, add to the largest resident size of this process."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step = step_of()
+    for _ in range(3):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+
+
+def worker(what: str, name: str, strategy: str, share: float, rounds: int) -> None:
+    """One measurement, in a process of its own; prints JSON."""
+    size = SIZES[name]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_model(size, folder)
+        if what == "time":
+            print(json.dumps(measure(size, folder, strategy, share, rounds)))
+        elif what == "numpy":
+            from mlxtune.backends.numpy import learner  # noqa: F401 - so that its own size is there before
+
+            print(peak_bytes(lambda: numpy_step(size, folder, strategy, share, kept=False)))
+        else:
+            import torch  # noqa: F401 - so that its own size is there before
+
+            print(peak_bytes(lambda: torch_step(size, folder, strategy, share)))
+
+
+def call(threads: int, *arguments: object) -> Any:
+    """The worker's answer, from a process with so many threads."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    environment = {**os.environ, **dict.fromkeys(names, str(threads))}
+    command = [sys.executable, __file__, "--worker", *map(str, arguments)]
+    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        what, name, strategy, share = options.worker
+        worker(what, name, strategy, float(share), options.rounds)
+        return
+    import torch
+
+    print(f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}, {_processor()}\n")
+    print("| size | trains | loss on | threads | PyTorch ms | NumPy ms | ratio | kept | memory |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in options.sizes:
+        for strategy in STRATEGIES:
+            for share in SHARES:
+                for threads in options.threads:
+                    print(_row(name, strategy, share, threads, memory=not options.no_memory), flush=True)
+
+
+def _row(name: str, strategy: str, share: float, threads: int, *, memory: bool) -> str:
+    found = call(threads, "time", name, strategy, share)
+    kept = f"{found['kept'] / found['torch']:.2f}" if "kept" in found else ""
+    ours, theirs = (call(threads, side, name, strategy, share) if memory else 0 for side in ("numpy", "torch"))
+    cells = [name, strategy, "all" if share == 1 else "half", threads]
+    cells += [f"{found[side] * 1e3:,.2f}" for side in ("torch", "numpy")]
+    cells += [f"{found['numpy'] / found['torch']:.2f}", kept, f"{ours / theirs:.2f}" if theirs else ""]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _processor() -> str:
+    from mlxtune.backends.numpy.device import name
+
+    return name()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Every kernel's gradient, against central differences in float64 and against PyTorch in float32."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from mlxtune.backends.numpy.arrays import Workspace
+from mlxtune.backends.numpy.dropout import Dropout
+from mlxtune.backends.numpy.kernels import cross_entropy
+from mlxtune.backends.numpy.kernels.attention import Heads, attend, attend_backward
+from mlxtune.backends.numpy.kernels.linear import Linear, LowRank, input_gradient, linear, weight_gradients
+from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
+from mlxtune.backends.numpy.kernels.rotary import rotate, rotate_backward
+from mlxtune.backends.numpy.kernels.swiglu import swiglu, swiglu_backward
+from mlxtune.backends.numpy.rope import Rope, Tables, inverse_frequencies, tables
+from tests.support_numpy import worst
+
+EPSILON = 1e-5
+FACTORS = (0.5, 0.5, 1.0)  # of three heads
+DIFFERENCES, TORCH = 1e-7, 2e-6  # of each tensor's largest entry
+
+# A case: inputs by name -> (outputs, gradients by name), given the gradient of the outputs.
+Arrays = dict[str, np.ndarray]
+Case = Callable[[Arrays, np.ndarray | None], tuple[np.ndarray, Arrays]]
+
+
+def norm(x, d_out):
+    out = np.empty_like(x["x"])
+    scale = rms_norm(x["x"], x["weight"], EPSILON, out)
+    if d_out is None:
+        return out, {}
+    d_x, d_weight = d_out.copy(), np.empty_like(x["weight"])
+    rms_norm_backward(d_x, x["x"] * scale[..., None], scale, x["weight"], d_weight)
+    return out, {"x": d_x, "weight": d_weight}
+
+
+def rotary(x, d_out):
+    ws, (_, n_tokens, _, size) = Workspace(x["x"].dtype.type), x["x"].shape
+    made = Tables(*(table.astype(ws.dtype) for table in tables(Rope(size), n_tokens, FACTORS)))
+    out = np.empty_like(x["x"])
+    rotate(x["x"], made, out, ws)
+    if d_out is None:
+        return out, {}
+    d_x = d_out.copy()
+    rotate_backward(d_x, made, ws)
+    return out, {"x": d_x}
+
+
+def gated(x, d_out):
+    n_features = x["x"].shape[1] // 2
+    sigmoid, out = np.empty_like(x["x"][:, :n_features]), np.empty_like(x["x"][:, :n_features])
+    swiglu(x["x"], sigmoid, out)
+    d_x, again = np.empty_like(x["x"]), np.empty_like(out)
+    if d_out is not None:
+        swiglu_backward(d_out, x["x"], sigmoid, d_x, again)
+        assert np.array_equal(again, out)
+    return out, {"x": d_x}
+
+
+def attention(x, d_out, window=None):
+    ws = Workspace(x["q"].dtype.type)
+    n_group = x["q"].shape[2] // x["k"].shape[2]
+    heads = Heads(x["q"], x["k"], x["v"])
+    out, kept = attend(heads, n_group, window, ws, "kept.")
+    if d_out is None:
+        return out.copy(), {}
+    products = np.vecdot(d_out, out)[..., None]
+    gradients = attend_backward(d_out.copy(), products, heads, kept, ws)
+    return out.copy(), dict(zip("qkv", gradients, strict=True))
+
+
+def windowed(x, d_out):
+    return attention(x, d_out, window=7)
+
+
+def projection(x, d_out):
+    ws, dropout = Workspace(x["x"].dtype.type), Dropout(seed=1, step=2, micro_batch=0)
+    d = {name: np.empty_like(array) for name, array in x.items()}
+    adapter = LowRank(slice(2, 6), x["a"], x["b"], d["a"], d["b"], scale=1.5, dropout=0.3, number=4)
+    module = Linear(x["weight"], x["bias"], d["weight"], d["bias"], (adapter,))
+    out = linear(x["x"], module, np.empty((len(x["x"]), len(x["weight"])), x["x"].dtype), dropout, ws)
+    if d_out is not None:
+        weight_gradients(d_out, x["x"], module, dropout, ws)
+        input_gradient(d_out, module, d["x"], dropout, ws)
+    return out, d
+
+
+def head(x, d_out):
+    """The loss as an array of one; dropped into chunks of two tokens."""
+    ws, targets = Workspace(x["x"].dtype.type), np.arange(len(x["x"])) % len(x["weight"])
+    d_weight = np.empty_like(x["weight"])
+    scale = 1.0 if d_out is None else float(d_out[0])
+    loss, d_x = cross_entropy.loss_sum_and_gradients(x["x"], x["weight"], targets, scale, d_weight, ws)
+    assert loss == pytest.approx(cross_entropy.loss_sum(x["x"], x["weight"], targets, ws), rel=1e-6)
+    return np.array([loss], x["x"].dtype), {"x": d_x, "weight": d_weight}
+
+
+QKV = {"q": (2, 2, 2 * 70, 4), "k": (2, 2, 70, 4), "v": (2, 2, 70, 4)}
+CASES: dict[str, tuple[Case, dict[str, tuple[int, ...]]]] = {
+    "norm": (norm, {"x": (3, 5, 8), "weight": (8,)}),
+    "rotary": (rotary, {"x": (2, 5, 3, 8)}),
+    "swiglu": (gated, {"x": (6, 10)}),
+    "attention": (attention, QKV),
+    "attention in a window": (windowed, QKV),
+    "linear": (projection, {"x": (7, 5), "weight": (8, 5), "bias": (8,), "a": (5, 3), "b": (3, 4)}),
+    "head": (head, {"x": (7, 5), "weight": (11, 5)}),
+}
+EVERY_CASE = pytest.mark.parametrize("name", CASES)
+
+
+def inputs(shapes, dtype):
+    random = np.random.default_rng(0)
+    return {name: random.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def check_gradients(case: Case, x: Arrays, tolerance: float) -> None:
+    """Raises AssertionError where a gradient is not that of central differences along random directions, in float64."""
+    out, _ = case(x, None)
+    random = np.random.default_rng(1)
+    d_out = random.normal(size=out.shape)
+    _, gradients = case(x, d_out)
+    for name, gradient in gradients.items():
+        for _ in range(4):
+            step = random.normal(size=x[name].shape) * 1e-6
+            up, down = (case({**x, name: x[name] + sign * step}, None)[0] for sign in (1, -1))
+            found, expected = (gradient * step).sum(), ((up - down) * d_out).sum() / 2
+            assert abs(found - expected) <= tolerance * np.linalg.norm(gradient) * np.linalg.norm(step), name
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    """So that a small case has several chunks and blocks."""
+    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 22)
+    monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", 11)
+    monkeypatch.setattr(cross_entropy, "MERGE_ELEMENTS", 20)
+
+
+@EVERY_CASE
+def test_gradients_agree_with_central_differences(name):
+    case, shapes = CASES[name]
+    check_gradients(case, inputs(shapes, np.float64), DIFFERENCES)
+
+
+@EVERY_CASE
+def test_the_checker_catches_a_fault_of_a_tenth_of_a_percent(name):
+    case, shapes = CASES[name]
+    x = inputs(shapes, np.float64)
+
+    def faulty(x, d_out):
+        out, gradients = case(x, d_out)
+        return out, {key: array * 1.001 for key, array in gradients.items()}
+
+    with pytest.raises(AssertionError):
+        check_gradients(faulty, x, DIFFERENCES)
+
+
+def torch_twins(torch):
+    """The same functions by PyTorch's own operations."""
+    functional = torch.nn.functional
+
+    def rotary(x):
+        frequencies, _ = inverse_frequencies(Rope(x.shape[-1]))
+        angles = torch.from_numpy(np.arange(x.shape[1])[:, None] * frequencies).float().repeat(1, 2)[:, None]
+        first, second = x.chunk(2, -1)
+        turned = x * angles.cos() + torch.cat([-second, first], -1) * angles.sin()
+        return turned * torch.tensor(FACTORS)[:, None]
+
+    def attention(q, k, v, window=None):
+        n_rows, n_kv, n_merged, size = q.shape
+        n_tokens = k.shape[2]
+        q = q.reshape(n_rows, n_kv, n_tokens, n_merged // n_tokens, size).transpose(2, 3).flatten(1, 2)
+        k, v = (part.repeat_interleave(n_merged // n_tokens, 1) for part in (k, v))
+        distance = torch.arange(n_tokens)[:, None] - torch.arange(n_tokens)
+        mask = (distance >= 0) & (distance < (window or n_tokens))
+        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        return out.unflatten(1, (n_kv, -1)).transpose(2, 3).flatten(2, 3)
+
+    def linear(x, weight, bias, a, b):
+        kept = torch.from_numpy(Dropout(1, 2, 0).mask(4, 0.3, np.empty(tuple(x.shape), np.float32)))
+        part = 1.5 * ((x * kept) @ a) @ b
+        return functional.linear(x, weight, bias) + functional.pad(part, (2, 2))
+
+    def head(x, weight):
+        targets = torch.arange(len(x)) % len(weight)
+        return functional.cross_entropy(x @ weight.T, targets, reduction="sum")[None]
+
+    return {
+        "norm": lambda x, weight: functional.rms_norm(x, weight.shape, weight, EPSILON),
+        "rotary": rotary,
+        "swiglu": lambda x: functional.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
+        "attention": attention,
+        "attention in a window": lambda q, k, v: attention(q, k, v, window=7),
+        "linear": linear,
+        "head": head,
+    }
+
+
+@EVERY_CASE
+def test_outputs_and_gradients_agree_with_torch(name):
+    torch = pytest.importorskip("torch", reason="the oracle of this test is not installed")
+    case, shapes = CASES[name]
+    x = inputs(shapes, np.float32)
+    out, _ = case(x, None)
+    d_out = np.random.default_rng(1).normal(size=out.shape).astype(np.float32)
+    _, gradients = case(x, d_out)
+    leaves = {key: torch.from_numpy(array).requires_grad_() for key, array in x.items()}
+    expected = torch_twins(torch)[name](**leaves)
+    expected.backward(torch.from_numpy(d_out))
+    assert worst(out, expected.detach()) < TORCH
+    for key, leaf in leaves.items():
+        assert gradients[key].dtype == np.float32
+        assert worst(gradients[key], leaf.grad) < TORCH, key

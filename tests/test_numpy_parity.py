@@ -1,0 +1,108 @@
+"""NumPy and MLX on the same weights, data and settings, and runs that go from one to the other."""
+
+import numpy as np
+import pytest
+
+from mlxtune import checkpoint
+from mlxtune.optim.adamw import AdamW
+from mlxtune.strategies.full import Full
+from mlxtune.strategies.last_n import LastN
+from mlxtune.strategies.lora import Lora
+from tests.support_numpy import KINDS, job, learner, random_batch, worst, write_model
+
+pytest.importorskip("mlx", reason="MLX is not installed")
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+
+from mlxtune.backends.mlx.learner import MlxLearner
+
+STRATEGIES = {
+    "last-n": LastN(last_n=2),
+    "last-n, untied": LastN(last_n=1, head=True),
+    "lora": Lora(rank=4, scale=2.0),
+    "lora, some": Lora(rank=4, scale=2.0, target=("q_proj", "down_proj"), last_n=2),
+    "full": Full(),
+}
+MODELS = ("llama, tied", "qwen2", "qwen3", "llama, llama3")
+EVERY_STRATEGY = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+
+
+def mlx_learner(folder, strategy=None, precision="fp32", **changes):
+    made = MlxLearner(job(folder, strategy, precision, **changes))
+    made.prepare()
+    return made
+
+
+def windows(steps, accumulate=1):
+    return [[random_batch(n_tokens=33, seed=step * 7 + i) for i in range(accumulate)] for step in range(steps)]
+
+
+def save(made, run, step=1):
+    return checkpoint.save(run, step, made.weights(), made.optimizer_state(), {})
+
+
+def hand_over(giver, taker, run):
+    """As a resumed run does: the files are checked, then read."""
+    saved = save(giver, run)
+    weights, optimizer = saved / checkpoint.WEIGHTS, saved / checkpoint.OPTIMIZER
+    checkpoint.check_tensors(weights, (tensor.info for tensor in taker.weights()))
+    checkpoint.check_tensors(optimizer, (tensor.info for tensor in taker.optimizer_state()))
+    taker.restore(weights, optimizer, giver.scalars())
+
+
+@EVERY_STRATEGY
+@pytest.mark.parametrize("kind", MODELS)
+def test_first_gradients_agree(kind, strategy, tmp_path):
+    if strategy == STRATEGIES["last-n, untied"] and "tied" not in kind:
+        pytest.skip("this model's head is its own")
+    folder = write_model(tmp_path / "model", **KINDS[kind])
+    ours, theirs = learner(folder, strategy), mlx_learner(folder, strategy)
+    hand_over(theirs, ours, tmp_path / "run")  # adapters begin at random
+    batch = random_batch(n_tokens=33)
+    ours.gradients([batch], 1 / batch.n_supervised)
+    _, expected = theirs.gradients([batch], 1 / batch.n_supervised)
+    assert set(expected) == set(ours.layout.trained)
+    for name, gradient in expected.items():
+        found = ours.gradient[name]
+        if not np.any(np.array(gradient)):  # of lora_a, while lora_b is zero
+            assert not found.any()
+        else:
+            assert worst(found, np.array(gradient)) < 1e-5, name
+
+
+@EVERY_STRATEGY
+def test_losses_of_twenty_steps_agree(strategy, tmp_path):
+    folder = write_model(tmp_path / "model", **KINDS["llama, tied"])
+    settings = {"optimizer": AdamW(weight_decay=0.1), "clip_norm": 1.0}
+    ours, theirs = (make(folder, strategy, **settings) for make in (learner, mlx_learner))
+    hand_over(theirs, ours, tmp_path / "run")
+    for window in windows(20, accumulate=2):
+        found, expected = (made.step(window, 1e-3) for made in (ours, theirs))
+        assert found.loss.loss_sum == pytest.approx(expected.loss.loss_sum, rel=1e-4)
+        assert found.grad_norm == pytest.approx(expected.grad_norm, rel=1e-3)
+        assert found.loss.n_tokens == expected.loss.n_tokens
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@EVERY_STRATEGY
+@pytest.mark.parametrize("makers", [(learner, mlx_learner), (mlx_learner, learner)], ids=["to MLX", "to NumPy"])
+def test_a_run_begun_on_one_goes_on_on_the_other(makers, strategy, precision, tmp_path):
+    folder = write_model(tmp_path / "model", **KINDS["llama, tied"])
+    giver, taker = (make(folder, strategy, precision) for make in makers)
+    first, second = windows(2)
+    giver.step(first, 1e-3)
+    hand_over(giver, taker, tmp_path / "run")
+    assert taker.scalars() == giver.scalars()
+    tolerance = {"fp32": 1e-5, "bf16": 1e-1, "fp16": 1e-2}[precision]  # MLX computes in the 16 bits, NumPy in 32
+    found, expected = (made.step(second, 1e-3).loss.loss_sum for made in (taker, giver))
+    assert found == pytest.approx(expected, rel=tolerance)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_master_copies_are_handed_over(precision, tmp_path):
+    folder = write_model(tmp_path / "model", **KINDS["llama"])
+    settings = {"optimizer": AdamW(low_precision="master")}
+    ours, theirs = (make(folder, LastN(last_n=1), precision, **settings) for make in (learner, mlx_learner))
+    (window,) = windows(1)
+    ours.step(window, 1e-3)
+    hand_over(ours, theirs, tmp_path / "run")
+    assert [tensor.info for tensor in theirs.optimizer_state()]
