@@ -30,7 +30,7 @@ def apply(adapter: Adapter, weights: Flat) -> None:
 
 
 def _add_lora(folder: Path, tensors: dict[str, TensorInfo], weights: Flat) -> None:
-    scale = float(_document(folder)["lora_parameters"]["scale"])
+    scale = _scale(folder)
     for module in sorted({name.rpartition(".")[0] for name in tensors}):
         weight = weights.get(f"{module}.weight")
         a, b = (tensors.get(f"{module}.lora_{end}") for end in "ab")
@@ -54,8 +54,15 @@ def _kind(folder: Path) -> str:
     return kind
 
 
+def _scale(folder: Path) -> float:
+    try:
+        return float(_document(folder)["lora_parameters"]["scale"])
+    except (KeyError, TypeError, ValueError):
+        raise _other(folder, CONFIG, "lora_parameters with a scale", "none") from None
+
+
 def _document(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
+    document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())  # `export.adapter.find` has read it before
     return document
 
 
