@@ -25,12 +25,14 @@ from mlxtune.storage import write_json
 RECIPE, ENVIRONMENT, METRICS, ADAPTER, LOCK = "recipe.yaml", "environment.json", "metrics.jsonl", "adapter", ".lock"
 PACKAGES = ("mlxtune", "mlx", "mlx-lm", "numpy", "safetensors", "tokenizers", "transformers")
 # Settings that say where things are or how often they are looked at: they may change between a run and its resumption.
+# Backends agree within float32's rounding, so a run may go from one to the other, if not to the same bytes.
 # The fingerprints say whether model and data are the same, wherever they are now.
 FREE = {
     "run.out",
     "model.name",
     "model.revision",
     "data.path",
+    "backend.name",
     "checkpoint.save_every",
     "checkpoint.keep",
     "train.eval_every",

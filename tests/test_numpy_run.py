@@ -103,3 +103,14 @@ def test_two_hundred_steps_teach_the_stories_model_the_queries(tmp_path):
     }
     end = run.start(recipe(tmp_path, **changes))
     assert end.best_eval_loss <= 2.10
+
+
+@pytest.mark.parametrize(("first", "second"), [("mlx", "numpy"), ("numpy", "mlx")])
+def test_a_run_begun_on_one_backend_resumes_on_the_other(tmp_path, first, second):
+    pytest.importorskip("mlx.core")
+    settings = {"backend__precision": "fp32", "schedule__learning_rate": 1e-3, "train__max_steps": 3}
+    whole = run.start(recipe(tmp_path / "whole", **settings, backend__name=second))
+    run.start(recipe(tmp_path / "mixed", **{**settings, "train__max_steps": 2}, backend__name=first))
+    mixed = run.start(recipe(tmp_path / "mixed", **settings, backend__name=second))
+    assert mixed.final_loss == pytest.approx(whole.final_loss, rel=1e-4)
+    assert mixed.best_eval_loss == pytest.approx(whole.best_eval_loss, rel=1e-4)
