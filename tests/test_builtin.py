@@ -47,7 +47,7 @@ def mean_loss(logits_BTV: NDArray[np.float32], batch: Batch) -> float:
 
 
 def mlx_logits(batch: Batch) -> NDArray[np.float32]:
-    import mlx.core as mx
+    mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
     from mlx_lm import load
 
     model, _ = load(str(MODEL))

@@ -1,0 +1,44 @@
+"""Where MLX is not installed, the tests of its backend are skipped with that reason; all others run on NumPy."""
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HAS_MLX = all(importlib.util.find_spec(name) for name in ("mlx", "mlx_lm"))
+
+
+class WithoutMlx(pytest.Module):
+    """A module of tests that cannot be imported here."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        pytest.skip("MLX is not installed", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    return WithoutMlx.from_parent(parent, path=module_path) if _left_out(module_path) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path) -> Iterator[None]:
+    found = yield
+    return [each for each in found if not (type(each).__name__ == "DoctestModule" and _left_out(file_path))]
+
+
+def _left_out(path: Path) -> bool:
+    return not HAS_MLX and any(_of_mlx(name) for name in _imported(path))
+
+
+def _of_mlx(name: str) -> bool:
+    return name.split(".")[0] in ("mlx", "mlx_lm") or name.startswith(("mlxtune.backends.mlx", "tests.support_models"))
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """What a module imports at its top level."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
