@@ -20,7 +20,7 @@ import yaml
 from mlxtune import checkpoint
 from mlxtune.errors import BadRun
 from mlxtune.recipe import Recipe, as_yaml, flat
-from mlxtune.storage import write_json
+from mlxtune.storage import write_file, write_json
 
 RECIPE, ENVIRONMENT, METRICS, ADAPTER, LOCK = "recipe.yaml", "environment.json", "metrics.jsonl", "adapter", ".lock"
 PACKAGES = ("mlxtune", "mlx", "mlx-lm", "numpy", "safetensors", "tokenizers", "transformers")
@@ -88,9 +88,7 @@ def claim(folder: Path) -> filelock.BaseFileLock:
 def write_identity(folder: Path, recipe: Recipe, device: str, fingerprints: dict[str, str]) -> None:
     """recipe.yaml and environment.json, the recipe last: its presence makes the folder a run."""
     write_json(folder / ENVIRONMENT, environment(device, fingerprints))
-    partial = folder / f".{RECIPE}.partial"
-    partial.write_text(as_yaml(recipe), encoding="utf-8")
-    partial.replace(folder / RECIPE)
+    write_file(folder / RECIPE, as_yaml(recipe).encode())
 
 
 def environment(device: str, fingerprints: dict[str, str]) -> dict[str, Any]:

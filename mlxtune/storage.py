@@ -81,9 +81,14 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document that is whole or absent, whenever the machine stops."""
+    write_file(path, json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a small file that is whole or as it was before, whenever the machine stops."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("wb") as file:
-        file.write(json.dumps(document, indent=1, sort_keys=True).encode() + b"\n")
+        file.write(content)
         _flush(file)
     partial.replace(path)
     _flush_folder(path.parent)

@@ -14,6 +14,7 @@ from typing import Any
 
 from mlxtune.errors import BadRun, RunStopped
 from mlxtune.events import Checkpoint, End, Eval, Event, Memory, Notice, Start, Step, as_json
+from mlxtune.storage import write_file
 
 _KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Start, Step, Eval, Checkpoint, Notice, End)}
 
@@ -77,13 +78,8 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_bytes().splitlines(keepends=True) if step and _belongs(line, step)]
-    fresh = path.with_name(path.name + ".new")
     try:
-        with fresh.open("wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        write_file(path, b"".join(kept))
     except OSError as fault:
         raise _no_room(path, fault) from fault
 
