@@ -1,4 +1,7 @@
-"""Where MLX is not installed, the tests of its backend are skipped with that reason; all others run on NumPy."""
+"""Where MLX is not installed, the tests of its backend are skipped with that reason; all others run on NumPy.
+
+The BLAS is the one that the program would compute with.
+"""
 
 import ast
 import importlib.util
@@ -7,7 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from mlxtune.backends import blas
+
 HAS_MLX = all(importlib.util.find_spec(name) for name in ("mlx", "mlx_lm"))
+
+blas.choose_kernels()
+blas.load_openblas()
 
 
 class WithoutMlx(pytest.Module):

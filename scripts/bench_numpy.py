@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Step time and memory of the NumPy backend against PyTorch eager, on the same weights and batches, in one run.
 
-    .venv/bin/python scripts/bench_numpy.py [--threads 1 2] [--sizes 46K 558K 10M 56M] [--rounds 9]
+    scripts/bench numpy [--threads 1 2] [--sizes 46K 558K 10M 56M] [--rounds 9]
 
 The two take turns, so that what else the machine does meets both. PyTorch's side is a plain module:
 RMSNorm, scaled_dot_product_attention, cross_entropy, AdamW(fused=True). A ratio below 1 says that NumPy is faster.
@@ -23,6 +23,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from mlxtune.backends import blas
 
 
 class Size(NamedTuple):
@@ -261,6 +263,7 @@ def main() -> None:
         what, name, strategy, share = options.worker
         worker(what, name, strategy, float(share), options.rounds)
         return
+    blas.choose_kernels()  # for the processes that measure
     import torch
 
     print(f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}, {_processor()}\n")

@@ -44,17 +44,10 @@ def events(folder, kind):
 
 @pytest.mark.usefixtures("without_mlx")
 def test_auto_is_numpy_where_mlx_is_absent_and_the_panel_says_so(tmp_path):
-    assert choose.uses_numpy(BackendSettings())
     assert run.start(recipe(tmp_path, backend__name="auto")).status == "done"
     (start,) = events(tmp_path, "start")
     assert start["backend"] == "numpy"
     assert choose.NO_MLX in start["notes"]
-
-
-def test_auto_is_mlx_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    assert not choose.uses_numpy(BackendSettings())
-    assert choose.uses_numpy(NUMPY)
 
 
 @pytest.mark.usefixtures("without_mlx")

@@ -15,10 +15,11 @@ from mlxtune.strategies.selection import Anatomy, Selection
 
 @section
 class BackendSettings:
-    """Where and in which number format the run computes."""
+    """Where and in which number format the run computes. system_blas: see `backends.blas`."""
 
     name: Literal["auto", "mlx", "numpy"] = "auto"
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    system_blas: bool = True
 
 
 class LossSum(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from mlxtune.backends import blas
 from mlxtune.cli.data import data
 from mlxtune.cli.models import models
 from mlxtune.cli.run import run
@@ -48,6 +49,7 @@ def program(
 
 def main() -> None:
     """Run the program. An MlxtuneError is one message on standard error and its exit code."""
+    blas.choose_kernels()
     try:
         app()
     except MlxtuneError as error:

@@ -62,6 +62,13 @@ FLAGS = (
     Flag("--clip-norm", "train.clip_norm", float, "Largest global gradient norm. Default: 1.0.", RATE),
     Flag("--precision", "backend.precision", str, "bf16, fp16 or fp32. Default: bf16.", RATE),
     Flag("--backend", "backend.name", str, "auto, mlx or numpy. Default: auto.", RATE),
+    Flag(
+        "--system-blas/--bundled-blas",
+        "backend.system_blas",
+        bool,
+        "MLX on a processor: the system's OpenBLAS or its own. Default: the system's.",
+        RATE,
+    ),
     Flag("--save-every", "checkpoint.save_every", int, "Steps between checkpoints. Default: 100.", SAVE),
     Flag("--keep", "checkpoint.keep", int, "Checkpoints that stay on the disk. Default: 2.", SAVE),
     Flag("--out", "run.out", str, "Run folder. Default: a new one under runs/.", SAVE),

@@ -10,7 +10,12 @@ from mlxtune.events import Memory
 def name() -> str:
     """The device in words: "Apple M4 Max", or "AMD EPYC, CPU"."""
     chip = str(mx.device_info().get("device_name", "unknown device"))
-    return f"{chip}, CPU" if mx.default_device().type == mx.DeviceType.cpu else chip
+    return f"{chip}, CPU" if is_processor() else chip
+
+
+def is_processor() -> bool:
+    """Whether MLX computes on the processor, for want of Metal or CUDA."""
+    return bool(mx.default_device().type == mx.DeviceType.cpu)
 
 
 def memory_limit_bytes() -> int:

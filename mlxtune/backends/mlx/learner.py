@@ -28,15 +28,19 @@ STREAMS_PER_SEED = 1 << 31  # steps of one seed that cannot meet those of the ne
 
 
 class MlxLearner:
-    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read."""
+    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read.
+
+    notes: sentences for the panel besides those of the selection.
+    """
 
     backend = "mlx"
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
         self.job = job
         self.model = load_lazily(job.folder, job.precision)
         self.anatomy = anatomy.describe(self.model)
-        self.selection = select(job.strategy, self.anatomy)
+        selection = select(job.strategy, self.anatomy)
+        self.selection = selection._replace(notes=(*selection.notes, *notes))
         if self.selection.untie_head:
             head.check_can_untie(self.model)
         self.precision, self.device = job.precision, device.name()

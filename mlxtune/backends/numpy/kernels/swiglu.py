@@ -8,7 +8,7 @@ import numpy as np
 from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Array
 
-BLOCK_ELEMENTS = 1 << 15  # 64 rows of 512 features: 128 KiB of each array
+BLOCK_ELEMENTS = 1 << 15
 
 
 def swiglu(gate_up_N2F: Array, sigmoid_NF: Array, out_NF: Array) -> None:
