@@ -13,6 +13,7 @@ from mlxtune import checkpoint, run
 from mlxtune.errors import BadRun, BadSetting
 from mlxtune.events import Checkpoint, End, Eval, Step
 from mlxtune.recipe import build
+from tests.support_backend import BACKEND
 
 ROWS = [{"text": f"Once there was a {animal} with a {thing}."} for animal in ("cat", "dog", "hen") for thing in "abcd"]
 
@@ -36,6 +37,7 @@ def recipe(tmp_path, data):
             "train.max_steps": 6,
             "train.batch_size": 3,
             "schedule.learning_rate": 1e-3,
+            "backend.name": BACKEND,
             "backend.precision": "fp32",
             "checkpoint.save_every": 2,
             "run.out": str(tmp_path / out),

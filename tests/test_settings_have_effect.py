@@ -10,6 +10,7 @@ from mlxtune import checkpoint, run
 from mlxtune.errors import MlxtuneError
 from mlxtune.events import Eval, Start, Step
 from mlxtune.recipe import build, every_key
+from tests.support_backend import BACKEND
 
 ROWS = [{"prompt": f"Who has the {thing}?", "completion": f"The {who} has it."} for thing in "abcd" for who in "xyz"]
 CHAT = {
@@ -28,6 +29,7 @@ BASE = {
     "data.valid_share": 0.25,
     "checkpoint.save_every": 2,
     "schedule.learning_rate": 1e-3,
+    "backend.name": BACKEND,
     "backend.precision": "fp32",
 }
 LORA = {"strategy.name": "lora", "train.max_steps": 2}
@@ -71,7 +73,15 @@ CHANGES = {
     "backend.precision": ("bf16", {}),
 }
 # Shown elsewhere, as they say where things are: tests of models, data, backends and run folders.
-ELSEWHERE = {"model.name", "model.revision", "data.path", "optimizer.name", "backend.name", "run.out"}
+ELSEWHERE = {
+    "model.name",
+    "model.revision",
+    "data.path",
+    "optimizer.name",
+    "backend.name",
+    "backend.system_blas",
+    "run.out",
+}
 
 
 class Keep(list):
