@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple, Protocol
 from pydantic import Field
 
 from mlxtune.backends.base import Learner, LossSum, StepResult
-from mlxtune.data.batches import collate, eval_batches, plan
+from mlxtune.data.batches import collate, eval_batches, eval_plan, plan
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.events import Eval, Event, Notice, Step
@@ -61,6 +61,20 @@ class Feed(NamedTuple):
     def batches(self, window: Sequence[tuple[int, ...]]) -> list[Batch]:
         """The micro-batches of one window."""
         return [collate(self.train, rows, multiple=self.pad_multiple) for rows in window]
+
+    def largest(self) -> Batch:
+        """The micro-batch with the most tokens, of the first epoch and of the validation."""
+
+        def tokens(rows: Sequence[TokenRow], batch: Sequence[int]) -> int:
+            return sum(len(rows[index].tokens) for index in batch)
+
+        trained = max((batch for window in self.windows(0) for batch in window), key=lambda b: tokens(self.train, b))
+        chosen, of = trained, self.train
+        if self.valid:
+            evaluated = eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size)[0]
+            if tokens(self.valid, evaluated) > tokens(self.train, trained):
+                chosen, of = evaluated, self.valid
+        return collate(of, chosen, multiple=self.pad_multiple)
 
 
 class Pace(NamedTuple):

@@ -18,6 +18,16 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Preparing:
+    """How far the work before the first step is. It comes before Start, and the log does not keep it."""
+
+    kind: ClassVar[str] = "preparing"
+    what: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Start:
     """Everything the opening panel says."""
 
@@ -120,7 +130,7 @@ class End:
     exit_code: int = field(default=0)
 
 
-Event = Start | Step | Eval | Checkpoint | Notice | End
+Event = Preparing | Start | Step | Eval | Checkpoint | Notice | End
 
 
 def as_json(event: Event) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxtune.backends.base import Job, Learner
+from mlxtune.backends.base import Job, Learner, Work
 from mlxtune.backends.choose import learner as make_learner
 from mlxtune.data import load as data
 from mlxtune.data.batches import MULTIPLE, padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
-from mlxtune.engine import Feed, Pace, Progress, pace
+from mlxtune.engine import Feed, Pace, Progress, TrainSettings, pace
 from mlxtune.errors import BadData
 from mlxtune.events import Start
 from mlxtune.models import config as model_config
@@ -48,6 +48,7 @@ def prepare(recipe: Recipe) -> Prepared:
     learner = make_learner(recipe.backend, _job(recipe, folder))
     fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes)
+    learner.plan(_work(feed, paces, train, fingerprints["model"]))
     size = sizes(learner.anatomy, learner.selection, recipe.optimizer.low_precision == "master")
     return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes)
 
@@ -67,7 +68,24 @@ def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
 
 def _job(recipe: Recipe, folder: Path) -> Job:
     train = recipe.train
-    return Job(folder, recipe.backend.precision, recipe.strategy, recipe.optimizer, train.clip_norm, train.seed)
+    backend = recipe.backend
+    return Job(
+        folder,
+        backend.precision,
+        recipe.strategy,
+        recipe.optimizer,
+        train.clip_norm,
+        train.seed,
+        backend.prefix_cache,
+    )
+
+
+def _work(feed: Feed, paces: Pace, train: TrainSettings, fingerprint: str) -> Work:
+    """What the run will ask, from its first step on."""
+    passes = paces.total * train.batch_size * train.grad_accum
+    if feed.valid:
+        passes += (1 + paces.total // paces.eval_every) * len(feed.valid)
+    return Work((*feed.train, *feed.valid), feed.largest(), passes, fingerprint)
 
 
 def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
@@ -98,7 +116,7 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         steps_per_epoch=prepared.pace.per_epoch,
         padding_waste=padding_waste(lengths, chain.from_iterable(prepared.feed.windows(progress.epoch)), MULTIPLE),
         memory_limit_bytes=learner.memory_limit_bytes,
-        notes=prepared.notes,
+        notes=(*prepared.notes, *learner.notes),
         best_eval_loss=progress.best_loss,
         best_step=progress.best_step,
     )

@@ -16,9 +16,9 @@ from mlxtune.prepare import Prepared, prepare, start_event
 from mlxtune.recipe import Recipe, build
 from mlxtune.report.base import Report
 from mlxtune.report.log import Log, rewind
-from mlxtune.report.words import size
 from mlxtune.signals import StopRequests
-from mlxtune.storage import recover_folder
+from mlxtune.storage import free_bytes, recover_folder
+from mlxtune.words import size
 
 
 def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") -> End:
@@ -47,7 +47,7 @@ def _check_disk(prepared: Prepared, folder: Path) -> None:
     weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
     keep = prepared.recipe.checkpoint.keep
     to_come = max(1, keep + 1 - len(checkpoint.folders(folder)))  # one is written before the oldest goes
-    needed, free = to_come * (weights + optimizer) + 2 * weights, run_folder.free_bytes(folder)
+    needed, free = to_come * (weights + optimizer) + 2 * weights, free_bytes(folder)
     if free < needed:
         raise BadSetting(
             f"{folder}",
@@ -85,7 +85,7 @@ class _Session:
             run_folder.refuse_differences(folder, run_folder.differences(self.prepared.recipe, fingerprints, folder))
             self._refuse_finished(state)
         run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
-        self.learner.prepare()
+        self.learner.prepare(self._tell)
         if self.saved:
             self._restore(self.saved, state)
         rewind(folder / run_folder.METRICS, self.progress.step)

@@ -9,7 +9,6 @@ RUN/adapter/           see `export.adapter`
 
 import json
 import platform
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -161,9 +160,3 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The last whole checkpoint, or None before the first."""
     found = checkpoint.folders(folder)
     return found[-1] if found else None
-
-
-def free_bytes(folder: Path) -> int:
-    """Room on the disk that the folder is on, or will be on."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free

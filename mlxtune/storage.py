@@ -124,6 +124,12 @@ def recover_folder(target: Path) -> None:
         old.rename(target)
 
 
+def free_bytes(folder: Path) -> int:
+    """Room on the disk that the folder is on, or will be on."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
 def _flush(file: BinaryIO) -> None:
     """Down to the platter: macOS needs F_FULLFSYNC for that, its fsync stops at the drive's cache."""
     file.flush()

@@ -78,7 +78,7 @@ def test_a_system_openblas_is_in_the_process_before_mlx_is_asked_to_compute():
     code = (
         "from mlxtune.backends import blas\n"
         "loaded = blas.load_openblas()\n"
-        "there = any(name in open('/proc/self/maps').read() for name in ('libopenblas.so', 'libopenblasp'))\n"
+        "there = '/libopenblas' in open('/proc/self/maps').read()\n"
         "assert loaded == there, (loaded, there)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -26,14 +26,14 @@ engine memory export report
 backends
 strategies optim models data checkpoint
 settings storage strict_yaml signals
-errors events
+errors events words
 __init__
 """
 
 # A library and the only part of the house that may import it.
 ONLY = {"rich": "report", "typer": "cli", "click": "cli", "mlx": "backends.mlx", "mlx_lm": "backends.mlx"}
 
-STANDARD_LIBRARY_ONLY = ("errors", "events")
+STANDARD_LIBRARY_ONLY = ("errors", "events", "words")
 
 LEVEL = {name: depth for depth, line in enumerate(LEVELS.split("\n")) for name in line.split()}
 

@@ -12,7 +12,7 @@ from mlxtune import checkpoint
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import LossSum
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx.loss import cross_entropy
+from mlxtune.backends.mlx.forward import cross_entropy
 from mlxtune.data.types import Batch
 from mlxtune.optim import clip
 from mlxtune.optim.adamw import AdamW

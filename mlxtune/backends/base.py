@@ -1,11 +1,11 @@
 """What the engine asks of a backend: the Learner protocol. It is all that the engine knows of arrays and models."""
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from mlxtune.data.types import Batch
-from mlxtune.events import Memory
+from mlxtune.data.types import Batch, TokenRow
+from mlxtune.events import Event, Memory
 from mlxtune.optim.adamw import AdamW
 from mlxtune.settings import section
 from mlxtune.storage import Tensor
@@ -15,11 +15,15 @@ from mlxtune.strategies.selection import Anatomy, Selection
 
 @section
 class BackendSettings:
-    """Where and in which number format the run computes. system_blas: see `backends.blas`."""
+    """Where and in which number format the run computes. system_blas: see `backends.blas`.
+
+    prefix_cache: whether the frozen layers' output is kept over epochs and runs; auto: where that saves passes.
+    """
 
     name: Literal["auto", "mlx", "numpy"] = "auto"
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     system_blas: bool = True
+    prefix_cache: Literal["auto", "on", "off"] = "auto"
 
 
 class LossSum(NamedTuple):
@@ -44,6 +48,20 @@ class Job(NamedTuple):
     optimizer: AdamW
     clip_norm: float | None
     seed: int
+    prefix_cache: str = "auto"
+
+
+class Work(NamedTuple):
+    """What a run is going to ask of its Learner."""
+
+    rows: Sequence[TokenRow]  # all that are trained on and evaluated
+    largest: Batch  # the micro-batch with the most tokens
+    row_passes: int  # how many rows are read until the end, each time counted
+    model_fingerprint: str
+
+
+def ignore(event: Event) -> None:
+    """A listener that is not interested."""
 
 
 class Learner(Protocol):
@@ -59,9 +77,14 @@ class Learner(Protocol):
     anatomy: Anatomy
     selection: Selection
     memory_limit_bytes: int
+    notes: tuple[str, ...]  # what the user should know, after `plan` and again after `prepare`
 
-    def prepare(self) -> None:
-        """Read the weights and make the optimizer's state."""
+    def plan(self, work: Work) -> None:
+        """Decide what is computed once and kept. Raises BadSetting for what cannot be. Without it nothing is kept."""
+        ...
+
+    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
+        """Read the weights, compute once what can be kept, make the optimizer's state; `tell` hears how far it is."""
         ...
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import sys
+from functools import cache
 from pathlib import Path
 
 SYSTEM_OPENBLAS = ("libopenblas.so.0", "libopenblasp.so.0")  # Debian's and Fedora's names
@@ -43,6 +44,7 @@ def _is_zen4(cpuinfo: str) -> bool:
     )
 
 
+@cache
 def load_openblas() -> bool:
     """Load a system OpenBLAS, whose symbols then come before those of the BLAS in MLX's Linux wheel; False without one.
 
@@ -52,7 +54,7 @@ def load_openblas() -> bool:
     if platform.system() != "Linux":
         return False
     if "mlx.core" in sys.modules:  # too late to change what it found
-        return any(name in Path("/proc/self/maps").read_text() for name in SYSTEM_OPENBLAS)
+        return "/libopenblas" in Path("/proc/self/maps").read_text()
     for name in SYSTEM_OPENBLAS:
         try:
             ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)

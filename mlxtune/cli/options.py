@@ -69,6 +69,13 @@ FLAGS = (
         "MLX on a processor: the system's OpenBLAS or its own. Default: the system's.",
         RATE,
     ),
+    Flag(
+        "--prefix-cache",
+        "backend.prefix_cache",
+        str,
+        "Keep the frozen layers' output over epochs and runs: auto, on, off. Default: auto.",
+        RATE,
+    ),
     Flag("--save-every", "checkpoint.save_every", int, "Steps between checkpoints. Default: 100.", SAVE),
     Flag("--keep", "checkpoint.keep", int, "Checkpoints that stay on the disk. Default: 2.", SAVE),
     Flag("--out", "run.out", str, "Run folder. Default: a new one under runs/.", SAVE),

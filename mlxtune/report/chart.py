@@ -6,7 +6,7 @@ from rich.text import Text
 from mlxtune.report import plot
 from mlxtune.report.style import ACCENT, GOOD, QUIET
 from mlxtune.report.tally import Tally
-from mlxtune.report.words import count, decimals
+from mlxtune.words import count, decimals
 
 FEWEST_ROWS, FEWEST_COLUMNS = 2, 10  # fewer say nothing
 _LABELS = 8  # columns of the scale

@@ -15,7 +15,7 @@ from mlxtune.report.base import Report
 from mlxtune.report.live import Screen
 from mlxtune.report.plain import Plain
 from mlxtune.report.style import BAD, QUIET, STATUS
-from mlxtune.report.words import UNKNOWN, count, decimals, duration, line, size
+from mlxtune.words import UNKNOWN, count, decimals, duration, line, size
 
 _UNBOUNDED = 10_000  # columns: a pipe has no width to wrap at
 

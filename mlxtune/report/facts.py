@@ -3,9 +3,9 @@
 import shlex
 from typing import NamedTuple
 
+from mlxtune import words
 from mlxtune.events import End, Start
-from mlxtune.report import words
-from mlxtune.report.words import count, decimals, duration, line, share, size
+from mlxtune.words import count, decimals, duration, line, share, size
 
 STATUS = {
     "done": "done",

@@ -8,11 +8,13 @@ from threading import Lock
 from rich.console import Console, RenderableType
 from rich.control import Control
 from rich.live import Live
+from rich.progress import Progress
 from rich.segment import ControlType, Segment, SegmentLines
 from rich.text import Text
 
-from mlxtune.events import End, Event, Notice, Start
-from mlxtune.report import facts, panel, words
+from mlxtune import words
+from mlxtune.events import End, Event, Notice, Preparing, Start
+from mlxtune.report import facts, panel
 from mlxtune.report.frame import frame
 from mlxtune.report.style import QUIET, WARN
 from mlxtune.report.tally import Tally
@@ -26,6 +28,7 @@ class Screen:
         self._tally, self._lock = Tally(), Lock()  # the picture is drawn in a thread of its own
         self._last_event = clock()
         self._row_widths: list[int] = []  # of the last picture
+        self._preparing = Progress(console=console, transient=True)
         self._live = Live(console=console, get_renderable=self._picture, vertical_overflow="crop")
 
     def __call__(self, event: Event) -> None:
@@ -38,11 +41,15 @@ class Screen:
     def close(self) -> None:
         """Leave the last picture standing, where there was no end."""
         with suppress(OSError):
+            self._preparing.stop()
             self._live.stop()
 
     def _show(self, event: Event) -> None:
         match event:
+            case Preparing():
+                self._show_preparing(event)
             case Start():
+                self._preparing.stop()
                 self._console.print(panel.opening(event, self._console.width))
                 self._live.start()
             case Notice():
@@ -50,6 +57,12 @@ class Screen:
                 self._console.print(said)
             case End():
                 self._finish(event)
+
+    def _show_preparing(self, event: Preparing) -> None:
+        if not self._preparing.task_ids:
+            self._preparing.add_task(words.line(event.what), total=event.total)
+            self._preparing.start()
+        self._preparing.update(self._preparing.task_ids[0], completed=event.done)
 
     def _finish(self, end: End) -> None:
         self._live.transient = True

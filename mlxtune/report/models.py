@@ -10,7 +10,7 @@ from rich.table import Table
 from mlxtune.models.aliases import ALIASES, TINY
 from mlxtune.models.cache import CachedModel
 from mlxtune.report.console import terminal
-from mlxtune.report.words import UNKNOWN, size
+from mlxtune.words import UNKNOWN, size
 
 
 def as_json(cached: Sequence[CachedModel]) -> str:

@@ -3,10 +3,10 @@
 import math
 from typing import TextIO
 
-from mlxtune.events import Checkpoint, End, Eval, Event, Notice, Start, Step
+from mlxtune.events import Checkpoint, End, Eval, Event, Notice, Preparing, Start, Step
 from mlxtune.report import facts
 from mlxtune.report.tally import Tally
-from mlxtune.report.words import UNKNOWN, decimals, duration, line, rate, size
+from mlxtune.words import UNKNOWN, decimals, duration, line, rate, size
 
 EVERY_SECONDS = 30.0
 
@@ -17,11 +17,15 @@ class Plain:
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
         self._tally = Tally()
+        self._tenth = 0  # tenths of the preparation that are said
         self._shown_at = -math.inf  # seconds of the run when a step was last shown
 
     def __call__(self, event: Event) -> None:
         self._tally.take(event)
         match event:
+            case Preparing() if event.done * 10 // event.total > self._tenth:
+                self._tenth = event.done * 10 // event.total
+                self._say(f"preparing {line(event.what)} {self._tenth}0%")
             case Start():
                 self._say_facts(facts.opening(event)[:3] + trained(event) + facts.opening(event)[3:])
             case Step() if self._is_due(event):

@@ -3,23 +3,27 @@
 B rows, T tokens
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxtune.backends import loss_scale
-from mlxtune.backends.base import Job, LossSum, StepResult
+from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx import anatomy, device, head, lora, parameters
-from mlxtune.backends.mlx.load import load_lazily
-from mlxtune.backends.mlx.loss import loss_sum
+from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters
+from mlxtune.backends.mlx.forward import Forward
+from mlxtune.backends.mlx.keeping import Keeping
+from mlxtune.backends.mlx.load import PRECISIONS, load_lazily
 from mlxtune.backends.mlx.parameters import Arrays
+from mlxtune.backends.mlx.prefix import Prefix
+from mlxtune.backends.mlx.self_check import SelfCheck, for_check, some_rows
+from mlxtune.backends.mlx.unread import Unread
+from mlxtune.backends.row_file import Tokens, drop_older
 from mlxtune.data.types import Batch
-from mlxtune.events import Memory
+from mlxtune.events import Event, Memory
 from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
@@ -39,26 +43,67 @@ class MlxLearner:
         self.job = job
         self.model = load_lazily(job.folder, job.precision)
         self.anatomy = anatomy.describe(self.model)
-        selection = select(job.strategy, self.anatomy)
-        self.selection = selection._replace(notes=(*selection.notes, *notes))
+        self.selection = select(job.strategy, self.anatomy)
         if self.selection.untie_head:
             head.check_can_untie(self.model)
-        self.precision, self.device = job.precision, device.name()
+        self.precision, self.device, self.notes = job.precision, device.name(), notes
         self.memory_limit_bytes = device.memory_limit_bytes()
+        self.largest: Sequence[Tokens] = some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0])
+        self.keeping: Keeping | None = None
         self.steps, self.updates = 0, 0
         self.scale = LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
 
-    def prepare(self) -> None:
-        """Read the weights, add what the Selection adds, make the optimizer's state."""
+    def plan(self, work: Work) -> None:
+        """Decide whether the frozen layers' output is kept. Raises BadSetting for a disk that cannot hold it."""
+        batch = work.largest
+        self.largest = [tokens[:length] for tokens, length in zip(batch.tokens_BT, batch.lengths_B, strict=True)]
+        width = self.anatomy.parameters[self.anatomy.embedding].shape[1]
+        dtype = PRECISIONS[self.precision]
+        found = keeping.decide(self.job, work, self.selection.first_layer, width, dtype)
+        self.keeping = found if isinstance(found, Keeping) else None
+        if found is not None:
+            self.notes = (*self.notes, found if isinstance(found, str) else found.note)
+
+    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
+        """Read the weights, add what the Selection adds, compute once what is kept, make the optimizer's state."""
         device.hold_in_memory()
-        for _, array in tree_flatten(self.model.parameters()):
-            mx.eval(array)  # one at a time: a cast weight and its source are never all there together
+        weights = self._read_what_trains()
         if self.selection.untie_head:
             head.untie(self.model, self.anatomy)
         lora.attach(self.model, self.selection.adapters, self.job.seed)
+        self.forward = self._checked_forward(weights)
+        self.prefix = Prefix(self.forward, PRECISIONS[self.precision])
+        if self.keeping is not None and self.forward.form.split:
+            self.prefix.file = self.keeping.file
+            self.prefix.fill(self.keeping.rows, weights, sum(map(len, self.largest)), tell)
+            drop_older(self.keeping.file.folder)
+        else:
+            weights.read()
         every = dict(tree_flatten(self.model.parameters()))
         self.trained = parameters.begin({name: every[name] for name in self._names()}, self.job.optimizer)
-        mx.reset_peak_memory()
+
+    def _read_what_trains(self) -> Unread:
+        """Everything from the first trained layer on, into memory; the rest stays unread."""
+        before = [*self.anatomy.layers[: self.selection.first_layer]]
+        if before:
+            before.append(self.anatomy.embedding)  # a tied head reads it in its first pass
+        for name, array in tree_flatten(self.model.parameters()):
+            if not name.startswith(tuple(before)):
+                mx.eval(array)  # one at a time: a cast weight and its source are never all there together
+        return Unread(self.model, self.job.folder, self.precision, before)
+
+    def _checked_forward(self, weights: Unread) -> Forward:
+        first = self.selection.first_layer
+        check = SelfCheck(self.model, first, self._earliest(), for_check(self.largest), weights.forget)
+        form, notes = check.best()
+        self.notes = (*self.notes, *notes)
+        return Forward(self.model, first, form)
+
+    def _earliest(self) -> str:
+        """A trained parameter of the first layer that trains: its gradient comes through all that follow."""
+        layer = self.anatomy.layers[self.selection.first_layer]
+        inside = [name for name in self._names() if name.startswith(layer) and not name.endswith(".lora_a")]
+        return (inside or self._names())[0]
 
     def _names(self) -> list[str]:
         untied = [head.HEAD] if self.selection.untie_head else []
@@ -101,13 +146,16 @@ class MlxLearner:
         return loss, gradients
 
     def _loss_and_gradients(self, batch: Batch, scale: float, after: tuple[mx.array, ...]) -> tuple[mx.array, Arrays]:
-        tokens_BT, supervised_BT = mx.array(batch.tokens_BT), mx.array(batch.supervised_BT)
-        if after:
-            (tokens_BT,) = mx.depends([tokens_BT], list(after))
+        layout = self.forward.lay_out(batch)
+        hidden = self.prefix.hidden(batch, layout)
+        if after and hidden is not None:
+            (hidden,) = mx.depends([hidden], list(after))
+        elif after:
+            layout = layout._replace(tokens=mx.depends([layout.tokens], list(after))[0])
 
         def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
             self._put(weights)
-            loss = loss_sum(self.model, tokens_BT, supervised_BT)
+            loss = self.forward.loss(layout, hidden)
             return loss * scale, loss
 
         (_, loss), gradients = mx.value_and_grad(scaled_loss)(self.trained.weights)
@@ -131,7 +179,9 @@ class MlxLearner:
     def evaluate(self, batch: Batch) -> LossSum:
         """The loss with dropout off; changes nothing."""
         self.model.eval()
-        return evaluate(self.model, batch)
+        layout = self.forward.lay_out(batch)
+        loss = self.forward.loss(layout, self.prefix.hidden(batch, layout))
+        return LossSum(_number(loss), batch.n_supervised)
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
@@ -154,12 +204,6 @@ class MlxLearner:
     def memory(self) -> Memory:
         """What MLX holds now, and held at most since `prepare`."""
         return device.memory()
-
-
-def evaluate(model: nn.Module, batch: Batch) -> LossSum:
-    """The summed loss of a batch and its count of supervised tokens."""
-    loss = loss_sum(model, mx.array(batch.tokens_BT), mx.array(batch.supervised_BT))
-    return LossSum(_number(loss), batch.n_supervised)
 
 
 def _load(path: Path) -> dict[str, mx.array]:

@@ -78,5 +78,5 @@ def _classes_that_tie(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
 def _saved_as_head_only(folder: Path) -> bool:
     """Whether the folder has a head and no embedding: only headers are read."""
     names = [str(name) for file in folder.glob("model*.safetensors") for name in mx.load(str(file))]
-    has_embedding = any(name.endswith("embed_tokens.weight") for name in names)
+    has_embedding = any("embed" in name or name.endswith("wte.weight") for name in names)
     return not has_embedding and any(name.endswith(HEAD) for name in names)

@@ -5,14 +5,14 @@ when they are read and after each update, so that a checkpoint of 16 bits holds 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlxtune.backends import loss_scale
-from mlxtune.backends.base import Job, LossSum, StepResult
+from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.numpy import config, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
 from mlxtune.backends.numpy.dropout import Dropout
@@ -22,7 +22,7 @@ from mlxtune.backends.numpy.prefix import Prefix
 from mlxtune.backends.numpy.update import Noise, Span, State, update
 from mlxtune.backends.numpy.weights import Sources
 from mlxtune.data.types import Batch
-from mlxtune.events import Memory
+from mlxtune.events import Event, Memory
 from mlxtune.models.weights import header
 from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
@@ -45,15 +45,17 @@ class NumpyLearner:
         self.decoder = config.read(job.folder)
         self.sources = weights.find(job.folder, self.decoder)
         self.anatomy = layout.anatomy(self.decoder)
-        selection = select(job.strategy, self.anatomy)
-        notes = (*selection.notes, *notes, *_conversion(self.sources, job.precision))
-        self.selection = selection._replace(notes=notes)
+        self.selection = select(job.strategy, self.anatomy)
+        self.notes = (*notes, *_conversion(self.sources, job.precision))
         self.precision, self.device = job.precision, device.name()
         self.memory_limit_bytes = device.memory_bytes()
         self.steps, self.updates = 0, 0
         self.scale = loss_scale.LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
 
-    def prepare(self) -> None:
+    def plan(self, work: Work) -> None:
+        """Nothing to decide: the frozen layers' output is kept row by row, in memory."""
+
+    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:  # noqa: ARG002 - nothing here takes long
         """Read the weights, add what the Selection adds, make the optimizer's state."""
         self.layout = self._layout()
         buffer = np.zeros(self.layout.size, np.float32)
@@ -70,7 +72,8 @@ class NumpyLearner:
         self.gradient_sum: Array | None = None  # of the micro-batches, where there are several
         ws = Workspace()
         self.model = Model(self.decoder, self.flat, self.gradient, self.selection.adapters, ws)
-        self.prefix = Prefix(self.model, self.selection.first_layer, int(PREFIX_SHARE * self.memory_limit_bytes))
+        limit_bytes = 0 if self.job.prefix_cache == "off" else int(PREFIX_SHARE * self.memory_limit_bytes)
+        self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes)
         self.peak_bytes = 0
 
     def _layout(self) -> Layout:

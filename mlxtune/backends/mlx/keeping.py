@@ -1,0 +1,80 @@
+"""Whether the frozen layers' output is kept, where, and in how many bytes."""
+
+import zlib
+from importlib.metadata import version
+from typing import NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from mlxtune.backends.base import Job, Work
+from mlxtune.backends.mlx.prefix import FILE_TYPES, LAYERS_AT_ONCE
+from mlxtune.backends.row_file import RowFile, Tokens, cache_folder
+from mlxtune.errors import BadSetting
+from mlxtune.storage import free_bytes
+from mlxtune.words import size
+
+PAYS_FROM = 1.2  # passes over the rows that the run would make, for each that the file takes
+SPARE_BYTES = 1 << 30  # that the disk must have left
+FILES_AT_ONCE = 2  # a stage reads one and writes the next
+
+
+class Keeping(NamedTuple):
+    """rows: distinct, longest first, as they lie in the file."""
+
+    file: RowFile
+    rows: list[Tokens]
+    note: str
+
+
+def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Keeping | str | None:
+    """The file to keep, or why there is none; None where none was to be. Raises BadSetting for a full disk."""
+    if first == 0:
+        if job.prefix_cache == "on":
+            found = "a strategy that trains the first layer"
+            raise BadSetting("backend.prefix_cache", expected="frozen layers before the first that trains", found=found)
+        return None
+    if job.prefix_cache == "off":
+        return None
+    rows = _distinct(work)
+    file = _file(job, work, rows, first, width, dtype)
+    layers = f"the first {first:,} layers" if first > 1 else "the first layer"
+    if file.done()[0] == first:
+        return Keeping(file, rows, f"The output of {layers} is there from an earlier run ({size(file.bytes)}).")
+    if job.prefix_cache == "auto" and work.row_passes < PAYS_FROM * len(rows):
+        return f"The output of {layers} is not kept: {work.row_passes:,} passes over {len(rows):,} rows do not pay."
+    needed, free = FILES_AT_ONCE * file.bytes + SPARE_BYTES, free_bytes(file.folder)
+    if free < needed and job.prefix_cache == "on":
+        raise BadSetting(
+            f"{file.folder}",
+            expected=f"{size(needed)} free for the output of {layers}",
+            found=f"{size(free)} free",
+            remedy="Make room, name another folder with MLXTUNE_CACHE, or give --prefix-cache off.",
+        )
+    if free < needed:
+        return f"The output of {layers} is not kept: that takes {size(needed)} on the disk, {size(free)} are free."
+    return Keeping(file, rows, f"The output of {layers} is computed once and kept: {size(file.bytes)} on the disk.")
+
+
+def _distinct(work: Work) -> list[Tokens]:
+    """What is read of each row, all but its last token, without repetitions."""
+    read = {row.tokens[:-1].tobytes(): row.tokens[:-1] for row in work.rows}
+    return sorted(read.values(), key=lambda tokens: (-len(tokens), tokens.tobytes()))
+
+
+def _file(job: Job, work: Work, rows: list[Tokens], first: int, width: int, dtype: mx.Dtype) -> RowFile:
+    """The name says all that the content depends on: weights, layers, type, rows, and what computes."""
+    device = mx.device_info()
+    parts = {
+        "model": work.model_fingerprint,
+        "first": first,
+        "type": str(dtype),
+        "width": width,
+        "layers at once": LAYERS_AT_ONCE,
+        "largest": int(work.largest.lengths_B.sum()),
+        "mlx": version("mlx"),
+        "device": str(device.get("device_name", device)),
+    }
+    model = str(job.folder.resolve()).encode()
+    folder = cache_folder() / "prefix" / f"{job.folder.name}-{np.uint32(zlib.crc32(model)):08x}"
+    return RowFile(folder / RowFile.key(parts, rows), rows, width, FILE_TYPES[dtype])

@@ -1,0 +1,108 @@
+"""The frozen layers before the first that trains, run once over all rows; training goes on from what they gave.
+
+The pass is layer by layer over all rows, not row by row over all layers: a few layers are in memory at a time, and none
+of them after it. What they give depends on the rows' tokens alone, so every epoch, and every later run of the same
+layers over the same rows, finds it in a file.
+
+S tokens of all rows, D hidden size
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlxtune.backends.mlx.forward import Forward
+from mlxtune.backends.mlx.layout import Layout
+from mlxtune.backends.mlx.unread import Unread
+from mlxtune.backends.row_file import RowFile, Tokens
+from mlxtune.data.types import Batch
+from mlxtune.events import Event, Preparing
+
+LAYERS_AT_ONCE = 4
+NOTE_EVERY = 64  # batches: how much of a pass that is killed is done again
+FILE_TYPES: dict[mx.Dtype, np.dtype[Any]] = {
+    mx.float32: np.dtype(np.float32),
+    mx.float16: np.dtype(np.float16),
+    mx.bfloat16: np.dtype(np.uint16),
+}
+
+
+class Prefix:
+    """What gives the hidden states that enter the first trained layer, from a file where there is one."""
+
+    def __init__(self, forward: Forward, dtype: mx.Dtype, file: RowFile | None = None) -> None:
+        self.forward, self.dtype, self.file = forward, dtype, file
+
+    def hidden(self, batch: Batch, layout: Layout) -> mx.array | None:
+        """Of all places of the layout, (1, S, D) or (B, T, D); None where the model is not split."""
+        if self.file is None or not self.forward.first:
+            return self.forward.prefix(layout)
+        rows = [batch.tokens_BT[row, :length] for row, length in enumerate(layout.lengths)]
+        return self._from_file(self.file, self.forward.first, rows, layout)
+
+    def _from_file(self, file: RowFile, stage: int, rows: Sequence[Tokens], layout: Layout) -> mx.array:
+        found = [file.read(stage, tokens) for tokens in rows]
+        if layout.packed:
+            hidden = np.concatenate(found)[None]
+        else:
+            hidden = np.zeros((*layout.tokens.shape, file.width), file.dtype)
+            for row, states in enumerate(found):
+                hidden[row, : len(states)] = states
+        return mx.array(hidden).view(self.dtype)
+
+    def fill(self, rows: Sequence[Tokens], weights: Unread, batch_tokens: int, tell: Callable[[Event], None]) -> None:
+        """Make the file, or go on where it was left. rows: in the file's order, longest first."""
+        assert self.file is not None
+        file, last = self.file, self.forward.first
+        stage, rows_done = file.done()
+        while stage < last:
+            following = min(stage + LAYERS_AT_ONCE, last)
+            weights.read([*self._names(weights, stage, following)])
+            for number, (begin, end) in enumerate(_batches(file.lengths, rows_done, batch_tokens), start=1):
+                self._run(rows, begin, end, stage, following)
+                tell(Preparing("frozen layers, once", stage * len(rows) + end * (following - stage), last * len(rows)))
+                if number % NOTE_EVERY == 0:
+                    file.note(stage, end)
+            weights.forget()
+            file.note(following, 0)
+            stage, rows_done = following, 0
+
+    def _names(self, weights: Unread, begin: int, end: int) -> Iterator[str]:
+        """Prefixes of the parameters that these layers need; the embedding comes before the first."""
+        layers = [name for name in weights.prefixes if name.endswith(".")]
+        yield from layers[begin:end]
+        if begin == 0:
+            yield from (name for name in weights.prefixes if not name.endswith("."))
+
+    def _run(self, rows: Sequence[Tokens], begin: int, end: int, stage: int, following: int) -> None:
+        """Rows `begin` to `end - 1` through layers `stage` to `following - 1`."""
+        assert self.file is not None
+        batch = _unsupervised(rows[begin:end])
+        layout = self.forward.lay_out(batch)
+        hidden = self._from_file(self.file, stage, rows[begin:end], layout) if stage else None
+        out = self.forward.between(layout, hidden, following, stage).astype(self.dtype)
+        flat_SD = np.array(out.view(mx.uint16) if self.dtype == mx.bfloat16 else out).reshape(-1, self.file.width)
+        for row in range(begin, end):
+            first, last = layout.place(row - begin)
+            self.file.write(following, row, flat_SD[first:last])
+
+
+def _batches(lengths: Sequence[int], begin: int, n_tokens: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, from row `begin` on, of at most n_tokens tokens; a longer row is alone."""
+    while begin < len(lengths):
+        total = np.cumsum(list(islice(lengths, begin, begin + n_tokens)))
+        end = begin + max(1, int(np.searchsorted(total, n_tokens, side="right")))
+        yield begin, end
+        begin = end
+
+
+def _unsupervised(rows: Sequence[Tokens]) -> Batch:
+    """The rows as a batch whose last tokens are read too: a token that is never read is put after each."""
+    lengths_B = np.array([len(tokens) + 1 for tokens in rows], np.int32)
+    tokens_BT = np.zeros((len(rows), int(lengths_B.max())), np.int32)
+    for row, tokens in enumerate(rows):
+        tokens_BT[row, : len(tokens)] = tokens
+    return Batch(tuple(range(len(rows))), tokens_BT, np.zeros(tokens_BT.shape, np.bool_), lengths_B)

@@ -1,0 +1,102 @@
+"""Which form of the passes each architecture gets, and that it changes no number."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlxtune.backends.base import Job
+from mlxtune.backends.mlx import packing
+from mlxtune.backends.mlx.forward import WHOLE, Form, Forward
+from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.self_check import COMPARED_TOKENS, SPLIT, for_check
+from mlxtune.optim.adamw import AdamW
+from mlxtune.strategies.last_n import LastN
+from tests.support_architectures import ARCHITECTURES, write_architecture
+from tests.support_models import make_batch, make_learner, write_model
+
+BEST = Form(split=True, packed=True, gathered=True)
+PADDED = Form(split=True, packed=False, gathered=True)
+NOT_BEST = {"gpt2": PADDED, "qwen3_5": PADDED, "mamba2": PADDED, "lfm2": PADDED, "jamba": PADDED, "gemma3n": WHOLE}
+
+
+def learner_of(name, folder):
+    made = MlxLearner(Job(write_architecture(folder, name), "fp32", LastN(last_n=3), AdamW(), None, 0))
+    made.prepare()
+    return made
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_each_architecture_trains_in_its_best_exact_form_with_the_whole_models_loss(name, tmp_path):
+    learner, batch = learner_of(name, tmp_path), make_batch(0)
+    assert learner.forward.form == NOT_BEST.get(name, BEST)
+    assert bool(learner.notes) == (name in NOT_BEST)
+    whole = Forward(learner.model, 0, WHOLE)
+    expected = whole.loss(whole.lay_out(batch), None).item()
+    assert learner.evaluate(batch).loss_sum == pytest.approx(expected, rel=2e-6)
+    assert learner.step([batch], 1e-3).loss.loss_sum == pytest.approx(expected, rel=2e-6)
+    assert learner.evaluate(batch).loss_sum < expected
+
+
+@pytest.mark.parametrize("form", [BEST, PADDED, SPLIT])
+def test_gradients_in_every_form_are_those_of_the_whole_model(form, tmp_path):
+    write_model(tmp_path)
+    learner, batch = make_learner(tmp_path, LastN(last_n=2)), make_batch(0)
+    first, expected = learner.selection.first_layer, gradients_in(learner, batch, WHOLE, 0)
+    found = gradients_in(learner, batch, form, first)
+    assert set(found) == set(expected) == set(learner.trained.weights)
+    for name, gradient in found.items():
+        largest = mx.max(mx.abs(expected[name])).item()
+        assert mx.max(mx.abs(gradient - expected[name])).item() <= 5e-6 * largest, name
+
+
+def gradients_in(learner, batch, form, first):
+    forward = Forward(learner.model, first, form)
+    layout = forward.lay_out(batch)
+    hidden = forward.prefix(layout)
+
+    def loss(weights):
+        learner._put(weights)
+        return forward.loss(layout, hidden)
+
+    return mx.grad(loss)(learner.trained.weights)
+
+
+def test_a_model_that_lets_packed_rows_see_each_other_gets_padded_rows_and_the_panel_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        packing,
+        "_rows",
+        lambda heads, _, scale, mask, __: mx.fast.scaled_dot_product_attention(*heads, scale=scale, mask=mask),
+    )
+    write_model(tmp_path)
+    learner = make_learner(tmp_path, LastN(last_n=1))
+    assert learner.forward.form == PADDED
+    assert any("not packed" in note for note in learner.notes)
+
+
+def test_a_split_that_is_off_by_one_bit_is_not_used(tmp_path, monkeypatch):
+    exact = Forward.prefix
+    monkeypatch.setattr(Forward, "prefix", lambda self, layout: _nudged(exact(self, layout)))
+    write_model(tmp_path)
+    assert not make_learner(tmp_path, LastN(last_n=1)).forward.form.split
+
+
+def _nudged(hidden):
+    return None if hidden is None else hidden * (1 + 2**-22)
+
+
+def test_the_row_that_is_compared_is_short_and_the_sequence_as_long_as_the_runs_longest():
+    batch = for_check([np.arange(n, dtype=np.int32) for n in (300, 200)])
+    assert batch.lengths_B[-1] == COMPARED_TOKENS
+    assert (batch.lengths_B - 1).sum() == 299 + 199  # tokens that are read
+    assert batch.lengths_B.max() <= 300
+    assert batch.n_supervised == COMPARED_TOKENS - 1
+
+
+def test_the_frozen_layers_are_not_in_memory_after_the_check(tmp_path):
+    learner = MlxLearner(Job(write_architecture(tmp_path, "llama"), "fp32", LastN(last_n=1), AdamW(), None, 0))
+    weights = learner._read_what_trains()
+    before = mx.get_active_memory()
+    learner._checked_forward(weights)
+    layer = sum(a.nbytes for name, a in tree_flatten(learner.model.parameters()) if name.startswith("model.layers.0."))
+    assert mx.get_active_memory() - before < layer
