@@ -5,6 +5,7 @@ The BLAS is the one that the program would compute with.
 
 import ast
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,12 @@ HAS_MLX = all(importlib.util.find_spec(name) for name in ("mlx", "mlx_lm"))
 
 blas.choose_kernels()
 blas.load_openblas()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the tests keep is not the user's."""
+    os.environ["MLXTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 class WithoutMlx(pytest.Module):

@@ -72,7 +72,7 @@ CHANGES = {
     "checkpoint.keep": (1, {}),
     "backend.precision": ("bf16", {}),
 }
-# Shown elsewhere, as they say where things are: tests of models, data, backends and run folders.
+# Shown elsewhere, as they say where things are and change no number: tests of models, data, backends, run folders.
 ELSEWHERE = {
     "model.name",
     "model.revision",
@@ -80,6 +80,7 @@ ELSEWHERE = {
     "optimizer.name",
     "backend.name",
     "backend.system_blas",
+    "backend.prefix_cache",
     "run.out",
 }
 
