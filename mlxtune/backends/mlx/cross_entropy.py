@@ -21,6 +21,7 @@ Arrays = Sequence[mx.array]
 SHARD_ROWS, MOST_SHARDS = 4096, 32
 # float16 ends at 6e-8: its exponentials are kept this much larger, so that they reach down to 2e-12.
 ENLARGED = {mx.float16: 2.0**15}
+SMALLEST = 1e-37  # of float32, nearly
 
 
 class Head(NamedTuple):
@@ -139,10 +140,8 @@ def _loss_and_gradient(
         gradient_ND = gradient_ND + products_NR @ shard_RD
         done = [gradient_ND]
         if consume is not None:
-            # The shard's last other use comes first: what consumes the gradient may then free or overwrite the shard.
-            (gradient_RD,) = mx.depends([products_NR.T @ hidden_ND], [gradient_ND])
             bias_gradients.append(mx.sum(slopes_NR, axis=0))
-            done = [*done, *consume(i, gradient_RD)]
+            done = [*done, *consume(i, products_NR.T @ hidden_ND)]
     if consume is not None and head.bias_V is not None:
         gradient_V = mx.concatenate(bias_gradients).astype(head.bias_V.dtype)
         done = [*done, *consume(len(head.shards), gradient_V)]
@@ -196,12 +195,14 @@ def _slopes(part: _Part, normalizer: _Normalizer, output: Output, scale: float) 
     """The gradient of `scale` times the loss by the head's products, (N, R), float32.
 
     By the logits it is p, and p - 1 at the target. That one is made from the target's logit in float32: where p is
-    nearly 1, p - 1 of a rounded p would be noise.
+    nearly 1, p - 1 of a rounded p would be noise, and an exponential that became 0 does not know its logit.
     """
     exponentials_NR = part.exponentials_NR.astype(mx.float32)
+    # What was not kept comes back; without a soft cap no one asks for it and it is never computed.
+    logits_NR = mx.log(mx.maximum(exponentials_NR, SMALLEST)) + part.reference
     factor = mx.exp(part.reference - normalizer.reference) / normalizer.total * scale
-    slopes_NR = exponentials_NR * factor
-    target = (mx.exp(part.target - normalizer.reference) / normalizer.total - 1) * scale
+    slopes_NR = output.pull_back(exponentials_NR * factor, logits_NR)
+    of_target = (mx.exp(part.target - normalizer.reference) / normalizer.total - 1) * scale
     unchanged = mx.take_along_axis(slopes_NR, part.place, axis=1)
-    slopes_NR = mx.put_along_axis(slopes_NR, part.place, mx.where(part.inside, target, unchanged), axis=1)
-    return output.pull_back(slopes_NR, exponentials_NR, part.reference)
+    at_place = mx.where(part.inside, output.pull_back(of_target, part.target), unchanged)
+    return mx.put_along_axis(slopes_NR, part.place, at_place, axis=1)
