@@ -67,22 +67,20 @@ def head_loss(
     consume: where given, the gradients of `scale` times the loss by the head's shards go to it one after the other,
     each made when the arrays that it returned for the one before are done. Evaluate these together with the loss.
     """
-    loss, gradient_ND = _loss_and_gradient(mx.stop_gradient(hidden_ND), head, targets_N, scale, consume)
+    loss, gradient_ND = _loss_and_gradient(hidden_ND, head, targets_N, scale, consume)
     return _with_gradients(loss, [hidden_ND], [gradient_ND], scale)
 
 
 def trained_head_loss(hidden_ND: mx.array, head: Head, targets_N: mx.array, scale: float = 1.0) -> mx.array:
     """As `head_loss`; the gradient reaches the head's shards and its bias too."""
-    weights = [*head.shards] if head.bias_V is None else [*head.shards, head.bias_V]
     gradients: list[mx.array] = []
 
     def keep(_: int, gradient: mx.array) -> Arrays:
         gradients.append(gradient)
         return [gradient]
 
-    constants = [mx.stop_gradient(weight) for weight in weights]
-    constant = Head(constants[: len(head.shards)], None if head.bias_V is None else constants[-1], head.output)
-    loss, gradient_ND = _loss_and_gradient(mx.stop_gradient(hidden_ND), constant, targets_N, scale, keep)
+    loss, gradient_ND = _loss_and_gradient(hidden_ND, head, targets_N, scale, keep)
+    weights = [*head.shards] if head.bias_V is None else [*head.shards, head.bias_V]
     return _with_gradients(loss, [hidden_ND, *weights], [gradient_ND, *gradients], scale)
 
 
@@ -105,7 +103,7 @@ def _with_gradients(loss: mx.array, inputs: Arrays, gradients: list[mx.array], s
 
     function: Any = mx.custom_function(lambda loss, _: loss)
     function.vjp(pull_back)
-    return function(loss, inputs)
+    return function(mx.stop_gradient(loss), inputs)
 
 
 class _Part(NamedTuple):
