@@ -14,6 +14,7 @@ from mlx.utils import tree_map_with_path
 from mlx_lm.utils import load_config, load_model
 
 from mlxtune.backends.mlx.rope import older_keys
+from mlxtune.backends.mlx.windows import slide
 from mlxtune.errors import BadModel
 
 PRECISIONS = {"bf16": mx.bfloat16, "fp16": mx.float16, "fp32": mx.float32}
@@ -32,7 +33,7 @@ def load_lazily(folder: Path, precision: str) -> nn.Module:
     try:
         classes = _classes_that_tie if _saved_as_head_only(folder) else mlx_lm_classes
         added = older_keys(load_config(folder))
-        model, _ = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
+        model, config = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
     except (ValueError, TypeError, KeyError, FileNotFoundError, RuntimeError) as error:
         raise BadModel(
             str(folder),
@@ -48,6 +49,7 @@ def load_lazily(folder: Path, precision: str) -> nn.Module:
             found=f"{len(quantised):,} quantised modules",
             remedy="Name the original model, not a quantised conversion of it.",
         )
+    slide(model, config, folder)
     cast(model, PRECISIONS[precision])
     return model
 
