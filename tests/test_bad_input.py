@@ -184,7 +184,12 @@ def wider(tensors):
         tensors[name] = np.ones((97, 2), np.float32)
 
 
+def halved(tensors):
+    del tensors[LAST.replace("weight", "lora_b")]
+
+
 ADAPTERS = {
+    "half of a LoRA": (halved, {}),
     "another layer": (of_layer_9, {}),
     "another width": (wider, {}),
     "another width of a whole parameter": (full, {"fine_tune_type": "full"}),

@@ -16,7 +16,7 @@ from mlxtune.models.weights import TensorInfo, header
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 LORA = ("rank", "scale", "dropout")  # what mlx-lm's format has of a LoRA
-ENDS = ("lora_a", "lora_b", "m")
+PARTNER = {"lora_a": "lora_b", "lora_b": "lora_a", "m": "lora_a"}  # that a tensor is nothing without
 
 Tensors = Mapping[str, TensorInfo]
 
@@ -65,8 +65,10 @@ def _of_lora(
 ) -> Iterator[str]:
     for name, info in tensors.items():
         module, _, end = name.rpartition(".")
-        if end not in ENDS or f"{module}.weight" not in parameters:
+        if end not in PARTNER or f"{module}.weight" not in parameters:
             yield name
+        elif f"{module}.{PARTNER[end]}" not in tensors:
+            yield f"{name} without {PARTNER[end]}"
         elif module in linears and end != "m":
             n_in, n_out = linears[module]
             side, width = (0, n_in) if end == "lora_a" else (-1, n_out)

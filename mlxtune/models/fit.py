@@ -38,7 +38,9 @@ def check(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str, Stored
             str(folder),
             expected="the tensors that config.json calls for, and no others",
             found="; ".join(words),
-            remedy=ORIGINAL if packed else "The copy is not complete, or config.json or weights are of another model.",
+            remedy=ORIGINAL
+            if packed
+            else "The copy is not complete, or config.json and the weights are of two models.",
         )
 
 
