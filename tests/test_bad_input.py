@@ -188,12 +188,21 @@ def halved(tensors):
     del tensors[LAST.replace("weight", "lora_b")]
 
 
+def of_a_norm(tensors):
+    for name in list(tensors):
+        tensors[name.replace("mlp.up_proj", "input_layernorm")] = tensors.pop(name)
+
+
 ADAPTERS = {
+    "a norm": (of_a_norm, {}),
     "half of a LoRA": (halved, {}),
     "another layer": (of_layer_9, {}),
     "another width": (wider, {}),
     "another width of a whole parameter": (full, {"fine_tune_type": "full"}),
     "LoRA said to be whole": (dict, {"fine_tune_type": "full"}),
+    "another rank": (dict, {"lora_parameters": {"rank": 3, "scale": 1.0, "dropout": 0.0}}),
+    "a tensor of DoRA": (lambda tensors: tensors.update({LAST.replace("weight", "m"): np.ones(112, np.float32)}), {}),
+    "parameters that are none": (dict, {"lora_parameters": "all"}),
     "no scale": (dict, {"lora_parameters": {"rank": 2}}),
     "no parameters": (dict, {"lora_parameters": None}),
     "no depth": (dict, {"num_layers": None}),

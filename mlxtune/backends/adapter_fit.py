@@ -5,7 +5,7 @@ is for the backend to take or to refuse.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,23 @@ from mlxtune.models.weights import TensorInfo, header
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 LORA = ("rank", "scale", "dropout")  # what mlx-lm's format has of a LoRA
-PARTNER = {"lora_a": "lora_b", "lora_b": "lora_a", "m": "lora_a"}  # that a tensor is nothing without
+PARTNER = {"lora_a": "lora_b", "lora_b": "lora_a"}  # that a tensor is nothing without
 
 Tensors = Mapping[str, TensorInfo]
+Shapes = Mapping[str, Shape]
 
 
-def check(folder: Path, parameters: Mapping[str, Shape], linears: Mapping[str, tuple[int, int]]) -> None:
+def check(folder: Path, parameters: Shapes, linears: Mapping[str, tuple[int, int]]) -> None:
     """Raises BadModel with the tensors that have no place in the model. linears: module names to (in, out)."""
     document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())  # `export.adapter.find` has read it before
     tensors = header(folder / WEIGHTS)
-    if document.get("fine_tune_type", "lora") == "full":
-        faults = list(_of_parameters(tensors, parameters))
-    else:
-        _check_lora(folder, document)
-        faults = list(_of_lora(tensors, parameters, linears))
+    match document.get("fine_tune_type", "lora"):
+        case "full":
+            faults = _misfits(tensors, parameters)
+        case "lora":
+            faults = _lora_misfits(tensors, parameters, linears, _rank(folder, document))
+        case _:
+            return
     if faults:
         raise BadModel(
             str(folder / WEIGHTS),
@@ -39,9 +42,11 @@ def check(folder: Path, parameters: Mapping[str, Shape], linears: Mapping[str, t
         )
 
 
-def _check_lora(folder: Path, document: Mapping[str, Any]) -> None:
-    there = document.get("lora_parameters") or {}
-    missing = [key for key in LORA if not isinstance(there.get(key), int | float)]
+def _rank(folder: Path, document: Mapping[str, Any]) -> int:
+    """The rank of a LoRA's config, which must have the rest too."""
+    lora = document.get("lora_parameters")
+    lora = lora if isinstance(lora, dict) else {}
+    missing = [key for key in LORA if not isinstance(lora.get(key), int | float)]
     missing += [] if isinstance(document.get("num_layers"), int) else ["num_layers"]
     if missing:
         raise BadModel(
@@ -50,27 +55,27 @@ def _check_lora(folder: Path, document: Mapping[str, Any]) -> None:
             found=f"no number for {', '.join(missing)}",
             remedy="Name the folder RUN/adapter, or an adapter of mlx-lm.",
         )
+    return int(lora["rank"])
 
 
-def _of_parameters(tensors: Tensors, parameters: Mapping[str, Shape]) -> Iterator[str]:
-    for name, info in tensors.items():
-        if name not in parameters:
-            yield name
-        elif info.shape != parameters[name]:
-            yield f"{name} {[*info.shape]} for {[*parameters[name]]}"
+def _misfits(tensors: Tensors, needed: Shapes) -> list[str]:
+    """Tensors that the model has no parameter for, or one of another shape."""
+    unlike = [
+        f"{name} {[*info.shape]} for {[*needed[name]]}"
+        for name, info in tensors.items()
+        if name in needed and info.shape != needed[name]
+    ]
+    return [*(name for name in tensors if name not in needed), *unlike]
 
 
-def _of_lora(
-    tensors: Tensors, parameters: Mapping[str, Shape], linears: Mapping[str, tuple[int, int]]
-) -> Iterator[str]:
-    for name, info in tensors.items():
-        module, _, end = name.rpartition(".")
-        if end not in PARTNER or f"{module}.weight" not in parameters:
-            yield name
-        elif f"{module}.{PARTNER[end]}" not in tensors:
-            yield f"{name} without {PARTNER[end]}"
-        elif module in linears and end != "m":
-            n_in, n_out = linears[module]
-            side, width = (0, n_in) if end == "lora_a" else (-1, n_out)
-            if len(info.shape) != 2 or info.shape[side] != width:
-                yield f"{name} {[*info.shape]} for {[n_in, 'rank'] if side == 0 else ['rank', n_out]}".replace("'", "")
+def _lora_misfits(tensors: Tensors, parameters: Shapes, linears: Mapping[str, tuple[int, int]], rank: int) -> list[str]:
+    """The same for LoRA, and halves of pairs. Only the shapes beside linear modules are known here."""
+    matrices = {name.removesuffix(".weight") for name, shape in parameters.items() if len(shape) > 1}
+    modules = {name: name.rpartition(".") for name in tensors}
+    lora = {name for name, (module, _, end) in modules.items() if end in PARTNER and module in matrices}
+    known: dict[str, Shape] = {}
+    for module, (n_in, n_out) in linears.items():
+        known |= {f"{module}.lora_a": (n_in, rank), f"{module}.lora_b": (rank, n_out)}
+    halves = [name for name in lora if f"{modules[name][0]}.{PARTNER[modules[name][2]]}" not in tensors]
+    needed = {name: known.get(name, tensors[name].shape) for name in lora}
+    return [*_misfits(tensors, needed), *(f"{name} without its other half" for name in halves)]

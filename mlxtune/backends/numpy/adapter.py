@@ -31,10 +31,8 @@ def apply(adapter: Adapter, weights: Flat) -> None:
 def _add_lora(folder: Path, tensors: dict[str, TensorInfo], weights: Flat) -> None:
     scale = float(_document(folder)["lora_parameters"]["scale"])
     for module in sorted({name.rpartition(".")[0] for name in tensors}):
-        weight = weights.get(f"{module}.weight")
-        a, b = (tensors.get(f"{module}.lora_{end}") for end in "ab")
-        if weight is None or a is None or b is None:
-            raise _other(folder, module, "lora_a and lora_b of a linear module of this model", "another name")
+        weight = weights[f"{module}.weight"]
+        a, b = (tensors[f"{module}.lora_{end}"] for end in "ab")
         _check(folder, f"{module}.lora_a", a, (weight.shape[1], a.shape[-1]))
         _check(folder, f"{module}.lora_b", b, (a.shape[-1], weight.shape[0]))
         weight += (_read(a) @ _read(b)).T * scale
