@@ -178,10 +178,14 @@ def test_a_tied_head_is_untied_by_a_copy_that_trains_while_the_embedding_stays(f
 # Configs and weights as they are found
 
 
-def test_an_older_key_goes_before_a_newer_one_and_nested_configs_are_read():
+def test_newer_keys_go_before_older_ones_and_nested_configs_are_read():
     rope = {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}
     scaling = {**rope, "type": "linear"}
-    assert older_keys({"rope_theta": 1e4, "rope_parameters": rope}) == {"rope_scaling": scaling}
+    assert older_keys({"rope_theta": 1e4, "rope_parameters": rope}) == {"rope_theta": 5e5, "rope_scaling": scaling}
+    assert (
+        older_keys({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 8.0}, "rope_parameters": rope})
+        == {}
+    )
     nested = older_keys({"text_config": {"n": 1, "rope_parameters": rope}})
     assert nested == {"text_config": {"n": 1, "rope_parameters": rope, "rope_theta": 5e5, "rope_scaling": scaling}}
 
@@ -257,7 +261,7 @@ def test_a_quantised_model_is_refused(tmp_path):
     quantised, config = quantize_model(model, config, group_size=32, bits=4)
     save_model(tmp_path / "quantised", quantised)
     (tmp_path / "quantised" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadModel, match="quantised modules"):
+    with pytest.raises(BadModel, match="quantised ones"):
         load_lazily(tmp_path / "quantised", "bf16")
 
 
