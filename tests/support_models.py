@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mlxtune.backends.base import Job
 from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.parameters import Arrays
 from mlxtune.backends.mlx.tensors import by_parameter
 from mlxtune.data.types import Batch
 from mlxtune.optim.adamw import AdamW
@@ -58,10 +59,14 @@ def make_learner(folder: Path, strategy: Strategy, precision: str = "fp32", **ch
     return learner
 
 
+def in_one_piece(arrays: Arrays) -> Arrays:
+    """Weights or gradients by their names in a file: those of a head in shards are put together."""
+    return {name: mx.concatenate([*parts.values()]) for name, parts in by_parameter(arrays)}
+
+
 def whole_model(learner: MlxLearner) -> nn.Module:
     """The learner's model with all its weights in it: while it trains, a head in shards is not."""
-    for name, arrays in by_parameter(learner.trained.weights):
-        learner.model.update(tree_unflatten([(name, mx.concatenate([*arrays.values()]))]))
+    learner.model.update(tree_unflatten([*in_one_piece(learner.trained.weights).items()]))
     return learner.model
 
 

@@ -12,11 +12,10 @@ from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.load import load_lazily
 from mlxtune.backends.mlx.self_check import COMPARED_TOKENS, SPLIT, for_check
-from mlxtune.backends.mlx.tensors import by_parameter
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
 from tests.support_architectures import ARCHITECTURES, write_architecture
-from tests.support_models import make_batch, make_learner, write_model
+from tests.support_models import in_one_piece, make_batch, make_learner, write_model
 
 BEST = Form(split=True, packed=True, gathered=True, sharded=True)
 PADDED = BEST._replace(packed=False)
@@ -55,7 +54,7 @@ def test_gradients_in_every_form_are_those_of_the_whole_model(form, tmp_path):
 
 
 def gradients_in(learner, batch, form, first):
-    weights = {name: mx.concatenate([*arrays.values()]) for name, arrays in by_parameter(learner.trained.weights)}
+    weights = in_one_piece(learner.trained.weights)
     forward = Forward(learner.model, first, form, learner.network.forward.head)
     layout = forward.lay_out(batch)
     hidden = forward.prefix(layout)
