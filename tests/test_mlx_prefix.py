@@ -8,12 +8,13 @@ import pytest
 
 from mlxtune.backends.base import Job, Work
 from mlxtune.backends.mlx import prefix
-from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.learner import OTHER_FORM, MlxLearner
 from mlxtune.data.batches import collate
 from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.events import Preparing
 from mlxtune.optim.adamw import AdamW
+from mlxtune.storage import write_tensors
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from tests.support_models import VOCABULARY, contents, write_model
@@ -185,3 +186,15 @@ def resident_bytes(learner):
     gone = (*learner.anatomy.layers[: learner.selection.first_layer], learner.anatomy.embedding)
     kept = sum(p.bytes for name, p in learner.anatomy.parameters.items() if not name.startswith(gone))
     return kept + sum(2 * weight.nbytes for weight in learner.trained.weights.values())
+
+
+def test_a_run_that_goes_on_in_another_form_says_that_its_last_bits_may_differ(make, tmp_path):
+    begun = make()
+    begun.prepare()
+    for keep, said in (("auto", False), ("off", True)):
+        again = make(keep=keep)
+        again.prepare()
+        for name, tensors in (("w.safetensors", begun.weights()), ("o.safetensors", begun.optimizer_state())):
+            write_tensors(tmp_path / name, tensors)
+        again.restore(tmp_path / "w.safetensors", tmp_path / "o.safetensors", begun.scalars())
+        assert any(OTHER_FORM in note for note in again.notes) == said

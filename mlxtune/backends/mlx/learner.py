@@ -32,6 +32,7 @@ from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
 
+OTHER_FORM = "The run goes on in another form: its numbers agree with those of an unbroken run, though not to the bit."
 STREAMS_PER_SEED = 1 << 31  # steps of one seed that cannot meet those of the next
 
 
@@ -225,14 +226,21 @@ class MlxLearner:
         return tensors.optimizer_tensors(self.trained)
 
     def scalars(self) -> dict[str, Any]:
-        """Counts and the loss scale."""
-        return {"steps": self.steps, "updates": self.updates, "loss_scale": list(self.scale)}
+        """Counts, the loss scale, and the form of the passes, on which the last bits depend."""
+        return {
+            "steps": self.steps,
+            "updates": self.updates,
+            "loss_scale": list(self.scale),
+            "form": self.network.words,
+        }
 
     def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
         """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
         self._set(tensors.from_files(self.trained, _load(weights), _load(optimizer)))
         self.steps, self.updates = scalars["steps"], scalars["updates"]
         self.scale = LossScale(*scalars["loss_scale"])
+        if scalars.get("form", self.network.words) != self.network.words:
+            self.notes = (*self.notes, f"{OTHER_FORM} Before: {scalars['form']}; now: {self.network.words}.")
 
     def memory(self) -> Memory:
         """What MLX holds now, and held at most since `prepare`."""

@@ -37,6 +37,20 @@ class Network:
         self.head_weight = head and f"{_name_of(model, head.module)}.weight"
         self.head_trains = self.head_weight in trains
 
+    @property
+    def words(self) -> str:
+        """The form of the passes: the same words, the same bits."""
+        form = self.forward.form
+        parts = {
+            "whole": not form.split,
+            "split": form.split,
+            "kept": form.split and self.prefix.file is not None,
+            "packed": form.packed,
+            "gathered": form.gathered,
+            "sharded": form.sharded,
+        }
+        return ", ".join(name for name, is_so in parts.items() if is_so)
+
     def take(self, weights: Arrays) -> Arrays:
         """What trains, out of the model. A head of its own comes in shards, and the model keeps none of it."""
         head = self.forward.head
