@@ -47,6 +47,7 @@ def test_both_sides_have_the_same_losses_and_count_the_same_tokens(case, spec):
     assert (one.real_tokens, one.supervised_tokens) == (other.real_tokens, other.supervised_tokens)
     assert len(one.epoch_seconds) == len(other.epoch_seconds) == 2
     assert one.losses[0] != one.losses[2]
+    assert 0 < one.imported_bytes <= one.resident_bytes
 
 
 def test_work_that_is_not_equal_is_seen_in_the_losses(spec):
@@ -118,6 +119,7 @@ def result(**changes):
         "step_flops": 2e9,
         "peak_bytes": 10**9,
         "resident_bytes": 2 * 10**9,
+        "imported_bytes": 10**8,
         "matrix_flops": 16e9,
         "device": "a device",
         "blas": "a BLAS",

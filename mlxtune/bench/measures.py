@@ -36,6 +36,7 @@ def measures(case: Case) -> list[Measure]:
         Measure("whole_seconds", "whole, s", lambda r: r.whole_seconds, _seconds),
         Measure("peak_bytes", "peak of MLX", lambda r: r.peak_bytes, size),
         Measure("resident_bytes", "peak of the process", lambda r: r.resident_bytes, size),
+        Measure("imported_bytes", "of it after the imports", lambda r: r.imported_bytes, size, compared=False),
         Measure("padding_waste", "padding", lambda r: 1 - r.real_tokens / r.positions, share, compared=False),
         Measure("step_gflop", "GFLOP a step", lambda r: r.step_flops / 1e9, lambda value: f"{value:,.1f}"),
         Measure("matrix_share", "of the matrix rate", lambda r: matrix_share(case, r), share),

@@ -39,6 +39,7 @@ class Recorder:
         self.ends: list[float] = []  # of the steps
         self.computed: list[Computed] = []
         self.peaks = (0, 0)
+        self.imported_bytes = peak_resident_bytes()
         self.began = self.ready_at = time.perf_counter()
 
     def ready(self) -> None:
@@ -71,6 +72,7 @@ class Recorder:
             step_flops=sum(flops) / len(flops),
             peak_bytes=self.peaks[0],
             resident_bytes=self.peaks[1],
+            imported_bytes=self.imported_bytes,
             matrix_flops=matrix_rate(precision),
             device=device.name(),
             blas=blas_in_words(),

@@ -58,6 +58,7 @@ class Result(NamedTuple):
     step_flops: float  # mean of an epoch after the first: see `flops`
     peak_bytes: int  # that MLX held at once, from the start of the process
     resident_bytes: int  # of the process, at most
+    imported_bytes: int  # the same, after the imports
     matrix_flops: float  # a second: see `measure.matrix_rate`
     device: str
     blas: str
