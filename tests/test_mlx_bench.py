@@ -211,3 +211,5 @@ def test_the_techniques_are_lines_of_one_table(monkeypatch):
     shown = CliRunner().invoke(app, ["bench", "--techniques"]).stdout
     for variation in cases.variations():
         assert f"| {variation.words} " in shown
+    document = json.loads(CliRunner().invoke(app, ["bench", "--techniques", "--json"]).stdout)
+    assert [*document["comparisons"][0]["sides"]] == [*results]

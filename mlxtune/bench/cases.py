@@ -50,16 +50,16 @@ NEEDS = {"kept": ("split",)}
 
 
 def variations() -> list[Variation]:
-    """None of the techniques, each alone, then one after the other on top.
+    """None of the techniques, each alone, then one after the other on top of the first.
 
-    >>> [variation.words for variation in variations()][:3]
-    ['none of them', 'frozen layers apart', 'head on supervised tokens']
+    >>> [variation.words for variation in variations()][-3:]
+    ['+ head on supervised tokens', '+ rows packed', "+ frozen layers' output kept"]
     >>> variations()[-1].techniques
     ('split', 'gathered', 'packed', 'kept')
     """
-    names = list(TECHNIQUES)
-    alone = [Variation(TECHNIQUES[name], (*NEEDS.get(name, ()), name)) for name in names]
-    added = [Variation(f"+ {TECHNIQUES[names[end]]}", tuple(names[: end + 1])) for end in range(1, len(names))]
+    first, *others = TECHNIQUES
+    alone = [Variation(TECHNIQUES[name], (*NEEDS.get(name, ()), name)) for name in (*others, first)]
+    added = [Variation(f"+ {TECHNIQUES[name]}", (first, *others[: n + 1])) for n, name in enumerate(others)]
     return [Variation("none of them", ()), *alone, *added]
 
 

@@ -21,7 +21,7 @@ token 0 of the padding, and so does mlxtune here. Times are from after the impor
 Ratios are mlxtune's part of {EQUAL}'s: the middle of the repeats (least to most). GFLOP are those of the matrix
 products of a step after the first epoch; their rate is compared with that of one product of 1,024^3."""
 TECHNIQUES_LEGEND = """\
-Each training is a process of its own, with the techniques forced that its line names; "+" adds one to those above.
+Each training is a process of its own, with the techniques forced that its line names; "+" adds one to the line above.
 The self-check at the start runs in all of them. Times are from after the imports on, tokens/s are of the whole time."""
 
 
