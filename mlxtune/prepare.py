@@ -77,6 +77,7 @@ def _job(recipe: Recipe, folder: Path) -> Job:
         train.clip_norm,
         train.seed,
         backend.prefix_cache,
+        backend.update_order,
     )
 
 

@@ -3,12 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import torch
+from mlx.utils import tree_unflatten
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mlxtune.backends.base import Job
 from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.parameters import Arrays
+from mlxtune.backends.mlx.tensors import by_parameter
 from mlxtune.data.types import Batch
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.choose import Strategy
@@ -52,6 +57,17 @@ def make_learner(folder: Path, strategy: Strategy, precision: str = "fp32", **ch
     learner = MlxLearner(Job(folder, precision, strategy, **settings))
     learner.prepare()
     return learner
+
+
+def in_one_piece(arrays: Arrays) -> Arrays:
+    """Weights or gradients by their names in a file: those of a head in shards are put together."""
+    return {name: mx.concatenate([*parts.values()]) for name, parts in by_parameter(arrays)}
+
+
+def whole_model(learner: MlxLearner) -> nn.Module:
+    """The learner's model with all its weights in it: while it trains, a head in shards is not."""
+    learner.model.update(tree_unflatten([*in_one_piece(learner.trained.weights).items()]))
+    return learner.model
 
 
 def make_batch(seed: int, lengths: tuple[int, ...] = (24, 17, 9, 20), prompt: int = 4, width: int = 0) -> Batch:

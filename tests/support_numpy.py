@@ -48,6 +48,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "llama, llama3": {"model_type": "llama", "rope_scaling": LLAMA3},
     "llama, yarn": {"model_type": "llama", "rope_scaling": YARN, "head_dim": 16},
     "llama, new spelling": {"model_type": "llama", "rope_parameters": {**YARN, "rope_theta": 500.0}},
+    "llama, both spellings": {
+        "model_type": "llama",
+        "rope_scaling": LLAMA3,
+        "rope_parameters": {**YARN, "rope_theta": 500.0},
+    },
     "mistral": {"model_type": "mistral", "sliding_window": None},
     "mistral, short window": {"model_type": "mistral", "sliding_window": 9},
     "mistral, long window": {"model_type": "mistral", "sliding_window": 70},

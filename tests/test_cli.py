@@ -1,42 +1,16 @@
 """The program as a user runs it: exit codes, streams, messages, and what stays untouched."""
 
+import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlxtune.cli import main
-from mlxtune.models.hub import BUILT_IN
-
-TEXT_ROWS = [
-    {"text": f"The {animal} sat on the mat and looked at the {thing}."} for animal in "abcd" for thing in "xyz"
-]
-
-
-class Found(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def mlxtune(tmp_path, monkeypatch, capfd):
-    """The program in this process, for speed; in a process of its own it is `in_a_process`."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Found(int(ended.value.code or 0), *capfd.readouterr())
-
-    return call
+from tests.support_cli import BACKENDS, TEXT_ROWS, model, write
 
 
 @pytest.fixture
@@ -72,15 +46,6 @@ def in_a_process(*arguments, cwd):
         text=True,
         check=False,
     )
-
-
-def write(path, rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def model(tmp_path):
-    return Path(shutil.copytree(BUILT_IN, tmp_path / "model"))
 
 
 def test_no_such_data_folder(refused):
@@ -231,3 +196,17 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, mlxtune, train):
     found = mlxtune("generate", "--prompt", "x", "--adapter", "out/adapter")
     assert found.returncode == 2
     assert "model.layers.99.x" in found.stderr
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_chat_answers_each_line_until_an_empty_one(backend, mlxtune, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Tell me a story.\nAnd another.\n\nnever read\n"))
+    options = ("--temperature", 0, "--max-tokens", 6, "--precision", "fp32", "--backend", backend)
+    found = mlxtune("chat", *options)
+    assert found.returncode == 0, found.stderr
+    first, second = found.stdout.removeprefix("> ").split("> ")[:2]
+    assert first.strip()
+    assert second.strip()
+    assert found.stdout.count("> ") == 3  # two answers, and the line that ended it
+    asked = mlxtune("generate", "--prompt", "Tell me a story.", *options)
+    assert asked.stdout.strip() == first.strip()

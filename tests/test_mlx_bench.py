@@ -11,7 +11,7 @@ from mlxtune.backends.mlx.bench import make, ours, theirs
 from mlxtune.backends.mlx.bench.flops import matrices, step_flops
 from mlxtune.backends.mlx.bench.rows import epochs, make_rows
 from mlxtune.backends.mlx.bench.spec import Case, Result, Spec
-from mlxtune.backends.mlx.forward import WHOLE, Form
+from mlxtune.backends.mlx.forward import Form
 from mlxtune.backends.mlx.self_check import SelfCheck
 from mlxtune.bench import cases, compare, run, table
 from mlxtune.bench.measures import COMPARED_STEPS, Spread, loss_difference, measures, ratios
@@ -71,18 +71,17 @@ def test_the_rows_are_ragged_and_mlx_lm_pads_nearly_half_of_its_batches():
 
 
 def test_every_technique_of_the_mlx_backend_is_in_the_table():
-    assert {*cases.TECHNIQUES} == {*Form._fields, ours.KEPT}
+    assert {*cases.TECHNIQUES} == {*Form._fields, ours.KEPT, ours.ORDERED}
 
 
 @pytest.mark.parametrize("variation", cases.variations(), ids=lambda variation: variation.words)
 def test_a_forced_technique_is_used_alone_and_changes_no_loss(variation, spec, monkeypatch):
     monkeypatch.setattr(SelfCheck, "best", SelfCheck.best)  # put back what the run replaces
     case = CASES[0]
-    found = ours.run(spec(case, techniques=variation.techniques))
-    form = WHOLE._replace(**{name: name in variation.techniques for name in Form._fields})
-    kept = "kept" in variation.techniques
-    assert found.form == f"{form.words}, {'frozen layers kept' if kept else 'nothing kept'}"
-    assert (found.positions == found.real_tokens) == form.packed
+    asked = spec(case, techniques=variation.techniques)
+    found = ours.run(asked)
+    assert {*found.used} == {*variation.techniques}
+    assert (found.positions == found.real_tokens) == ("packed" in variation.techniques)
     assert loss_difference([found], [theirs.run(spec(case))]) <= 1e-5
 
 
@@ -123,7 +122,7 @@ def result(**changes):
         "matrix_flops": 16e9,
         "device": "a device",
         "blas": "a BLAS",
-        "form": "a form",
+        "used": [],
     }
     return Result(**{**given, **changes})
 

@@ -22,7 +22,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
-from tests.support_models import VOCABULARY, make_batch, make_learner, write_model
+from tests.support_models import VOCABULARY, make_batch, make_learner, whole_model, write_model
 
 TIED = {"tie_word_embeddings": True}
 FAMILIES = {
@@ -96,7 +96,7 @@ def test_anatomy_finds_layers_head_embedding_and_final_norm(family, folder):
 
 
 def every_parameter(learner):
-    return {name: np.array(array) for name, array in tree_flatten(learner.model.parameters())}
+    return {name: np.array(array) for name, array in tree_flatten(whole_model(learner).parameters())}
 
 
 def changed_by_steps(learner):
@@ -135,7 +135,7 @@ def test_no_head_freezes_a_head_of_its_own(tmp_path):
 
 def test_lora_starts_at_the_model_exactly_and_trains_nothing_else(folder):
     batch, learner = make_batch(0), make_learner(folder, Lora(rank=8, scale=3.0))
-    assert np.array_equal(logits(learner.model, batch), logits(load_lazily(folder, "fp32"), batch))
+    assert np.array_equal(logits(whole_model(learner), batch), logits(load_lazily(folder, "fp32"), batch))
     for name, array in learner.trained.weights.items():
         values = np.array(array)
         if name.endswith("lora_b"):
@@ -152,12 +152,12 @@ ADAPTED = {"lora": Lora(rank=4, scale=3.0, last_n=2), "last-n": LastN(last_n=2)}
 @pytest.mark.parametrize("strategy", ADAPTED.values(), ids=ADAPTED)
 def test_adapters_load_in_mlx_lm_and_give_the_same_logits(folder, tmp_path, strategy):
     learner, batch = make_learner(folder, strategy), make_batch(0)
-    start = logits(learner.model, batch)
+    start = logits(whole_model(learner), batch)
     changed_by_steps(learner)
     adapter.save(tmp_path / "adapter", learner.weights(), learner.anatomy, learner.selection, {})
     loaded = load_adapters(load_lazily(folder, "fp32"), str(tmp_path / "adapter"))
     loaded.eval()
-    ours = logits(learner.model, batch)
+    ours = logits(whole_model(learner), batch)
     np.testing.assert_allclose(logits(loaded, batch), ours, rtol=1e-5, atol=1e-5)
     assert np.abs(ours - start).max() > 0.01
 
@@ -169,7 +169,7 @@ def test_a_tied_head_is_untied_by_a_copy_that_trains_while_the_embedding_stays(f
             make_learner(folder, wanted)
         return
     learner, batch = make_learner(folder, wanted), make_batch(0)
-    assert np.array_equal(logits(learner.model, batch), logits(load_lazily(folder, "fp32"), batch))
+    assert np.array_equal(logits(whole_model(learner), batch), logits(load_lazily(folder, "fp32"), batch))
     changed, frozen = changed_by_steps(learner)
     assert "lm_head.weight" in changed
     assert learner.anatomy.embedding in frozen
@@ -178,10 +178,14 @@ def test_a_tied_head_is_untied_by_a_copy_that_trains_while_the_embedding_stays(f
 # Configs and weights as they are found
 
 
-def test_an_older_key_goes_before_a_newer_one_and_nested_configs_are_read():
+def test_newer_keys_go_before_older_ones_and_nested_configs_are_read():
     rope = {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0}
     scaling = {**rope, "type": "linear"}
-    assert older_keys({"rope_theta": 1e4, "rope_parameters": rope}) == {"rope_scaling": scaling}
+    assert older_keys({"rope_theta": 1e4, "rope_parameters": rope}) == {"rope_theta": 5e5, "rope_scaling": scaling}
+    assert (
+        older_keys({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 8.0}, "rope_parameters": rope})
+        == {}
+    )
     nested = older_keys({"text_config": {"n": 1, "rope_parameters": rope}})
     assert nested == {"text_config": {"n": 1, "rope_parameters": rope, "rope_theta": 5e5, "rope_scaling": scaling}}
 
@@ -257,7 +261,7 @@ def test_a_quantised_model_is_refused(tmp_path):
     quantised, config = quantize_model(model, config, group_size=32, bits=4)
     save_model(tmp_path / "quantised", quantised)
     (tmp_path / "quantised" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(BadModel, match="quantised modules"):
+    with pytest.raises(BadModel, match="quantised ones"):
         load_lazily(tmp_path / "quantised", "bf16")
 
 
@@ -273,5 +277,5 @@ def test_last_n_larger_than_the_model_says_the_models_count_and_reads_no_weight(
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
 def test_every_floating_weight_has_the_precision_of_the_run(tmp_path, precision):
     learner = make_learner(write_model(tmp_path), LastN(last_n=1), precision)
-    found = {array.dtype for _, array in tree_flatten(learner.model.parameters())}
+    found = {array.dtype for _, array in tree_flatten(whole_model(learner).parameters())}
     assert found == {{"bf16": mx.bfloat16, "fp16": mx.float16, "fp32": mx.float32}[precision]}

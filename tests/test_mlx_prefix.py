@@ -68,8 +68,8 @@ def test_training_from_the_file_gives_the_losses_of_training_without_it(make, pr
     learner, without = make(precision=precision), make(precision=precision, keep="off")
     learner.prepare()
     without.prepare()
-    assert learner.prefix.file is not None
-    assert without.prefix.file is None
+    assert learner.network.prefix.file is not None
+    assert without.network.prefix.file is None
     for indices in ((4, 0), (1, 6), (3, 5)):
         batch = collate(rows(), indices)
         kept, computed = learner.step([batch], 1e-3).loss.loss_sum, without.step([batch], 1e-3).loss.loss_sum

@@ -3,20 +3,23 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxtune.backends.base import Job
 from mlxtune.backends.mlx import packing
 from mlxtune.backends.mlx.forward import WHOLE, Form, Forward
+from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.load import load_lazily
 from mlxtune.backends.mlx.self_check import COMPARED_TOKENS, SPLIT, for_check
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
 from tests.support_architectures import ARCHITECTURES, write_architecture
-from tests.support_models import make_batch, make_learner, write_model
+from tests.support_models import in_one_piece, make_batch, make_learner, write_model
 
-BEST = Form(split=True, packed=True, gathered=True)
-PADDED = Form(split=True, packed=False, gathered=True)
+BEST = Form(split=True, packed=True, gathered=True, sharded=True)
+PADDED = BEST._replace(packed=False)
+WITHOUT_SHARDS = BEST._replace(sharded=False)
 NOT_BEST = {"gpt2": PADDED, "qwen3_5": PADDED, "mamba2": PADDED, "lfm2": PADDED, "jamba": PADDED, "gemma3n": WHOLE}
 
 
@@ -29,37 +32,38 @@ def learner_of(name, folder):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_each_architecture_trains_in_its_best_exact_form_with_the_whole_models_loss(name, tmp_path):
     learner, batch = learner_of(name, tmp_path), make_batch(0)
-    assert learner.forward.form == NOT_BEST.get(name, BEST)
+    assert learner.network.forward.form == NOT_BEST.get(name, BEST)
     assert bool(learner.notes) == (name in NOT_BEST)
-    whole = Forward(learner.model, 0, WHOLE)
+    whole = Forward(load_lazily(tmp_path, "fp32"), 0, WHOLE)
     expected = whole.loss(whole.lay_out(batch), None).item()
     assert learner.evaluate(batch).loss_sum == pytest.approx(expected, rel=2e-6)
     assert learner.step([batch], 1e-3).loss.loss_sum == pytest.approx(expected, rel=2e-6)
     assert learner.evaluate(batch).loss_sum < expected
 
 
-@pytest.mark.parametrize("form", [BEST, PADDED, SPLIT])
+@pytest.mark.parametrize("form", [BEST, PADDED, WITHOUT_SHARDS, SPLIT])
 def test_gradients_in_every_form_are_those_of_the_whole_model(form, tmp_path):
     write_model(tmp_path)
     learner, batch = make_learner(tmp_path, LastN(last_n=2)), make_batch(0)
     first, expected = learner.selection.first_layer, gradients_in(learner, batch, WHOLE, 0)
     found = gradients_in(learner, batch, form, first)
-    assert set(found) == set(expected) == set(learner.trained.weights)
+    assert set(found) == set(expected)
     for name, gradient in found.items():
         largest = mx.max(mx.abs(expected[name])).item()
         assert mx.max(mx.abs(gradient - expected[name])).item() <= 5e-6 * largest, name
 
 
 def gradients_in(learner, batch, form, first):
-    forward = Forward(learner.model, first, form)
+    weights = in_one_piece(learner.trained.weights)
+    forward = Forward(learner.model, first, form, learner.network.forward.head)
     layout = forward.lay_out(batch)
     hidden = forward.prefix(layout)
 
     def loss(weights):
-        learner._put(weights)
+        learner.model.update(tree_unflatten(list(weights.items())))
         return forward.loss(layout, hidden)
 
-    return mx.grad(loss)(learner.trained.weights)
+    return mx.grad(loss)(weights)
 
 
 def test_a_model_that_lets_packed_rows_see_each_other_gets_padded_rows_and_the_panel_says_so(tmp_path, monkeypatch):
@@ -70,7 +74,7 @@ def test_a_model_that_lets_packed_rows_see_each_other_gets_padded_rows_and_the_p
     )
     write_model(tmp_path)
     learner = make_learner(tmp_path, LastN(last_n=1))
-    assert learner.forward.form == PADDED
+    assert learner.network.forward.form == PADDED
     assert any("not packed" in note for note in learner.notes)
 
 
@@ -78,7 +82,7 @@ def test_a_split_that_is_off_by_one_bit_is_not_used(tmp_path, monkeypatch):
     exact = Forward.prefix
     monkeypatch.setattr(Forward, "prefix", lambda self, layout: _nudged(exact(self, layout)))
     write_model(tmp_path)
-    assert not make_learner(tmp_path, LastN(last_n=1)).forward.form.split
+    assert not make_learner(tmp_path, LastN(last_n=1)).network.forward.form.split
 
 
 def _nudged(hidden):
@@ -97,6 +101,6 @@ def test_the_frozen_layers_are_not_in_memory_after_the_check(tmp_path):
     learner = MlxLearner(Job(write_architecture(tmp_path, "llama"), "fp32", LastN(last_n=1), AdamW(), None, 0))
     weights = learner._read_what_trains()
     before = mx.get_active_memory()
-    learner._checked_forward(weights)
+    learner._checked_forward(weights, probe(learner.model))
     layer = sum(a.nbytes for name, a in tree_flatten(learner.model.parameters()) if name.startswith("model.layers.0."))
     assert mx.get_active_memory() - before < layer

@@ -49,7 +49,7 @@ def test_a_model_outside_the_family_is_refused_with_its_name_and_what_is_there(t
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "RoPE type dynamic"),
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "without low_freq_factor, high_freq_factor"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-        ({"quantization": {"bits": 4, "group_size": 64}}, "quantized weights"),
+        ({"quantization": {"bits": 4, "group_size": 64}}, "quantised ones"),
         ({"num_attention_heads": 4, "num_key_value_heads": 3}, "do not divide"),
         ({"layer_types": ["sliding_attention"] * 3}, "layer_types"),
     ],
@@ -73,7 +73,7 @@ def test_missing_and_left_over_tensors_are_named(tmp_path):
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path):
     folder = write_model(tmp_path, **KINDS["llama"])
     write_config(tmp_path, vocab_size=60)
-    with pytest.raises(BadModel, match=r"embed_tokens.weight: expected .*\[60, 32\].*\n?.*\[61, 32\]"):
+    with pytest.raises(BadModel, match=r"2 of another shape: .*embed_tokens.weight \[61, 32\] for \[60, 32\]"):
         weights.find(folder, config.read(folder))
 
 

@@ -239,16 +239,14 @@ def test_memory_counts_weights_gradients_moments_and_what_is_kept(model):
 def test_16_bit_weights_are_said_and_saved_in_their_own_type(tmp_path):
     folder = write_model(tmp_path, "bf16", **KINDS["llama"])
     made = learner(folder, LAST, "bf16")
-    assert any("converted" in note for note in made.selection.notes)
+    assert any("converted" in note for note in made.notes)
     assert {tensor.info.dtype for tensor in made.weights()} == {"BF16"}
     start = contents(made)
     made.step(window(0), 0.0)
     assert {name: start[name] for name in made.layout.trained} == {
         name: contents(made)[name] for name in made.layout.trained
     }
-    assert not any(
-        "converted" in note for note in learner(write_model(tmp_path / "32", **KINDS["llama"])).selection.notes
-    )
+    assert not any("converted" in note for note in learner(write_model(tmp_path / "32", **KINDS["llama"])).notes)
 
 
 def test_adapters_begin_at_the_model_and_depend_on_the_seed(model):

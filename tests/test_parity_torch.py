@@ -13,7 +13,7 @@ from mlxtune.optim.schedule import Cosine, learning_rate
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
-from tests.support_models import make_batch, make_learner, write_model
+from tests.support_models import in_one_piece, make_batch, make_learner, write_model
 
 # PEFT asks transformers a question by a name that is about to go.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -62,7 +62,7 @@ class TorchTwin:
             model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.detach().clone())
         self.model = with_peft(model, learner) if learner.selection.adapters else model
         parameters = {our_name(name): parameter for name, parameter in self.model.named_parameters()}
-        self.trained = {name: parameters[name] for name in learner.trained.weights}
+        self.trained = {name: parameters[name] for name in in_one_piece(learner.trained.weights)}
         for name, parameter in parameters.items():
             parameter.requires_grad = name in self.trained
         matrices = [p for p in self.trained.values() if p.ndim > 1]
@@ -112,7 +112,7 @@ def with_peft(model, learner):
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=first.rank, lora_alpha=alpha, target_modules=modules))
     with torch.no_grad():
         for name, parameter in wrapped.named_parameters():
-            if our_name(name) in learner.trained.weights:
+            if our_name(name) in learner.trained.weights:  # adapters
                 parameter.copy_(torch.tensor(np.array(learner.trained.weights[our_name(name)]).T))
     return wrapped
 
@@ -127,7 +127,7 @@ def as_ours(name, tensor):
 
 
 def our_gradients(learner, batches):
-    _, gradients = learner.gradients(batches, 1 / sum(batch.n_supervised for batch in batches))
+    gradients = in_one_piece(learner.gradients(batches, 1 / sum(batch.n_supervised for batch in batches))[1])
     return {name: np.array(gradient) for name, gradient in gradients.items()}
 
 

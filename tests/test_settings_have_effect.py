@@ -81,6 +81,7 @@ ELSEWHERE = {
     "backend.name",
     "backend.system_blas",
     "backend.prefix_cache",
+    "backend.update_order",
     "run.out",
 }
 

@@ -18,12 +18,15 @@ class BackendSettings:
     """Where and in which number format the run computes. system_blas: see `backends.blas`.
 
     prefix_cache: whether the frozen layers' output is kept over epochs and runs; auto: where that saves passes.
+    update_order: auto: inside the backward pass where nothing clips, so that few gradients are held; after: all of them
+    first.
     """
 
     name: Literal["auto", "mlx", "numpy"] = "auto"
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     system_blas: bool = True
     prefix_cache: Literal["auto", "on", "off"] = "auto"
+    update_order: Literal["auto", "after"] = "auto"
 
 
 class LossSum(NamedTuple):
@@ -49,6 +52,7 @@ class Job(NamedTuple):
     clip_norm: float | None
     seed: int
     prefix_cache: str = "auto"
+    update_order: str = "auto"
 
 
 class Work(NamedTuple):

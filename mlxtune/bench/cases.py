@@ -33,29 +33,31 @@ MLXTUNE, EQUAL, AS_IT_IS = "mlxtune", "mlx-lm", "mlx-lm as it is"
 
 
 class Variation(NamedTuple):
-    """mlxtune with some of its techniques: fields of the MLX backend's Form, and "kept"."""
+    """mlxtune with some of its techniques, by their names in the MLX backend."""
 
     words: str
     techniques: tuple[str, ...]
 
 
-# Keeping the frozen layers' output needs the split. In the order in which they are added up.
+# In the order in which they are added up.
 TECHNIQUES = {
     "split": "frozen layers apart",
     "gathered": "head on supervised tokens",
     "packed": "rows packed",
     "kept": "frozen layers' output kept",
+    "sharded": "head in shards",
+    "ordered": "updates in the backward pass",
 }
-NEEDS = {"kept": ("split",)}
+NEEDS = {"kept": ("split",), "sharded": ("gathered",)}  # what a technique cannot be without
 
 
 def variations() -> list[Variation]:
     """None of the techniques, each alone, then one after the other on top of the first.
 
     >>> [variation.words for variation in variations()][-3:]
-    ['+ head on supervised tokens', '+ rows packed', "+ frozen layers' output kept"]
+    ["+ frozen layers' output kept", '+ head in shards', '+ updates in the backward pass']
     >>> variations()[-1].techniques
-    ('split', 'gathered', 'packed', 'kept')
+    ('split', 'gathered', 'packed', 'kept', 'sharded', 'ordered')
     """
     first, *others = TECHNIQUES
     alone = [Variation(TECHNIQUES[name], (*NEEDS.get(name, ()), name)) for name in (*others, first)]

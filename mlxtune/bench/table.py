@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from mlxtune.backends.mlx.bench.spec import RATE, Result
-from mlxtune.bench.cases import AS_IT_IS, EQUAL, MLXTUNE
+from mlxtune.bench.cases import AS_IT_IS, EQUAL, MLXTUNE, TECHNIQUES
 from mlxtune.bench.compare import Comparison, Settings
 from mlxtune.bench.measures import COMPARED_STEPS, Spread, loss_difference, measures, ratios, spread
 from mlxtune.words import UNKNOWN, rate
@@ -39,7 +39,8 @@ def lines(comparison: Comparison) -> Iterator[str]:
     differs = [_difference(name, results) for name in results]
     rows.append([f"loss differs by, {COMPARED_STEPS} steps", *differs, *("" for _ in others)])
     yield from aligned([header, *rows])
-    yield from ("", f"mlxtune: {results[MLXTUNE][0].form}.")
+    used = [TECHNIQUES.get(name, name) for name in results[MLXTUNE][0].used]
+    yield from ("", f"{MLXTUNE} had: {', '.join(used)}.")
 
 
 def technique_lines(comparison: Comparison) -> Iterator[str]:

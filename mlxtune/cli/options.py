@@ -76,6 +76,13 @@ FLAGS = (
         "Keep the frozen layers' output over epochs and runs: auto, on, off. Default: auto.",
         RATE,
     ),
+    Flag(
+        "--update-order",
+        "backend.update_order",
+        str,
+        "auto: within the backward pass where nothing clips; after: when all gradients are there. Default: auto.",
+        RATE,
+    ),
     Flag("--save-every", "checkpoint.save_every", int, "Steps between checkpoints. Default: 100.", SAVE),
     Flag("--keep", "checkpoint.keep", int, "Checkpoints that stay on the disk. Default: 2.", SAVE),
     Flag("--out", "run.out", str, "Run folder. Default: a new one under runs/.", SAVE),

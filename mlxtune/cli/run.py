@@ -2,12 +2,21 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from mlxtune.errors import MlxtuneError
 from mlxtune.events import End
+
+
+class Found(NamedTuple):
+    """What became of a recipe file: an end, or with --dry-run a plan, or neither where it was refused."""
+
+    recipe: str
+    exit_code: int
+    end: End | None = None
+    plan: dict[str, Any] | None = None
 
 
 def run(
@@ -16,6 +25,7 @@ def run(
     from_mlx_lm: Annotated[
         Path | None, typer.Option(help="A YAML file of mlx_lm.lora; every key is mapped or refused.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check every recipe, show its plan, do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Run recipe files in turn. One that fails does not stop the next; the exit code is the first failure's.
@@ -26,10 +36,11 @@ def run(
 
       mlxtune run a.yaml b.yaml --set train.max_steps=10
 
+      mlxtune run recipes/*.yaml --dry-run
+
       mlxtune run --from-mlx-lm lora_config.yaml
     """
     from mlxtune.cli.runs import print_json
-    from mlxtune.events import as_json
     from mlxtune.recipe import parse_changes
     from mlxtune.report.console import recipes_table
 
@@ -37,29 +48,42 @@ def run(
     if not paths:
         raise typer.BadParameter("name at least one recipe file", param_hint="RECIPE...")
     overrides = parse_changes(changes or [])
-    results = [(str(path), *_one(path, overrides, foreign=path is from_mlx_lm, json=json)) for path in paths]
+    found = [_one(path, overrides, foreign=path is from_mlx_lm, dry_run=dry_run, json=json) for path in paths]
     if json:
-        rows = [{"recipe": name, "exit_code": code, **(as_json(end) if end else {})} for name, end, code in results]
-        print_json({"recipes": rows})
-    elif len(results) > 1:
-        recipes_table([(name, end) for name, end, _ in results])
-    raise typer.Exit(next((code for _, _, code in results if code), 0))
+        print_json({"recipes": [_document(each) for each in found]})
+    elif len(found) > 1 and not dry_run:
+        recipes_table([(each.recipe, each.end) for each in found])
+    raise typer.Exit(next((each.exit_code for each in found if each.exit_code), 0))
 
 
-def _one(path: Path, overrides: dict[str, object], *, foreign: bool, json: bool) -> tuple[End | None, int]:
-    """The run's end, or None where it had none, and its exit code."""
+def _one(path: Path, overrides: dict[str, object], *, foreign: bool, dry_run: bool, json: bool) -> Found:
+    """Run a recipe or check it. Its error is told here, so that the next has its turn."""
     from mlxtune import run as runs
+    from mlxtune.cli.runs import plan
     from mlxtune.recipe import build, read
     from mlxtune.report.console import console, error
 
+    if dry_run and not json:
+        typer.echo(f"# {path}")
     try:
         recipe = build(_translated(path) if foreign else read(path), overrides, str(path))
+        if dry_run:
+            return Found(str(path), 0, plan=plan(recipe, json=json))
         with closing(console(json=json)) as report:
             end = runs.start(recipe, [report])
     except MlxtuneError as fault:
         error(fault)
-        return None, fault.exit_code
-    return end, end.exit_code
+        return Found(str(path), fault.exit_code)
+    return Found(str(path), end.exit_code, end)
+
+
+def _document(found: Found) -> dict[str, Any]:
+    from mlxtune.events import as_json
+
+    document = {"recipe": found.recipe, "exit_code": found.exit_code}
+    if found.plan:
+        return {**document, "plan": found.plan["plan"], "settings": found.plan["recipe"]}
+    return {**document, **(as_json(found.end) if found.end else {})}
 
 
 def _translated(path: Path) -> dict[str, dict[str, object]]:

@@ -37,8 +37,8 @@ def finish(end: End, *, json: bool) -> None:
     raise typer.Exit(end.exit_code)
 
 
-def plan(recipe: Recipe, *, json: bool) -> None:
-    """Check everything and show what the run would be. Reads no weights and writes nothing."""
+def plan(recipe: Recipe, *, json: bool) -> dict[str, Any]:
+    """Check everything; the plan, which is shown but for JSON. Reads no weights and writes nothing."""
     from mlxtune.engine import Progress
     from mlxtune.prepare import prepare, start_event
     from mlxtune.recipe import as_yaml
@@ -47,12 +47,11 @@ def plan(recipe: Recipe, *, json: bool) -> None:
 
     folder = recipe.run.out or str(default_folder(recipe))
     start = start_event(prepare(recipe), folder, Progress())
-    if json:
-        print_json({"plan": as_json(start), "recipe": as_tree(recipe)})
-        return
-    with closing(console()) as report:
-        report(start)
-    typer.echo(as_yaml(recipe))
+    if not json:
+        with closing(console()) as report:
+            report(start)
+        typer.echo(as_yaml(recipe))
+    return {"plan": as_json(start), "recipe": as_tree(recipe)}
 
 
 def print_json(document: dict[str, Any]) -> None:

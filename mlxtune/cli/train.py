@@ -30,7 +30,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    from mlxtune.cli.runs import go_on, plan, run_one
+    from mlxtune.cli.runs import go_on, plan, print_json, run_one
     from mlxtune.recipe import build, read
 
     if resume not in ("auto", "never"):
@@ -38,10 +38,12 @@ def train(
         go_on(Path(resume), overrides, json=json)
         return
     built = build(read(recipe) if recipe else {}, overrides, str(recipe or ""))
-    if dry_run:
-        plan(built, json=json)
-    else:
+    if not dry_run:
         run_one(built, resume, json=json)
+        return
+    document = plan(built, json=json)
+    if json:
+        print_json(document)
 
 
 train.__doc__ = EXAMPLES

@@ -57,6 +57,12 @@ def cut(head_VD: mx.array, rows: int) -> list[mx.array]:
     return shards
 
 
+def slices(head_VD: mx.array) -> list[mx.array]:
+    """The head's shards as views of it, where it stays whole: frozen, or tied to the embedding."""
+    rows = shard_rows(head_VD.shape[0])
+    return [head_VD[start : start + rows] for start in range(0, head_VD.shape[0], rows)]
+
+
 def head_loss(
     hidden_ND: mx.array, head: Head, targets_N: mx.array, scale: float = 1.0, consume: Consume | None = None
 ) -> mx.array:

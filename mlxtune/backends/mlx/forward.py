@@ -5,15 +5,20 @@ A Form says what of this is used. The self-check takes the best form that is exa
 B rows, T tokens, S places that are read (of all rows), N tokens that carry loss, D hidden size, V vocabulary
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxtune.backends.mlx.cross_entropy import Head, slices, trained_head_loss
+from mlxtune.backends.mlx.head_probe import FoundHead, head_input
 from mlxtune.backends.mlx.layout import Layout, lay_out
 from mlxtune.backends.mlx.packing import attention_by_rows, modules_that_attend
 from mlxtune.backends.mlx.stand_in import Call, layers_of, standing_in
 from mlxtune.data.types import Batch
+
+HeadLoss = Callable[[mx.array, mx.array], mx.array]
 
 
 class Form(NamedTuple):
@@ -22,16 +27,10 @@ class Form(NamedTuple):
     split: bool
     packed: bool
     gathered: bool  # the final norm and the head see only what carries loss
-
-    @property
-    def words(self) -> str:
-        """For the panel."""
-        rows = "packed rows" if self.packed else "padded rows"
-        head = "head on supervised tokens" if self.gathered else "head on all tokens"
-        return f"{'split at the first trained layer' if self.split else 'whole model'}, {rows}, {head}"
+    sharded: bool  # the head's product and the loss are made shard by shard of the vocabulary
 
 
-WHOLE = Form(split=False, packed=False, gathered=False)
+WHOLE = Form(split=False, packed=False, gathered=False, sharded=False)
 
 
 class Stop(Exception):
@@ -43,11 +42,15 @@ class Stop(Exception):
 
 
 class Forward:
-    """A model and how to run it. first: the first layer with anything that trains."""
+    """A model and how to run it. first: the first layer with anything that trains. head: for the sharded form.
 
-    def __init__(self, model: nn.Module, first: int, form: Form) -> None:
-        self.model, self.layers, self.form = model, layers_of(model), form
+    around: what is called in a layer's place, from the first that trains on; it is given the layer.
+    """
+
+    def __init__(self, model: nn.Module, first: int, form: Form, head: FoundHead | None = None) -> None:
+        self.model, self.layers, self.form, self.head = model, layers_of(model), form, head
         self.first = first if form.split else 0
+        self.around: dict[int, Call] = {}
         self.attending = modules_that_attend() if form.packed else []
 
     def lay_out(self, batch: Batch) -> Layout:
@@ -72,26 +75,45 @@ class Forward:
 
     def logits(self, layout: Layout, hidden: mx.array | None) -> mx.array:
         """Of the supervised tokens, (N, V), from the hidden states of `prefix`."""
-        calls = _entering(self.first, hidden)
+        calls = {**_entering(self.first, hidden), **self.around}
         if not self.form.gathered:
             logits = self._run(layout, calls)
             return logits.reshape(-1, logits.shape[-1])[layout.chosen_N]
         last = len(self.layers) - 1
+        run: Call = calls.get(last, _as_it_is)
 
         def gather(layer: nn.Module, hidden: mx.array, *arguments: Any, **named: Any) -> mx.array:
-            hidden = layer(hidden, *arguments, **named)
+            hidden = run(layer, hidden, *arguments, **named)
             return hidden.reshape(-1, hidden.shape[-1])[layout.chosen_N][None]
 
         return self._run(layout, {**calls, last: gather})[0]
 
-    def loss(self, layout: Layout, hidden: mx.array | None) -> mx.array:
-        """The summed cross-entropy of the supervised tokens; nats, float32."""
-        return mx.sum(cross_entropy(self.logits(layout, hidden), layout.targets_N))
+    def loss(self, layout: Layout, hidden: mx.array | None, head_loss: HeadLoss | None = None) -> mx.array:
+        """The summed cross-entropy of the supervised tokens; nats, float32.
+
+        head_loss: in the sharded form, the loss from what enters the head (N, D) and the targets.
+        """
+        if not self.form.sharded:
+            return mx.sum(cross_entropy(self.logits(layout, hidden), layout.targets_N))
+        assert self.head is not None
+        entered_1ND = head_input(self.head, lambda: self.logits(layout, hidden))
+        return (head_loss or self.head_loss)(entered_1ND[0], layout.targets_N)
+
+    def head_loss(self, hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
+        """The loss of the head as the model has it, which may train."""
+        assert self.head is not None
+        head = Head(slices(self.head.weight), self.head.bias, self.head.output)
+        return trained_head_loss(hidden_ND, head, targets_N)
 
     def _run(self, layout: Layout, calls: dict[int, Call]) -> mx.array:
         with standing_in(self.layers, calls), attention_by_rows(self.attending):
             logits: mx.array = self.model(layout.tokens, cache=layout.caches(len(self.layers)))
         return logits
+
+
+def _as_it_is(layer: nn.Module, hidden: mx.array, *arguments: Any, **named: Any) -> mx.array:
+    result: mx.array = layer(hidden, *arguments, **named)
+    return result
 
 
 def _entering(begin: int, hidden: mx.array | None) -> dict[int, Call]:

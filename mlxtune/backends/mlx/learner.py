@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters
+from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, tensors
 from mlxtune.backends.mlx.forward import Forward
+from mlxtune.backends.mlx.head_probe import FoundHead, probe
 from mlxtune.backends.mlx.keeping import Keeping
 from mlxtune.backends.mlx.load import PRECISIONS, load_lazily
-from mlxtune.backends.mlx.parameters import Arrays
+from mlxtune.backends.mlx.network import Network
+from mlxtune.backends.mlx.ordered import Ordered
+from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained
 from mlxtune.backends.mlx.prefix import Prefix
 from mlxtune.backends.mlx.self_check import SelfCheck, for_check, some_rows
+from mlxtune.backends.mlx.stand_in import Call
 from mlxtune.backends.mlx.unread import Unread
 from mlxtune.backends.row_file import Tokens, drop_older
 from mlxtune.data.types import Batch
@@ -70,17 +74,21 @@ class MlxLearner:
         weights = self._read_what_trains()
         if self.selection.untie_head:
             head.untie(self.model, self.anatomy)
+        found = probe(self.model)
         lora.attach(self.model, self.selection.adapters, self.job.seed)
-        self.forward = self._checked_forward(weights)
-        self.prefix = Prefix(self.forward, PRECISIONS[self.precision])
-        if self.keeping is not None and self.forward.form.split:
-            self.prefix.file = self.keeping.file
-            self.prefix.fill(self.keeping.rows, weights, sum(map(len, self.largest)), tell)
+        forward = self._checked_forward(weights, found)
+        prefix = Prefix(forward, PRECISIONS[self.precision])
+        if self.keeping is not None and forward.form.split:
+            prefix.file = self.keeping.file
+            prefix.fill(self.keeping.rows, weights, sum(map(len, self.largest)), tell)
             drop_older(self.keeping.file.folder)
         else:
             weights.read()
+        self.network = Network(self.model, forward, prefix, self._names())
         every = dict(tree_flatten(self.model.parameters()))
-        self.trained = parameters.begin({name: every[name] for name in self._names()}, self.job.optimizer)
+        trains = self.network.take({name: every[name] for name in self._names()})
+        del every
+        self.trained = parameters.begin(trains, self.job.optimizer)
 
     def _read_what_trains(self) -> Unread:
         """Everything from the first trained layer on, into memory; the rest stays unread."""
@@ -92,12 +100,12 @@ class MlxLearner:
                 mx.eval(array)  # one at a time: a cast weight and its source are never all there together
         return Unread(self.model, self.job.folder, self.precision, before)
 
-    def _checked_forward(self, weights: Unread) -> Forward:
+    def _checked_forward(self, weights: Unread, found: FoundHead | None) -> Forward:
         first = self.selection.first_layer
-        check = SelfCheck(self.model, first, self._earliest(), for_check(self.largest), weights.forget)
-        form, notes = check.best()
+        check = SelfCheck(self.model, first, self._earliest(), for_check(self.largest), weights.forget, found)
+        form, head_of_form, notes = check.best()
         self.notes = (*self.notes, *notes)
-        return Forward(self.model, first, form)
+        return Forward(self.model, first, form, head_of_form)
 
     def _earliest(self) -> str:
         """A trained parameter of the first layer that trains: its gradient comes through all that follow."""
@@ -117,18 +125,54 @@ class MlxLearner:
         mx.random.seed(dropout_seed)
         rounding_key = mx.random.key(dropout_seed + 1)
         self.model.train()
-        losses, gradients = self.gradients(batches, self.scale.value / n_tokens)
+        scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
+        rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
+        run = self._ordered if self._can_order(batches) else self._plain
+        loss, norm, after = run(batches, self.scale.value / n_tokens, rule)
+        self._set(after)
+        mx.eval(loss, norm, *after.arrays())
+        return self._result(LossSum(_number(loss), n_tokens), _number(norm))
+
+    def _plain(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
+        """All gradients, their norm, then all updates."""
+        loss, gradients = self.gradients(batches, scale)
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
         factor = clip.clip_factor(mx, norm, self.job.clip_norm) / self.scale.value
         clipped = {name: gradient.astype(mx.float32) * factor for name, gradient in gradients.items()}
-        scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
-        after = parameters.stepped(self.trained, clipped, scalars, self.job.optimizer, rounding_key)
+        after = parameters.stepped(self.trained, clipped, rule)
         if self.precision == "fp16":
             after = parameters.where(mx.isfinite(norm), after, self.trained)
-        del gradients, clipped  # the graph holds what it needs; names here would keep it all
-        self._set(after)
-        mx.eval(losses, norm, *after.arrays())
-        return self._result(LossSum(_number(losses), n_tokens), _number(norm))
+        return loss, norm, after
+
+    def _can_order(self, batches: Sequence[Batch]) -> bool:
+        """Whether each gradient is final where it appears: one batch, no norm of all to clip by, no overflow to see."""
+        final = len(batches) == 1 and self.job.clip_norm is None and self.precision != "fp16"
+        return final and self.job.update_order == "auto"
+
+    def _ordered(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
+        """Each update as soon as its gradient is there."""
+        ordered, network = Ordered(self.trained, rule), self.network
+        layout, hidden = network.inputs(batches[0])
+
+        def consume(shard: int, gradient: mx.array) -> list[mx.array]:
+            return ordered.update(network.shards[shard], gradient) if shard < len(network.shards) else []
+
+        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
+            network.forward.around = self._taps(ordered, weights)
+            loss = network.loss(layout, hidden, weights, scale, consume if network.shards else None)
+            return loss * scale, loss
+
+        (_, loss), gradients = mx.value_and_grad(scaled_loss)(self.trained.weights)
+        network.forward.around = {}
+        return (loss, *ordered.finish(gradients))
+
+    def _taps(self, ordered: Ordered, weights: Arrays) -> dict[int, Call]:
+        first, taps = self.selection.first_layer, {}
+        for number, prefix in enumerate(self.anatomy.layers[first:], start=first):
+            inside = {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
+            if inside:
+                taps[number] = ordered.layer(prefix, inside, first=number == first > 0)
+        return taps
 
     def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
         """The summed loss, and the gradient of `scale` times that sum, over the micro-batches.
@@ -146,27 +190,18 @@ class MlxLearner:
         return loss, gradients
 
     def _loss_and_gradients(self, batch: Batch, scale: float, after: tuple[mx.array, ...]) -> tuple[mx.array, Arrays]:
-        layout = self.forward.lay_out(batch)
-        hidden = self.prefix.hidden(batch, layout)
-        if after and hidden is not None:
-            (hidden,) = mx.depends([hidden], list(after))
-        elif after:
-            layout = layout._replace(tokens=mx.depends([layout.tokens], list(after))[0])
+        layout, hidden = self.network.inputs(batch, after)
 
         def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
-            self._put(weights)
-            loss = self.forward.loss(layout, hidden)
+            loss = self.network.loss(layout, hidden, weights, scale)
             return loss * scale, loss
 
         (_, loss), gradients = mx.value_and_grad(scaled_loss)(self.trained.weights)
         return loss, gradients
 
-    def _set(self, trained: parameters.Trained) -> None:
+    def _set(self, trained: Trained) -> None:
         self.trained = trained
-        self._put(trained.weights)
-
-    def _put(self, weights: Arrays) -> None:
-        self.model.update(tree_unflatten(list(weights.items())))
+        self.network.put(trained.weights)
 
     def _result(self, loss: LossSum, norm: float) -> StepResult:
         skipped = self.precision == "fp16" and not _finite(norm) and _finite(loss.loss_sum)
@@ -179,17 +214,15 @@ class MlxLearner:
     def evaluate(self, batch: Batch) -> LossSum:
         """The loss with dropout off; changes nothing."""
         self.model.eval()
-        layout = self.forward.lay_out(batch)
-        loss = self.forward.loss(layout, self.prefix.hidden(batch, layout))
-        return LossSum(_number(loss), batch.n_supervised)
+        return LossSum(_number(self.network.evaluate(batch, self.trained.weights)), batch.n_supervised)
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
-        return parameters.weight_tensors(self.trained)
+        return tensors.weight_tensors(self.trained)
 
     def optimizer_state(self) -> Iterator[Tensor]:
         """Moments and master copies."""
-        return parameters.optimizer_tensors(self.trained)
+        return tensors.optimizer_tensors(self.trained)
 
     def scalars(self) -> dict[str, Any]:
         """Counts and the loss scale."""
@@ -197,7 +230,7 @@ class MlxLearner:
 
     def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
         """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
-        self._set(parameters.from_files(self.trained, _load(weights), _load(optimizer)))
+        self._set(tensors.from_files(self.trained, _load(weights), _load(optimizer)))
         self.steps, self.updates = scalars["steps"], scalars["updates"]
         self.scale = LossScale(*scalars["loss_scale"])
 

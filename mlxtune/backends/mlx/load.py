@@ -4,17 +4,21 @@ Any architecture of mlx-lm loads. Nothing is unpickled and no code from the fold
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_map_with_path
+from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import load_config, load_model
 
 from mlxtune.backends.mlx.rope import older_keys
+from mlxtune.backends.mlx.windows import slide
 from mlxtune.errors import BadModel
+from mlxtune.models import config as model_config
+from mlxtune.models import fit
 
 PRECISIONS = {"bf16": mx.bfloat16, "fp16": mx.float16, "fp32": mx.float32}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -26,13 +30,13 @@ mlx_lm_classes: ModelClasses = inspect.signature(load_model).parameters["get_mod
 def load_lazily(folder: Path, precision: str) -> nn.Module:
     """The model with its parameters as unread arrays of `precision`.
 
-    Raises BadModel for an architecture that mlx-lm does not have, for missing or left-over tensors, and for weights
-    that are quantised (they cannot be trained as they are).
+    Raises BadModel for an architecture that mlx-lm does not have, for tensors that are not those of the config, and for
+    weights that are quantised (they cannot be trained as they are).
     """
     try:
-        classes = _classes_that_tie if _saved_as_head_only(folder) else mlx_lm_classes
         added = older_keys(load_config(folder))
-        model, _ = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
+        classes = _checking_classes(folder)
+        model, config = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
     except (ValueError, TypeError, KeyError, FileNotFoundError, RuntimeError) as error:
         raise BadModel(
             str(folder),
@@ -40,14 +44,7 @@ def load_lazily(folder: Path, precision: str) -> nn.Module:
             found=str(error).strip().rstrip(".").replace("\n", " "),
             remedy="The folder may be incomplete, or its architecture newer than the installed mlx-lm.",
         ) from error
-    quantised = [name for name, module in model.named_modules() if hasattr(module, "scales")]
-    if quantised:
-        raise BadModel(
-            f"{folder}: {quantised[0]}",
-            expected="weights in 16 or 32 bits",
-            found=f"{len(quantised):,} quantised modules",
-            remedy="Name the original model, not a quantised conversion of it.",
-        )
+    slide(model, config, folder)
     cast(model, PRECISIONS[precision])
     return model
 
@@ -62,17 +59,47 @@ def cast(model: nn.Module, dtype: mx.Dtype) -> None:
     model.update(tree_map_with_path(convert, model.parameters()))
 
 
-def _classes_that_tie(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
-    """mlx-lm's classes, able to read a tied model that was saved under its head's name only."""
-    model_class, args_class = mlx_lm_classes(config)
+def _checking_classes(folder: Path) -> ModelClasses:
+    """mlx-lm's classes, that check weights before they take them.
 
-    class Model(model_class):  # type: ignore[misc,valid-type]
-        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-            named = {name.replace(HEAD, EMBEDDING): array for name, array in weights.items()}
-            inherited = getattr(super(), "sanitize", None)
-            return inherited(named) if inherited else named
+    They also read a tied model that was saved under its head's name only.
+    """
+    head_only = _saved_as_head_only(folder)
 
-    return Model, args_class
+    def classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+        model_class, args_class = mlx_lm_classes(config)
+
+        class Model(model_class):  # type: ignore[misc,valid-type]
+            __module__ = model_class.__module__  # which messages name
+
+            def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+                if head_only:
+                    weights = {name.replace(HEAD, EMBEDDING): array for name, array in weights.items()}
+                inherited = getattr(super(), "sanitize", None)
+                return inherited(weights) if inherited else weights
+
+            def load_weights(self, weights: list[tuple[str, mx.array]], strict: bool = True) -> nn.Module:
+                if strict:  # an adapter comes this way too, and is not strict
+                    _check(folder, self, dict(weights))
+                return super().load_weights(weights, strict=strict)
+
+        return Model, args_class
+
+    return classes
+
+
+def _check(folder: Path, model: nn.Module, weights: dict[str, mx.array]) -> None:
+    if any(hasattr(module, "scales") for _, module in model.named_modules()):
+        raise fit.quantised(folder, model_config.read(folder).quantized)
+    needed = {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())}
+    stored = {name: fit.Stored(_dtype(array), tuple(array.shape)) for name, array in weights.items()}
+    fit.check(folder, needed, stored)
+
+
+def _dtype(array: mx.array) -> str:
+    """The type as safetensors names it: "BF16" of mlx.core.bfloat16."""
+    kind, bits = re.fullmatch(r"mlx\.core\.([a-z]+)(\d*)_?", str(array.dtype)).groups()  # type: ignore[union-attr]
+    return {"float": "F", "bfloat": "BF", "int": "I", "uint": "U", "complex": "C"}.get(kind, kind.upper()) + bits
 
 
 def _saved_as_head_only(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What trains, as flat tables of arrays, and one AdamW step over them. Everything here is lazy: nothing is evaluated.
+"""What trains, as flat tables of arrays, and one AdamW step over them. A step is lazy: nothing is evaluated.
 
 A 16-bit weight is updated in float32 and goes back into 16 bits by stochastic rounding, or has a float32 master copy
 that is rounded to the nearest.
@@ -8,14 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW, Moments
 from mlxtune.optim.rounding import stochastic
-from mlxtune.storage import Tensor, TensorInfo
 
-DTYPE_NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16"}
 Arrays = dict[str, mx.array]
 
 
@@ -35,6 +32,32 @@ class Trained(NamedTuple):
         yield from self.masters.values()
 
 
+class Rule(NamedTuple):
+    """How one step changes a parameter. keys: the randomness of each one's rounding."""
+
+    settings: AdamW
+    scalars: adamw.Scalars
+    keys: Mapping[str, mx.array]
+
+    @classmethod
+    def of_step(cls, trained: Trained, settings: AdamW, scalars: adamw.Scalars, key: mx.array) -> "Rule":
+        """The rule of one step for all parameters."""
+        keys = mx.random.split(key, len(trained.weights))
+        return cls(settings, scalars, {name: keys[i] for i, name in enumerate(trained.weights)})
+
+    def step(self, trained: Trained, name: str, gradient: mx.array) -> Trained:
+        """The next state of one parameter. gradient: float32, clipped."""
+        old = trained.weights[name]
+        exact = trained.masters.get(name, old).astype(mx.float32)
+        decays = adamw.decays(self.settings, old.shape)
+        exact, moments = adamw.update(mx, self.scalars, exact, gradient, trained.moments[name], decays=decays)
+        masters = {name: exact} if name in trained.masters else {}
+        if old.dtype != mx.float32 and not masters:
+            noise = mx.random.randint(0, 2**16, old.shape, dtype=mx.uint32, key=self.keys[name])
+            exact = stochastic(mx, exact, str(old.dtype).rpartition(".")[2], noise)
+        return Trained({name: exact.astype(old.dtype)}, {name: moments}, masters)
+
+
 def begin(weights: Arrays, settings: AdamW) -> Trained:
     """Zero moments, and master copies where they are asked for. Evaluated, so that they are not made in the step."""
     moments = {name: adamw.init(mx, weight.shape) for name, weight in weights.items()}
@@ -46,21 +69,18 @@ def begin(weights: Arrays, settings: AdamW) -> Trained:
     return trained
 
 
-def stepped(trained: Trained, gradients: Arrays, scalars: adamw.Scalars, settings: AdamW, key: mx.array) -> Trained:
-    """The state after one AdamW step. gradients: float32, clipped. key: randomness of the rounding."""
-    weights, moments, masters = {}, {}, {}
-    keys = mx.random.split(key, len(gradients))
-    for i, (name, old) in enumerate(trained.weights.items()):
-        exact = trained.masters.get(name, old).astype(mx.float32)
-        decays = adamw.decays(settings, old.shape)
-        exact, moments[name] = adamw.update(mx, scalars, exact, gradients[name], trained.moments[name], decays=decays)
-        if name in trained.masters:
-            masters[name] = exact
-        elif old.dtype != mx.float32:
-            noise = mx.random.randint(0, 2**16, old.shape, dtype=mx.uint32, key=keys[i])
-            exact = stochastic(mx, exact, str(old.dtype).rpartition(".")[2], noise)
-        weights[name] = exact.astype(old.dtype)
-    return Trained(weights, moments, masters)
+def stepped(trained: Trained, gradients: Arrays, rule: Rule) -> Trained:
+    """The state after one step. gradients: float32, clipped."""
+    return together(trained, {name: rule.step(trained, name, gradients[name]) for name in trained.weights})
+
+
+def together(order: Trained, parts: Mapping[str, Trained]) -> Trained:
+    """The states of single parameters as one, in the order of `order`."""
+    return Trained(
+        {name: parts[name].weights[name] for name in order.weights},
+        {name: parts[name].moments[name] for name in order.weights},
+        {name: parts[name].masters[name] for name in order.masters},
+    )
 
 
 def where(condition: mx.array, then: Trained, otherwise: Trained) -> Trained:
@@ -74,37 +94,3 @@ def where(condition: mx.array, then: Trained, otherwise: Trained) -> Trained:
         for name, new in then.moments.items()
     }
     return Trained(pick(then.weights, otherwise.weights), moments, pick(then.masters, otherwise.masters))
-
-
-def weight_tensors(trained: Trained) -> Iterator[Tensor]:
-    """The weights on their way to a file, in the model's order."""
-    return (as_tensor(name, array) for name, array in trained.weights.items())
-
-
-def optimizer_tensors(trained: Trained) -> Iterator[Tensor]:
-    """Moments and master copies on their way to a file."""
-    for name, (m, v) in trained.moments.items():
-        yield as_tensor(f"{name}.m", m)
-        yield as_tensor(f"{name}.v", v)
-    for name, master in trained.masters.items():
-        yield as_tensor(f"{name}.master", master)
-
-
-def from_files(like: Trained, weights: Mapping[str, mx.array], optimizer: Mapping[str, mx.array]) -> Trained:
-    """The state that `weight_tensors` and `optimizer_tensors` wrote, evaluated: the files may go away."""
-    trained = Trained(
-        {name: weights[name] for name in like.weights},
-        {name: Moments(optimizer[f"{name}.m"], optimizer[f"{name}.v"]) for name in like.weights},
-        {name: optimizer[f"{name}.master"] for name in like.masters},
-    )
-    mx.eval(*trained.arrays())
-    return trained
-
-
-def as_tensor(name: str, array: mx.array) -> Tensor:
-    """An evaluated array as a Tensor that shares its memory."""
-
-    def read() -> np.ndarray:
-        return np.array(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array, copy=False)
-
-    return Tensor(TensorInfo(name, DTYPE_NAMES[array.dtype], tuple(array.shape), array.nbytes), read)

@@ -5,7 +5,7 @@ bits. Packed, that row comes last, after rows that make the longest sequence of 
 their loss, must agree within rounding. The first form of LADDER that holds is taken; what failed before it is said.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -13,17 +13,23 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlxtune.backends.mlx.forward import WHOLE, Form, Forward, cross_entropy
+from mlxtune.backends.mlx.forward import WHOLE, Form, Forward
+from mlxtune.backends.mlx.head_probe import FoundHead
 from mlxtune.backends.row_file import Tokens
 from mlxtune.data.types import Batch
 
-SPLIT = Form(split=True, packed=False, gathered=False)
+SPLIT = WHOLE._replace(split=True)
+GATHERED = WHOLE._replace(gathered=True)
 LADDER = (
-    Form(split=True, packed=True, gathered=True),
-    Form(split=True, packed=False, gathered=True),
+    Form(split=True, packed=True, gathered=True, sharded=True),
+    Form(split=True, packed=True, gathered=True, sharded=False),
+    Form(split=True, packed=False, gathered=True, sharded=True),
+    GATHERED._replace(split=True),
     SPLIT,
-    Form(split=False, packed=True, gathered=True),
-    Form(split=False, packed=False, gathered=True),
+    Form(split=False, packed=True, gathered=True, sharded=True),
+    Form(split=False, packed=True, gathered=True, sharded=False),
+    Form(split=False, packed=False, gathered=True, sharded=True),
+    GATHERED,
     WHOLE,
 )
 COMPARED_TOKENS = 48
@@ -35,11 +41,13 @@ GRADIENT_WITHIN = {mx.float32: 1e-3, mx.float16: 5e-2, mx.bfloat16: 1e-1}
 
 class Outcome(NamedTuple):
     logits_NV: mx.array
+    loss: mx.array
     gradient: mx.array  # of the summed loss, for one parameter
 
 
 class Checked(NamedTuple):
     form: Form
+    head: FoundHead | None  # for the sharded form
     notes: tuple[str, ...]  # what was not exact, and by how much
 
 
@@ -51,23 +59,26 @@ class SelfCheck(NamedTuple):
     parameter: str
     rows: Batch  # the last of which is compared; only it carries loss
     forget: Callable[[], None]
+    head: FoundHead | None
 
     def best(self) -> Checked:
         """The first form of the ladder that agrees with the whole model."""
         self.model.eval()
-        whole, notes = self._outcome(WHOLE, alone=True), dict[str, None]()
+        whole = self._outcome(WHOLE, alone=True)
         split_fault = self._split_fault(whole) if self.first else None
-        if split_fault:
-            notes[f"The frozen layers run in each step, as they cannot be run apart: {split_fault}."] = None
-        for form in LADDER[:-1]:
-            if form.split and (split_fault or not self.first):
+        faults: dict[Form, str] = {}
+        for form in LADDER:
+            if (form.split and (split_fault or not self.first)) or (form.sharded and self.head is None):
                 continue
             fault = self._fault(whole, form)
             if fault is None:
-                return Checked(form, tuple(notes))
-            what = "Rows are padded, not packed" if form.packed else "The head is computed on all tokens"
-            notes[f"{what}: for this model that would not be exact ({fault})."] = None
-        return Checked(WHOLE, tuple(notes))
+                break
+            faults[form] = fault
+        notes = (
+            [f"The frozen layers run in each step, as they cannot be run apart: {split_fault}."] if split_fault else []
+        )
+        notes += _missing(form, faults)
+        return Checked(form, self.head if form.sharded else None, tuple(notes))
 
     def _split_fault(self, whole: Outcome) -> str | None:
         """The model cut in two, and otherwise as it is, must give the whole model's bits."""
@@ -87,35 +98,47 @@ class SelfCheck(NamedTuple):
             found = self._outcome(form)
         except Exception as error:
             return f"its code fails on it, {type(error).__name__}"
-        logits, gradient = (_difference(a, b) for a, b in zip(found, whole, strict=True))
+        logits, loss, gradient = (_difference(a, b) for a, b in zip(found, whole, strict=True))
         dtype = whole.logits_NV.dtype
-        if not logits <= LOGITS_WITHIN[dtype]:
+        if not max(logits, loss) <= LOGITS_WITHIN[dtype]:
             return f"logits differ by {logits:.1g} of the largest"
         if not gradient <= GRADIENT_WITHIN[dtype]:
             return f"a gradient differs by {gradient:.1g} of its largest entry"
         return None
 
     def _outcome(self, form: Form, *, alone: bool = False) -> Outcome:
-        forward = Forward(self.model, self.first, form)
+        forward = Forward(self.model, self.first, form, self.head)
         layout = forward.lay_out(_last(self.rows) if alone else self.rows)
         hidden = forward.prefix(layout)
 
         def loss(weight: mx.array) -> tuple[mx.array, mx.array]:
             self._put(weight)
-            logits_NV = forward.logits(layout, hidden)
-            return mx.sum(cross_entropy(logits_NV, layout.targets_N)), logits_NV
+            return forward.loss(layout, hidden), forward.logits(layout, hidden)
 
         weight = dict(tree_flatten(self.model.parameters()))[self.parameter]
         try:
-            (_, logits_NV), gradient = mx.value_and_grad(loss)(weight)
+            (loss_sum, logits_NV), gradient = mx.value_and_grad(loss)(weight)
         finally:
             self._put(weight)
             self.forget()  # the graph alone holds the frozen weights now: it reads each in its turn and lets go of it
-        mx.eval(logits_NV, gradient)
-        return Outcome(logits_NV, gradient)
+        mx.eval(loss_sum, logits_NV, gradient)
+        return Outcome(logits_NV, loss_sum, gradient)
 
     def _put(self, weight: mx.array) -> None:
         self.model.update(tree_unflatten([(self.parameter, weight)]))
+
+
+def _missing(form: Form, faults: Mapping[Form, str]) -> Iterator[str]:
+    """What the form does without, and the fault of the last that was tried with it."""
+    words = {
+        "packed": "Rows are padded, not packed",
+        "gathered": "The head is computed on all tokens",
+        "sharded": "The head is computed whole, not in shards",
+    }
+    for what, without in words.items():
+        tried = [fault for other, fault in faults.items() if getattr(other, what) and not getattr(form, what)]
+        if tried:
+            yield f"{without}: for this model that would not be exact ({tried[-1]})."
 
 
 def _difference(found: mx.array, expected: mx.array) -> float:

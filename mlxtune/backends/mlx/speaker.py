@@ -9,6 +9,7 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_adapters
 
+from mlxtune.backends import adapter_fit
 from mlxtune.backends.base import Adapter, LossSum, Sampling
 from mlxtune.backends.mlx import anatomy, device, head
 from mlxtune.backends.mlx.forward import WHOLE, Forward
@@ -49,6 +50,8 @@ def with_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
     """The model with an adapter of ours or of mlx-lm's. Raises BadModel where it does not fit."""
     if adapter.untied_head:
         head.untie(model, anatomy.describe(model))
+    parts = anatomy.describe(model)
+    adapter_fit.check(adapter.folder, {name: part.shape for name, part in parts.parameters.items()}, parts.linears)
     try:
         return load_adapters(model, str(adapter.folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

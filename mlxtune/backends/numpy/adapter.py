@@ -9,33 +9,30 @@ from typing import Any
 
 import numpy as np
 
+from mlxtune.backends.adapter_fit import CONFIG, WEIGHTS
 from mlxtune.backends.base import Adapter
 from mlxtune.backends.numpy.arrays import Array, Flat
 from mlxtune.backends.numpy.weights import READABLE, fill
 from mlxtune.errors import BadModel
 from mlxtune.models.weights import TensorInfo, header
 
-WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
-
 
 def apply(adapter: Adapter, weights: Flat) -> None:
-    """Put an adapter into the weights. Raises BadModel where it does not fit."""
+    """Put an adapter that fits (`adapter_fit`) into the weights. Raises BadModel for what is only read on MLX."""
     tensors = header(adapter.folder / WEIGHTS)
     if _kind(adapter.folder) == "lora":
         _add_lora(adapter.folder, tensors, weights)
         return
     for name, info in tensors.items():
-        _check(adapter.folder, name, info, None if weights.get(name) is None else weights[name].shape)
+        _check(adapter.folder, name, info, weights[name].shape)
         fill(weights[name], info)
 
 
 def _add_lora(folder: Path, tensors: dict[str, TensorInfo], weights: Flat) -> None:
-    scale = _scale(folder)
+    scale = float(_document(folder)["lora_parameters"]["scale"])
     for module in sorted({name.rpartition(".")[0] for name in tensors}):
-        weight = weights.get(f"{module}.weight")
-        a, b = (tensors.get(f"{module}.lora_{end}") for end in "ab")
-        if weight is None or a is None or b is None:
-            raise _other(folder, module, "lora_a and lora_b of a linear module of this model", "another name")
+        weight = weights[f"{module}.weight"]
+        a, b = (tensors[f"{module}.lora_{end}"] for end in "ab")
         _check(folder, f"{module}.lora_a", a, (weight.shape[1], a.shape[-1]))
         _check(folder, f"{module}.lora_b", b, (a.shape[-1], weight.shape[0]))
         weight += (_read(a) @ _read(b)).T * scale
@@ -54,21 +51,12 @@ def _kind(folder: Path) -> str:
     return kind
 
 
-def _scale(folder: Path) -> float:
-    try:
-        return float(_document(folder)["lora_parameters"]["scale"])
-    except (KeyError, TypeError, ValueError):
-        raise _other(folder, CONFIG, "lora_parameters with a scale", "none") from None
-
-
 def _document(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())  # `export.adapter.find` has read it before
+    document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
     return document
 
 
-def _check(folder: Path, name: str, info: TensorInfo, shape: tuple[int, ...] | None) -> None:
-    if shape is None:
-        raise _other(folder, name, "a parameter of this model", "another name")
+def _check(folder: Path, name: str, info: TensorInfo, shape: tuple[int, ...]) -> None:
     if info.shape != shape or info.dtype not in READABLE:
         raise _other(folder, name, f"shape {list(shape)}", f"{info.dtype} of shape {list(info.shape)}")
 

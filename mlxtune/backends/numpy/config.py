@@ -12,6 +12,7 @@ from mlxtune.backends.numpy import rope
 from mlxtune.backends.numpy.rope import Rope
 from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
+from mlxtune.models import fit
 from mlxtune.models.config import ModelConfig
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
@@ -42,7 +43,7 @@ class Decoder:
 
 
 def read(folder: Path) -> Decoder:
-    """The decoder of a model folder. Raises BadModel where it is outside the family."""
+    """The decoder of a model folder. Raises BadModel where it is outside the family or quantised."""
     config = model_config.read(folder)
     text = {"head_dim": 128, **config.raw} if config.model_type == "qwen3" else config.raw
     outside = list(_outside(config, text))
@@ -53,6 +54,8 @@ def read(folder: Path) -> Decoder:
             found=f"{_name(config)} with {', '.join(outside)}",
             remedy=SUPPORTED,
         )
+    if config.quantized:
+        raise fit.quantised(folder, config.quantized)
     head_dim = text.get("head_dim") or config.head_dim
     attention_bias = bool(text.get("attention_bias"))
     return Decoder(
@@ -82,8 +85,6 @@ def _outside(config: ModelConfig, text: Mapping[str, Any]) -> Iterator[str]:
     if config.model_type not in FAMILIES:
         yield f"model_type {config.model_type}"
         return
-    if config.quantized:
-        yield f"quantized weights ({config.quantized})"
     if not config.intermediate_size:
         yield "no intermediate_size"
     if text.get("hidden_act", "silu") != "silu":

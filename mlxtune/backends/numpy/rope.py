@@ -52,7 +52,8 @@ NEEDED = {"linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_f
 
 
 def _scaling(text: Mapping[str, Any]) -> Mapping[str, Any]:
-    return text.get("rope_parameters") or text.get("rope_scaling") or {}
+    """The older spelling goes first, as in transformers."""
+    return text.get("rope_scaling") or text.get("rope_parameters") or {}
 
 
 def _kind(scaling: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlxtune.backends import adapter_fit
 from mlxtune.backends.base import Adapter, LossSum, Sampling
 from mlxtune.backends.numpy import adapter as adapters
 from mlxtune.backends.numpy import config, device, layout, weights
@@ -27,6 +28,8 @@ class NumpySpeaker:
         untied = adapter is not None and adapter.untied_head
         if untied:
             shapes[HEAD] = shapes[EMBEDDING]
+        if adapter is not None:
+            adapter_fit.check(adapter.folder, shapes, layout.linears(self.decoder))
         places = layout.lay_out(shapes, ())
         flat = Flat(places, np.empty(places.size, np.float32))
         weights.read(sources, flat, precision)

@@ -12,8 +12,7 @@ import numpy as np
 from mlxtune.backends.numpy.arrays import Array, Flat
 from mlxtune.backends.numpy.config import Decoder
 from mlxtune.backends.numpy.layout import EMBEDDING, HEAD, base_shapes
-from mlxtune.errors import BadModel
-from mlxtune.models.folder import some
+from mlxtune.models import fit
 from mlxtune.models.weights import TensorInfo, headers
 from mlxtune.storage import Tensor
 from mlxtune.storage import TensorInfo as SavedInfo
@@ -36,33 +35,8 @@ def find(folder: Path, decoder: Decoder) -> Sources:
         head = stored.pop(HEAD)
         stored.setdefault(EMBEDDING, head)
     needed = base_shapes(decoder)
-    _refuse_others(folder, needed.keys() - stored.keys(), stored.keys() - needed.keys())
-    for name, shape in needed.items():
-        info = stored[name]
-        if info.shape != shape or info.dtype not in READABLE:
-            raise BadModel(
-                f"{folder}: {name}",
-                expected=f"{', '.join(READABLE)} of shape {list(shape)}, as config.json says",
-                found=f"{info.dtype} of shape {list(info.shape)}",
-                remedy="Are config.json and the weights of the same model? Name an original, not a quantised one.",
-            )
+    fit.check(folder, needed, {name: fit.Stored(info.dtype, info.shape) for name, info in stored.items()})
     return {name: stored[name] for name in needed}
-
-
-def _refuse_others(folder: Path, missing: set[str], left_over: set[str]) -> None:
-    if not missing and not left_over:
-        return
-    words = [
-        f"{len(names):,} {what}: {some(sorted(names), limit=3)}"
-        for what, names in (("missing", missing), ("left over", left_over))
-        if names
-    ]
-    raise BadModel(
-        str(folder),
-        expected="the tensors that config.json calls for, and no others",
-        found="; ".join(words),
-        remedy="The download or copy is not complete, or the weights are of another model.",
-    )
 
 
 def read(sources: Sources, into: Flat, precision: str) -> None:

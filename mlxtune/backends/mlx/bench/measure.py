@@ -54,7 +54,7 @@ class Recorder:
         if len(self.losses) == self.case.epochs * self.case.steps_per_epoch:
             self.peaks = (mx.get_peak_memory(), peak_resident_bytes())
 
-    def result(self, *, precision: str, form: str, frozen_layers_run: bool, head: bool) -> Result:
+    def result(self, *, precision: str, used: list[str], frozen_layers_run: bool, head: bool) -> Result:
         """All that was recorded, with what the machine can do, which is measured now."""
         last = self.computed[-self.case.steps_per_epoch :]
         flops = [
@@ -76,7 +76,7 @@ class Recorder:
             matrix_flops=matrix_rate(precision),
             device=device.name(),
             blas=blas_in_words(),
-            form=form,
+            used=used,
         )
 
 

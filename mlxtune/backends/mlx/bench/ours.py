@@ -16,7 +16,9 @@ from mlxtune.strategies.choose import Strategy
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
 
-KEPT = "kept"  # the technique that is not part of a Form: the frozen layers' output is kept
+# The techniques that are not fields of a Form.
+KEPT = "kept"  # the frozen layers' output is kept
+ORDERED = "ordered"  # updates are made inside the backward pass
 
 
 def run(spec: Spec) -> Result:
@@ -31,28 +33,38 @@ def run(spec: Spec) -> Result:
     learner.plan(work)
     learner.prepare()
     recorder.ready()
-    form = learner.forward.form
+    form = learner.network.forward.form
     for epoch in rows.epochs(case):
         for indices in epoch:
             batch = collate(made, indices)
             loss = learner.step([batch], RATE).loss
             recorder.step(loss.loss_sum / loss.n_tokens, computed(batch, form))
-    kept = learner.prefix.file is not None
-    words = f"{form.words}, {'frozen layers kept' if kept else 'nothing kept'}"
-    return recorder.result(precision=spec.precision, form=words, frozen_layers_run=not kept, head=case.head)
+    used = techniques(learner)
+    return recorder.result(precision=spec.precision, used=used, frozen_layers_run=KEPT not in used, head=case.head)
 
 
 def make_job(spec: Spec) -> Job:
     """Settings that mean what mlx-lm's mean: no clipping, and its weight decay is on the norms too."""
-    cache = "auto" if spec.techniques is None else "on" if KEPT in spec.techniques else "off"
     optimizer = AdamW(decay_norms_and_biases=True)
-    return Job(Path(spec.folder), spec.precision, strategy(spec.case), optimizer, None, SEED, cache)
+    job = Job(Path(spec.folder), spec.precision, strategy(spec.case), optimizer, None, SEED)
+    if spec.techniques is None:
+        return job
+    cache = "on" if KEPT in spec.techniques else "off"
+    return job._replace(prefix_cache=cache, update_order="auto" if ORDERED in spec.techniques else "after")
 
 
 def strategy(case: Case) -> Strategy:
     if case.lora_rank:
         return Lora(rank=case.lora_rank, scale=LORA_SCALE, last_n=case.last_n)
     return LastN(last_n=case.last_n, head=case.head)
+
+
+def techniques(learner: MlxLearner) -> list[str]:
+    """Those that it uses. Updates are in the backward pass where that is not forbidden: nothing clips here."""
+    form = learner.network.forward.form
+    used = [name for name in Form._fields if getattr(form, name)]
+    kept = [KEPT] if learner.network.prefix.file is not None else []
+    return used + kept + ([ORDERED] if learner.job.update_order == "auto" else [])
 
 
 def computed(batch: Batch, form: Form) -> Computed:
@@ -65,7 +77,7 @@ def computed(batch: Batch, form: Form) -> Computed:
 
 def form_of(techniques: tuple[str, ...]) -> Form:
     """The form with these techniques and no others."""
-    return WHOLE._replace(**{name: True for name in techniques if name != KEPT})
+    return WHOLE._replace(**{name: True for name in techniques if name in Form._fields})
 
 
 def force(form: Form) -> None:
@@ -73,6 +85,6 @@ def force(form: Form) -> None:
     find = SelfCheck.best
 
     def best(check: SelfCheck) -> Checked:
-        return find(check)._replace(form=form)
+        return find(check)._replace(form=form, head=check.head if form.sharded else None)
 
     setattr(SelfCheck, "best", best)  # noqa: B010 - a NamedTuple's method, which mypy would not let go

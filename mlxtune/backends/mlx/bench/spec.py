@@ -62,7 +62,7 @@ class Result(NamedTuple):
     matrix_flops: float  # a second: see `measure.matrix_rate`
     device: str
     blas: str
-    form: str  # how the passes are made, in words
+    used: list[str]  # ours: the techniques in use
 
     @property
     def whole_seconds(self) -> float:

@@ -80,7 +80,7 @@ def run(spec: Spec) -> Result:
     recorder.ready()
     train(model, optimizer, made, None, settings, iterate_batches=listener.batches, training_callback=listener)
     head = case.head and spec.equal_work
-    return recorder.result(precision=spec.precision, form="mlx-lm's trainer", frozen_layers_run=True, head=head)
+    return recorder.result(precision=spec.precision, used=[], frozen_layers_run=True, head=head)
 
 
 def choose_what_trains(model: nn.Module, spec: Spec) -> None:

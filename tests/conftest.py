@@ -1,0 +1,22 @@
+"""The program as a fixture."""
+
+import sys
+
+import pytest
+
+from mlxtune.cli import main
+from tests.support_cli import Found
+
+
+@pytest.fixture
+def mlxtune(tmp_path, monkeypatch, capfd):
+    """The program in this process, for speed: a function from its arguments to what it said and how it ended."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Found(int(ended.value.code or 0), *capfd.readouterr())
+
+    return call
