@@ -17,8 +17,8 @@ def bench(
 ) -> None:
     """Compare with mlx-lm's trainer. The same model, rows and order, each training in a process of its own, in turn.
 
-    Cases: last-2-head, last-2, last-4-head, lora-4, even, lora-all. On one core of a processor all of them
-    take most of an hour.
+    Cases: last-2-head, last-2, last-4-head, lora-4, even, lora-all. On one core all of them take
+    most of an hour.
 
     Examples: `mlxtune bench --case last-2 --repeats 1`, `mlxtune bench --techniques`, `mlxtune bench --json`
     """
