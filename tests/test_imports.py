@@ -18,7 +18,7 @@ PACKAGE = Path(mlxtune.__file__).parent
 LEVELS = """
 __main__
 cli
-run try_it
+run try_it bench
 prepare run_folder
 recipe
 from_mlx_lm

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlxtune.backends import blas
+from mlxtune.cli.bench import bench
 from mlxtune.cli.data import data
 from mlxtune.cli.models import models
 from mlxtune.cli.run import run
@@ -34,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, run, generate, chat, data, models):
+for verb in (train, run, generate, chat, data, models, bench):
     app.command()(verb)
 app.command("eval")(evaluate)
 

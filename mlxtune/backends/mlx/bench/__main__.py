@@ -1,0 +1,21 @@
+"""`python -m mlxtune.backends.mlx.bench`, a Spec on standard input: does its work and prints the Result."""
+
+import json
+import sys
+from importlib import import_module
+
+from mlxtune.backends import blas
+from mlxtune.backends.mlx.bench.spec import spec_from_json
+
+
+def main() -> None:
+    """The BLAS is chosen before anything imports MLX or NumPy, for both sides alike."""
+    blas.choose_kernels()
+    blas.load_openblas()
+    spec = spec_from_json(sys.stdin.read())
+    result = import_module(f"mlxtune.backends.mlx.bench.{spec.work}").run(spec)
+    print(json.dumps(result and result._asdict()))
+
+
+if __name__ == "__main__":
+    main()

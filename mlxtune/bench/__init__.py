@@ -1,0 +1,1 @@
+"""`mlxtune bench`: mlxtune beside mlx-lm's trainer, in one command, on the machine at hand."""
