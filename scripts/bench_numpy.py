@@ -5,10 +5,12 @@
 
 The two take turns, so that what else the machine does meets both. PyTorch's side is a plain module:
 RMSNorm, scaled_dot_product_attention, cross_entropy, AdamW(fused=True). A ratio below 1 says that NumPy is faster.
-"kept" is a step of an epoch after the first, when the frozen layers' output is there already.
+"kept" is a step of an epoch after the first, when the frozen layers' output is there already. "MLX" is the MLX backend
+on the same processor, with a system OpenBLAS: what `--backend auto` weighs there.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -95,19 +97,30 @@ def batch(size: Size, share: float) -> Any:
     return Batch(tuple(range(size.rows)), tokens, supervised, np.full(size.rows, size.tokens + 1, np.int32))
 
 
-def numpy_step(size: Size, folder: Path, strategy: str, share: float, *, kept: bool) -> Step:
+def job(size: Size, folder: Path, strategy: str, *, kept: bool = False) -> Any:
     from mlxtune.backends.base import Job
-    from mlxtune.backends.numpy.learner import NumpyLearner
     from mlxtune.optim.adamw import AdamW
     from mlxtune.strategies.full import Full
     from mlxtune.strategies.last_n import LastN
 
     chosen = Full() if strategy == "full" else LastN(last_n=min(2, size.layers))
-    learner = NumpyLearner(Job(folder, "fp32", chosen, AdamW(), None, 0))
+    return Job(folder, "fp32", chosen, AdamW(), None, 0, "on" if kept else "off")
+
+
+def numpy_step(size: Size, folder: Path, strategy: str, share: float, *, kept: bool) -> Step:
+    from mlxtune.backends.numpy.learner import NumpyLearner
+
+    return step_of(NumpyLearner(job(size, folder, strategy, kept=kept)), batch(size, share))
+
+
+def mlx_step(size: Size, folder: Path, strategy: str, share: float) -> Step:
+    from mlxtune.backends.mlx.learner import MlxLearner
+
+    return step_of(MlxLearner(job(size, folder, strategy)), batch(size, share))
+
+
+def step_of(learner: Any, rows: Any) -> Step:
     learner.prepare()
-    if not kept:
-        learner.prefix.limit_bytes = 0
-    rows = batch(size, share)
 
     def step() -> float:
         loss = learner.step([rows], RATE).loss
@@ -200,6 +213,8 @@ def measure(size: Size, folder: Path, strategy: str, share: float, rounds: int) 
     steps["numpy"] = numpy_step(size, folder, strategy, share, kept=False)
     if strategy != "full" and size.layers > 2:
         steps["kept"] = numpy_step(size, folder, strategy, share, kept=True)
+    if importlib.util.find_spec("mlx") and blas.load_openblas():
+        steps["mlx"] = mlx_step(size, folder, strategy, share)
     losses = {name: step() for name, step in steps.items()}
     assert max(losses.values()) - min(losses.values()) < 1e-3, losses
     seconds: dict[str, list[float]] = {name: [] for name in steps}
@@ -267,8 +282,8 @@ def main() -> None:
     import torch
 
     print(f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}, {_processor()}\n")
-    print("| size | trains | loss on | threads | PyTorch ms | NumPy ms | ratio | kept | memory |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| size | trains | loss on | threads | PyTorch ms | NumPy ms | ratio | kept | memory | MLX ms |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name in options.sizes:
         for strategy in STRATEGIES:
             for share in SHARES:
@@ -283,6 +298,7 @@ def _row(name: str, strategy: str, share: float, threads: int, *, memory: bool) 
     cells = [name, strategy, "all" if share == 1 else "half", threads]
     cells += [f"{found[side] * 1e3:,.2f}" for side in ("torch", "numpy")]
     cells += [f"{found['numpy'] / found['torch']:.2f}", kept, f"{ours / theirs:.2f}" if theirs else ""]
+    cells.append(f"{found['mlx'] * 1e3:,.2f}" if "mlx" in found else "")
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

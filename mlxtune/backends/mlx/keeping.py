@@ -14,6 +14,7 @@ from mlxtune.errors import BadSetting
 from mlxtune.storage import free_bytes
 from mlxtune.words import size
 
+PASS = 1  # to be raised when our own code begins to compute other hidden states
 PAYS_FROM = 1.2  # passes over the rows that the run would make, for each that the file takes
 SPARE_BYTES = 1 << 30  # that the disk must have left
 FILES_AT_ONCE = 2  # a stage reads one and writes the next
@@ -72,7 +73,9 @@ def _file(job: Job, work: Work, rows: list[Tokens], first: int, width: int, dtyp
         "width": width,
         "layers at once": LAYERS_AT_ONCE,
         "largest": int(work.largest.lengths_B.sum()),
+        "pass": PASS,
         "mlx": version("mlx"),
+        "mlx-lm": version("mlx-lm"),
         "device": str(device.get("device_name", device)),
     }
     model = str(job.folder.resolve()).encode()
