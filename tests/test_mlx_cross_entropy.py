@@ -249,7 +249,7 @@ def test_shards_are_some_two_thousand_rows_or_more_and_32_at_most(vocabulary):
     count = -(-vocabulary // rows)
     assert count <= 32
     assert rows <= 2048 or count == 32
-    assert rows >= min(vocabulary, 1024)
+    assert rows >= min(vocabulary, 512)
 
 
 def test_cut_shards_are_the_head_and_outlive_it_one_by_one():

@@ -16,7 +16,7 @@ CASES = (
     ),
     Case("last-2", "Last 2 layers, vocabulary 8,000, head frozen", vocabulary=8_000, last_n=2),
     Case(
-        "last-4-head", "Last 4 layers, vocabulary 8,000, head and norm trained", vocabulary=8_000, last_n=4, head=True
+        "last-4-head", "Last 4 layers, vocabulary 32,000, head and norm trained", vocabulary=32_000, last_n=4, head=True
     ),
     Case("lora-4", "LoRA of rank 8 on the last 4 layers, head frozen", vocabulary=8_000, last_n=4, lora_rank=8),
     Case(

@@ -38,16 +38,17 @@ Consume = Callable[[int, mx.array], Arrays]
 
 
 def shard_rows(vocabulary: int) -> int:
-    """How many rows a shard should have: about 2,000, equal shards, and 32 of them at most.
+    """How many rows a shard should have: about 2,000, or 1,000 of a small vocabulary; equal shards, and 32 at most.
 
     The logits of 2,048 tokens are then 16 MB, and what AdamW holds for a shard is small beside a layer: with 4,000 rows
     a step of a head of 32,000 by 256 held 29 MB more. Smaller products would leave the device idle, and each shard adds
     some twenty kernels that must run in order.
 
-    >>> shard_rows(128_256), shard_rows(32_000), shard_rows(151_936)
-    (4008, 2000, 4748)
+    >>> shard_rows(128_256), shard_rows(32_000), shard_rows(8_000)
+    (4008, 2000, 1000)
     """
-    return math.ceil(vocabulary / min(MOST_SHARDS, math.ceil(vocabulary / SHARD_ROWS)))
+    count = max(math.ceil(vocabulary / SHARD_ROWS), min(8, math.ceil(vocabulary / (SHARD_ROWS // 2))))
+    return math.ceil(vocabulary / min(MOST_SHARDS, count))
 
 
 def cut(head_VD: mx.array, rows: int) -> list[mx.array]:
