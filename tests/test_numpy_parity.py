@@ -97,7 +97,7 @@ def test_a_run_begun_on_one_goes_on_on_the_other(makers, strategy, precision, tm
     first, second = windows(2)
     giver.step(first, 1e-3)
     hand_over(giver, taker, tmp_path / "run")
-    assert taker.scalars() == giver.scalars()
+    assert all(taker.scalars()[name] == giver.scalars()[name] for name in ("steps", "updates", "loss_scale"))
     tolerance = {"fp32": 1e-5, "bf16": 1e-1, "fp16": 1e-2}[precision]  # MLX computes in the 16 bits, NumPy in 32
     found, expected = (made.step(second, 1e-3).loss.loss_sum for made in (taker, giver))
     assert found == pytest.approx(expected, rel=tolerance)
