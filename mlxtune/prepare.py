@@ -93,6 +93,7 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
     """What the opening panel says."""
     recipe, learner, size = prepared.recipe, prepared.learner, prepared.size
     lengths = [len(row.tokens) for row in prepared.feed.train]
+    batches = chain.from_iterable(prepared.feed.windows(progress.epoch))
     return Start(
         run=run,
         model=recipe.model.name or "tiny",
@@ -115,7 +116,7 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         steps=prepared.pace.total,
         first_step=progress.step + 1,
         steps_per_epoch=prepared.pace.per_epoch,
-        padding_waste=padding_waste(lengths, chain.from_iterable(prepared.feed.windows(progress.epoch)), MULTIPLE),
+        padding_waste=0.0 if learner.packs_rows else padding_waste(lengths, batches, MULTIPLE),
         memory_limit_bytes=learner.memory_limit_bytes,
         notes=(*prepared.notes, *learner.notes),
         best_eval_loss=progress.best_loss,

@@ -2,7 +2,8 @@
 
     scripts/kill_and_resume.py [--kills 20] [--seed 0] [train options]
 
-For each case (fp32 and bf16, with gradient accumulation, over several epochs, LoRA with dropout) the unbroken run is
+For each case (fp32 and bf16, with gradient accumulation, without clipping, LoRA with dropout; over several epochs, the
+frozen layers' output kept where there are some) the unbroken run is
 made once; then a run of the same settings is killed with SIGKILL at random moments, again and again, and resumed to its
 end, with validation on another interval. Every byte of the last weights.safetensors and optimizer.safetensors must
 be equal. Ends with 0 when they are, and says how many kills there were.
@@ -10,6 +11,7 @@ be equal. Ends with 0 when they are, and says how many kills there were.
 
 import argparse
 import hashlib
+import os
 import random
 import shutil
 import signal
@@ -21,10 +23,12 @@ from pathlib import Path
 
 CASES = {
     "fp32, last-n": ["--precision", "fp32", "--last-n", "2"],
+    "fp32, last-n, no clipping": ["--precision", "fp32", "--last-n", "2", "--recipe", "unclipped.yaml"],
     "bf16, last-n, accumulation": ["--precision", "bf16", "--last-n", "2", "--grad-accum", "3"],
     "bf16, LoRA with dropout": ["--precision", "bf16", "--strategy", "lora", "--dropout", "0.1"],
     "fp16, full": ["--precision", "fp16", "--strategy", "full"],
 }
+UNCLIPPED = "train:\n  clip_norm: null\n"  # so that updates are made inside the backward pass
 STEPS_PER_RUN = 40
 STEPS = ["--max-steps", str(STEPS_PER_RUN), "--save-every", "3", "--learning-rate", "1e-3", "--batch-size", "8"]
 
@@ -66,6 +70,9 @@ def main() -> None:
     arguments, options = parser.parse_known_args()
     generator, kills = random.Random(arguments.seed), 0
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "unclipped.yaml").write_text(UNCLIPPED)
+        os.environ["MLXTUNE_CACHE"] = str(Path(folder, "cache"))  # the frozen layers' output is made in the first run
+        os.chdir(folder)
         for number, (name, case) in enumerate(CASES.items()):
             whole, broken = Path(folder, f"whole-{number}"), Path(folder, f"broken-{number}")
             finish(command(whole, [*case, *options]))

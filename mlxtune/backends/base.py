@@ -81,6 +81,7 @@ class Learner(Protocol):
     anatomy: Anatomy
     selection: Selection
     memory_limit_bytes: int
+    packs_rows: bool  # end to end, without padding; known after `prepare`
     notes: tuple[str, ...]  # what the user should know, after `plan` and again after `prepare`
 
     def plan(self, work: Work) -> None:

@@ -6,6 +6,7 @@ mlx-lm's models ask `args.tie_word_embeddings` at each call, so that changing it
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlxtune.backends.mlx.head_probe import is_asked
 from mlxtune.errors import BadSetting
 from mlxtune.strategies.selection import Anatomy
 
@@ -21,17 +22,16 @@ def check_can_untie(model: nn.Module) -> None:
 def untie(model: nn.Module, anatomy: Anatomy) -> None:
     """Give a tied model a head of its own, equal to its embedding.
 
-    That it works is seen by a head of zeros: the logits must follow it. Raises BadSetting where they do not.
+    That it works is seen by running the model up to it, with no weight read. Raises BadSetting where it is not asked.
     """
     check_can_untie(model)
     embedding = dict(model.named_modules())[anatomy.embedding.removesuffix(".weight")]
     model.args.tie_word_embeddings = False
     n_vocabulary, n_hidden = embedding.weight.shape
     model.lm_head = nn.Linear(n_hidden, n_vocabulary, bias=False)
-    model.lm_head.weight = mx.zeros_like(embedding.weight)
-    if bool(mx.any(model(mx.array([[0]])) != 0).item()):
-        raise _cannot(model)
     model.lm_head.weight = mx.array(embedding.weight)
+    if not is_asked(model, model.lm_head):
+        raise _cannot(model)
 
 
 def _cannot(model: nn.Module) -> BadSetting:

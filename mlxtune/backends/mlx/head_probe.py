@@ -53,6 +53,11 @@ def probe(model: nn.Module) -> FoundHead | None:
     return None if output is None else FoundHead(module, method, output)
 
 
+def is_asked(model: nn.Module, module: nn.Module) -> bool:
+    """Whether the model asks a linear module, once, for the logits of every token. No weight is read."""
+    return _answers(model, module, "__call__") is not None
+
+
 def head_input(head: FoundHead, call: Callable[[], Any]) -> mx.array:
     """The hidden states that enter the head when `call` runs the model: (B, T, D), after the final norm.
 

@@ -55,6 +55,7 @@ class MlxLearner:
         self.memory_limit_bytes = device.memory_limit_bytes()
         self.largest: Sequence[Tokens] = some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0])
         self.keeping: Keeping | None = None
+        self.packs_rows = False
         self.steps, self.updates = 0, 0
         self.scale = LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
 
@@ -79,12 +80,16 @@ class MlxLearner:
         lora.attach(self.model, self.selection.adapters, self.job.seed)
         forward = self._checked_forward(weights, found)
         prefix = Prefix(forward, PRECISIONS[self.precision])
-        if self.keeping is not None and forward.form.split:
+        if self.keeping is not None and not forward.form.split:
+            self.notes = tuple(note for note in self.notes if note != self.keeping.note)
+            self.keeping = None
+        if self.keeping is not None:
             prefix.file = self.keeping.file
             prefix.fill(self.keeping.rows, weights, sum(map(len, self.largest)), tell)
             drop_older(self.keeping.file.folder)
         else:
             weights.read()
+        self.packs_rows = forward.form.packed
         self.network = Network(self.model, forward, prefix, self._names())
         every = dict(tree_flatten(self.model.parameters()))
         trains = self.network.take({name: every[name] for name in self._names()})

@@ -38,7 +38,7 @@ class NumpyLearner:
     notes: sentences for the panel besides those of the selection.
     """
 
-    backend = "numpy"
+    backend, packs_rows = "numpy", False
 
     def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
         self.job = job
