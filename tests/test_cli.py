@@ -159,6 +159,13 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path, train):
     assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+@pytest.mark.parametrize(("given", "read"), [("none", "null"), ("0.5", "0.5")])
+def test_clipping_can_be_turned_off_by_its_flag(mlxtune, given, read):
+    found = mlxtune("train", "--clip-norm", given, "--dry-run")
+    assert found.returncode == 0
+    assert f"  clip_norm: {read}\n" in found.stdout
+
+
 def test_a_failing_recipe_does_not_stop_the_next_and_the_exit_code_says_so(tmp_path, mlxtune):
     rows = write(tmp_path / "rows.jsonl", TEXT_ROWS)
     (tmp_path / "bad.yaml").write_text("train: {max_step: 3}\n")

@@ -59,7 +59,7 @@ FLAGS = (
     Flag("--warmup-steps", "schedule.warmup_steps", int, "Steps of linear warmup. Default: 0.", RATE),
     Flag("--min-learning-rate", "schedule.min_learning_rate", float, "Where linear and cosine end. Default: 0.", RATE),
     Flag("--weight-decay", "optimizer.weight_decay", float, "Decoupled, times the learning rate. Default: 0.01.", RATE),
-    Flag("--clip-norm", "train.clip_norm", float, "Largest global gradient norm. Default: 1.0.", RATE),
+    Flag("--clip-norm", "train.clip_norm", str, "Largest global gradient norm, or none. Default: 1.0.", RATE),
     Flag("--precision", "backend.precision", str, "bf16, fp16 or fp32. Default: bf16.", RATE),
     Flag("--backend", "backend.name", str, "auto, mlx or numpy. Default: auto.", RATE),
     Flag(
@@ -121,4 +121,14 @@ def _parameter(name: str, flag: Flag) -> inspect.Parameter:
 def _converted(key: str, value: Any) -> Any:
     if key == "strategy.last_n" and str(value).lstrip("-").isdigit():
         return int(value)
+    if key == "train.clip_norm":
+        return None if value == "none" else _number(value)
     return tuple(value) if isinstance(value, list) else value
+
+
+def _number(value: str) -> float | str:
+    """The number that a text is; another text stays, for the recipe to refuse."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
