@@ -244,11 +244,11 @@ def test_what_is_consumed_is_the_gradient_of_each_shard_then_of_the_bias_times_t
 
 
 @pytest.mark.parametrize("vocabulary", [1, 96, 4096, 4097, 32_000, 50_257, 128_256, 151_936, 262_144])
-def test_shards_are_some_two_thousand_rows_or_more_and_32_at_most(vocabulary):
+def test_shards_are_some_thousand_rows_or_more_and_32_at_most(vocabulary):
     rows = shard_rows(vocabulary)
     count = -(-vocabulary // rows)
     assert count <= 32
-    assert rows <= 2048 or count == 32
+    assert rows <= 1024 or count == 32
     assert rows >= min(vocabulary, 512)
 
 

@@ -19,7 +19,7 @@ from mlxtune.backends.mlx.exponential import exp
 from mlxtune.backends.mlx.head_output import IDENTITY, Output
 
 Arrays = Sequence[mx.array]
-SHARD_ROWS, MOST_SHARDS = 2048, 32
+SHARD_ROWS, MOST_SHARDS = 1024, 32
 # float16 ends at 6e-8: its exponentials are kept this much larger, so that they reach down to 2e-12.
 ENLARGED = {mx.float16: 2.0**15}
 SMALLEST = 1e-37  # of float32, nearly
@@ -38,17 +38,16 @@ Consume = Callable[[int, mx.array], Arrays]
 
 
 def shard_rows(vocabulary: int) -> int:
-    """How many rows a shard should have: about 2,000, or 1,000 of a small vocabulary; equal shards, and 32 at most.
+    """How many rows a shard should have: about 1,000, equal shards, and 32 of them at most.
 
-    The logits of 2,048 tokens are then 16 MB, and what AdamW holds for a shard is small beside a layer: with 4,000 rows
-    a step of a head of 32,000 by 256 held 29 MB more. Smaller products would leave the device idle, and each shard adds
-    some twenty kernels that must run in order.
+    The logits of 2,048 tokens are then 8 MB, and what AdamW holds for a shard is small beside a layer: with 4,000 rows
+    a step of a head of 32,000 by 256 held 43 MB more. More shards would leave the device idle: each adds some twenty
+    kernels that must run in order.
 
     >>> shard_rows(128_256), shard_rows(32_000), shard_rows(8_000)
-    (4008, 2000, 1000)
+    (4008, 1000, 1000)
     """
-    count = max(math.ceil(vocabulary / SHARD_ROWS), min(8, math.ceil(vocabulary / (SHARD_ROWS // 2))))
-    return math.ceil(vocabulary / min(MOST_SHARDS, count))
+    return math.ceil(vocabulary / min(MOST_SHARDS, math.ceil(vocabulary / SHARD_ROWS)))
 
 
 def cut(head_VD: mx.array, rows: int) -> list[mx.array]:
