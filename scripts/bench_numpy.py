@@ -233,11 +233,20 @@ def _timed(step: Step) -> float:
 
 def peak_bytes(step_of: Callable[[], Step]) -> int:
     """What three steps, and the model before them, add to the largest resident size of this process."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = largest_resident_bytes()
     step = step_of()
     for _ in range(3):
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    return largest_resident_bytes() - before
+
+
+def largest_resident_bytes() -> int:
+    """Of this process alone: on Linux getrusage begins with the size of the process that started it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def worker(what: str, name: str, strategy: str, share: float, rounds: int) -> None:

@@ -19,7 +19,7 @@ INSTALL = {
 }
 NO_MLX = "MLX is not installed, so NumPy computes, on the processor."
 NUMPY_IS_FASTER = (
-    "MLX has only the processor here, where NumPy takes a fifth to a third of its time a step in fp32"
+    "MLX has only the processor here, where NumPy takes an eighth to two thirds of its time a step in fp32"
     " and less in 16 bits: NumPy computes. --backend mlx has it otherwise."
 )
 ONLY_MLX_CAN = "MLX has only the processor here. NumPy would be faster, but does not have this architecture."
