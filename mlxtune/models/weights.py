@@ -18,6 +18,7 @@ from mlxtune.errors import BadModel, MlxtuneError, raise_all
 from mlxtune.models.folder import contents, json_object, parse_object, some
 
 INDEX = "model.safetensors.index.json"
+PATTERN = "model*.safetensors"
 LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 SAMPLE_BYTES = 4096
 
@@ -40,7 +41,7 @@ class TensorInfo(NamedTuple):
 
 def files(folder: Path) -> tuple[Path, ...]:
     """The weight files of a folder, sorted by name. BadModel where there is none, or where a shard is missing."""
-    found = tuple(sorted(path for path in folder.glob("model*.safetensors") if path.is_file()))
+    found = tuple(sorted(path for path in folder.glob(PATTERN) if path.is_file()))
     absent = sorted(_expected(folder, found) - {path.name for path in found})
     if not found and not (folder / INDEX).exists():
         raise _no_weights(folder)
