@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from mlxtune.errors import BadModel
 from mlxtune.models.dimensions import FAMILIES, Dimensions
+from mlxtune.models.hub import resolve
 from mlxtune.models.outline import FROM_CONFIG, FROM_HEADERS, FROM_HUB, Outline, outline
 from tests.support_assets import assets_folder
 from tests.support_hub import Hub, place_in_cache, serve, use, use_cache
@@ -229,6 +230,10 @@ def test_of_a_known_family_on_the_hub_only_config_and_tokenizer_are_fetched(hub)
     found = outline(REPO)
     assert (found.source, found.config.model_type) == (FROM_CONFIG, "llama")
     assert hub.fetched == {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    hub.asked.clear()
+    assert resolve(REPO).joinpath("model.safetensors").is_file()
+    assert hub.fetched == {"model.safetensors"}
+    assert outline(REPO).source == FROM_HEADERS
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -83,14 +83,10 @@ def _stem_and_number(name: str) -> tuple[str, int]:
 
 def _neither(folder: Path, config: ModelConfig) -> BadModel:
     """No weight file, and a family whose shapes do not follow from config.json."""
-    try:
-        weights.files(folder)
-    except BadModel as fault:
-        expected = f"{fault.expected}; without weights, the families {', '.join(FAMILIES)} can be planned"
-        return BadModel(
-            str(folder),
-            expected=expected,
-            found=f"model_type {config.model_type} in {fault.found}",
-            remedy=fault.remedy,
-        )
-    raise AssertionError("a folder without weight files has some")
+    fault = weights.no_weights(folder)
+    return BadModel(
+        str(folder),
+        expected=f"{fault.expected}, or a config.json of the families {', '.join(FAMILIES)}",
+        found=f"model_type {config.model_type} in {fault.found}",
+        remedy=fault.remedy,
+    )

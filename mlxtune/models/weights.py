@@ -44,7 +44,7 @@ def files(folder: Path) -> tuple[Path, ...]:
     found = tuple(sorted(path for path in folder.glob(PATTERN) if path.is_file()))
     absent = sorted(_expected(folder, found) - {path.name for path in found})
     if not found and not (folder / INDEX).exists():
-        raise _no_weights(folder)
+        raise no_weights(folder)
     if absent:
         raise BadModel(
             str(folder),
@@ -242,8 +242,8 @@ def _look(path: Path, size: int) -> str:
     return "an empty file" if not size else f"{size:,} bytes that start with {start[:8]!r}"
 
 
-def _no_weights(folder: Path) -> BadModel:
-    """Says what is there instead, and what can be done about it."""
+def no_weights(folder: Path) -> BadModel:
+    """The refusal of a folder without weight files: what is there instead, and what can be done about it."""
     remedy = "Weights are the files model.safetensors or model-00001-of-0000N.safetensors."
     if others := sorted(path.name for path in folder.glob("*.safetensors")):
         remedy = f"Is it {some(others)}? Rename a single file to model.safetensors."
