@@ -76,12 +76,12 @@ def write_model(size: Size, folder: Path) -> None:
     from safetensors.numpy import save_file
 
     from mlxtune.backends.numpy.config import read
-    from mlxtune.backends.numpy.layout import base_shapes
+    from mlxtune.models.shapes import shapes
 
     (folder / "config.json").write_text(json.dumps(config(size)))
     random = np.random.default_rng(0)
     tensors = {}
-    for name, shape in base_shapes(read(folder)).items():
+    for name, shape in shapes(read(folder)).items():
         spread = 0.1 if len(shape) == 1 else 0.5 / shape[1] ** 0.5
         tensors[name] = (random.standard_normal(shape, np.float32) * spread + (len(shape) == 1)).astype(np.float32)
     save_file(tensors, folder / "model.safetensors")

@@ -1,6 +1,8 @@
 """A Hugging Face hub on this machine, of one repository: enough for huggingface_hub to list and to fetch it."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha1
@@ -8,8 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "c0ffee" * 6 + "c0de"
-ERROR_CODES = {"GatedRepo": 403, "RepoNotFound": 404, "RevisionNotFound": 404}
+ERROR_CODES = {"GatedRepo": 403, "RepoNotFound": 404, "RevisionNotFound": 404, "EntryNotFound": 404}
 
 
 class Hub:
@@ -19,6 +24,7 @@ class Hub:
         self.repo, self.folder = repo, folder
         self.refuses: str | int | None = None
         self.asked: list[str] = []  # paths, in order
+        self.sent_bytes: Counter[str] = Counter()  # of each file by name
         self.url = ""
 
     @property
@@ -54,6 +60,31 @@ def serve(hub: Hub) -> Iterator[Hub]:
         thread.join()
 
 
+def use(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub asks this hub."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+
+
+def use_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """huggingface_hub has its cache in this folder, and no hub beyond this machine."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return folder
+
+
+def place_in_cache(cache: Path, repo: str) -> Path:
+    """An empty folder for a repository's files in the cache, as huggingface_hub lays it out."""
+    root = cache / f"models--{repo.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text(COMMIT)
+    (root / "snapshots" / COMMIT).mkdir(parents=True)
+    return root / "snapshots" / COMMIT
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
@@ -72,12 +103,23 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": file["path"]} for file in self.hub.files()]
             self._send(json.dumps({"id": self.hub.repo, "sha": COMMIT, "siblings": siblings}).encode())
         elif path.startswith(f"/{self.hub.repo}/resolve/{COMMIT}/"):
-            self._send((self.hub.folder / path.split("/", 5)[5]).read_bytes())
+            self._send_file(path.split("/", 5)[5])
         else:
             self._refuse("RepoNotFound")
 
-    def _send(self, body: bytes) -> None:
-        self.send_response(200)
+    def _send_file(self, name: str) -> None:
+        """A file, or the range of it that is asked for."""
+        if not (self.hub.folder / name).is_file():
+            self._refuse("EntryNotFound")
+            return
+        body = (self.hub.folder / name).read_bytes()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        part = body[int(asked[1]) : int(asked[2]) + 1] if asked else body
+        self.hub.sent_bytes[name] += len(part) if self.command == "GET" else 0
+        self._send(part, status=206 if asked else 200)
+
+    def _send(self, body: bytes, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{sha1(body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)

@@ -8,10 +8,10 @@ import numpy as np
 
 from mlxtune.backends.base import Job
 from mlxtune.backends.numpy import config
-from mlxtune.backends.numpy.layout import base_shapes
 from mlxtune.backends.numpy.learner import NumpyLearner
 from mlxtune.backends.numpy.weights import as_tensor, round_to
 from mlxtune.data.types import Batch
+from mlxtune.models.shapes import shapes
 from mlxtune.optim.adamw import AdamW
 from mlxtune.storage import Tensor, write_tensors
 from mlxtune.strategies.full import Full
@@ -82,7 +82,7 @@ def random_weights(decoder: config.Decoder) -> dict[str, np.ndarray[Any, Any]]:
     random = np.random.default_rng(0)
     return {
         name: (random.normal(size=shape) * 0.2 + (name.endswith("norm.weight"))).astype(np.float32)
-        for name, shape in base_shapes(decoder).items()
+        for name, shape in shapes(decoder).items()
     }
 
 

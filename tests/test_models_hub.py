@@ -13,7 +13,7 @@ from mlxtune.errors import BadModel, BadSetting
 from mlxtune.models import hub
 from mlxtune.models.aliases import ALIASES
 from mlxtune.models.cache import cached_models
-from tests.support_hub import COMMIT, Hub, serve
+from tests.support_hub import Hub, place_in_cache, serve, use, use_cache
 from tests.support_model import write_model
 
 REPO = "org/name"
@@ -22,30 +22,20 @@ REPO = "org/name"
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """An empty cache for each test, and no hub beyond this machine."""
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "cache"
+    return use_cache(tmp_path / "cache", monkeypatch)
 
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     """A hub on this machine with one whole model, sharded."""
     with serve(Hub(REPO, write_model(tmp_path / "repo", shards=2))) as there:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", there.url)
-        template = there.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        use(there, monkeypatch)
         yield there
 
 
 def put_in_cache(cache: Path, repo: str, shards: int = 1) -> Path:
     """A model in the cache as huggingface_hub lays it out."""
-    root = cache / f"models--{repo.replace('/', '--')}"
-    (root / "refs").mkdir(parents=True)
-    (root / "refs" / "main").write_text(COMMIT)
-    return write_model(root / "snapshots" / COMMIT, shards)
+    return write_model(place_in_cache(cache, repo), shards)
 
 
 def test_no_name_and_tiny_are_the_built_in_model():

@@ -8,8 +8,9 @@ import pytest
 
 from mlxtune.backends.numpy import config, weights
 from mlxtune.backends.numpy.arrays import Flat
-from mlxtune.backends.numpy.layout import base_shapes, lay_out
+from mlxtune.backends.numpy.layout import lay_out
 from mlxtune.errors import BadModel
+from mlxtune.models.shapes import shapes
 from mlxtune.storage import write_tensors
 from tests.support_assets import assets_folder
 from tests.support_numpy import BASE, KINDS, learner, random_batch, random_weights, tensors, write_model
@@ -31,7 +32,7 @@ def write_config(folder, **changes):
 def test_published_parameter_counts_are_hit(name, n_parameters, tmp_path):
     shutil.copy(assets_folder() / "configs" / f"{name}.json", tmp_path / "config.json")
     decoder = config.read(tmp_path)
-    assert lay_out(base_shapes(decoder), ()).size == n_parameters
+    assert lay_out(shapes(decoder), ()).size == n_parameters
 
 
 def test_a_model_outside_the_family_is_refused_with_its_name_and_what_is_there(tmp_path):
@@ -99,7 +100,7 @@ def test_shards_load_as_one_file_does(tmp_path):
 def test_16_bit_weights_come_back_as_they_were(precision, tmp_path):
     folder = write_model(tmp_path, precision, **KINDS["llama"])
     decoder = config.read(folder)
-    layout = lay_out(base_shapes(decoder), ())
+    layout = lay_out(shapes(decoder), ())
     flat = Flat(layout, np.empty(layout.size, np.float32))
     weights.read(weights.find(folder, decoder), flat, precision)
     written = random_weights(decoder)

@@ -6,6 +6,7 @@ mean everywhere.
 """
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,32 +14,44 @@ from mlxtune.errors import BadModel, BadSetting
 from mlxtune.models import weights
 from mlxtune.models.aliases import ALIASES, TINY
 from mlxtune.models.folder import TOKENIZERS
-from mlxtune.models.refusals import explain
+from mlxtune.models.refusals import absent, explain, in_part, incomplete
 
 BUILT_IN = Path(__file__).parent.parent / "assets" / "model"
 
-WANTED = (
-    "config.json", "generation_config.json", "hf_quant_config.json", "model*.safetensors", weights.INDEX,
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json",
+SMALL = (
+    "config.json", "generation_config.json", "hf_quant_config.json", "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+WANTED = (*SMALL, weights.PATTERN, weights.INDEX)
 
 
 def resolve(name: str | None, *, revision: str | None = None) -> Path:
     """The local folder of a model, fetched from the hub where need be. None is the built-in model.
 
-    An alias wins over a folder of the same name; `./name` is always the folder. A complete copy in the cache is used
-    as it is, without a look at the network. BadModel says why there is no folder.
+    A complete copy in the cache is used as it is, without a look at the network. BadModel says why there is no folder.
+    """
+    place = locate(name, revision)
+    return place if isinstance(place, Path) else fetch(place, revision)
+
+
+def locate(name: str | None, revision: str | None = None) -> Path | str:
+    """What a name stands for: a local folder, or the id of a hub repository. Nothing is fetched.
+
+    An alias wins over a folder of the same name; `./name` is always the folder.
+
+    >>> locate("dolphin-8b")
+    'cognitivecomputations/dolphin-2.9-llama3-8b'
     """
     if name is None or name == TINY:
         return _unrevised(BUILT_IN, revision)
     if name in ALIASES:
-        return fetch(ALIASES[name], revision)
+        return ALIASES[name]
     folder = Path(name).expanduser()
     if name and folder.exists():
         return _unrevised(folder, revision)
     if re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name) and not name.startswith(("~", ".")):
-        return fetch(name, revision)
+        return name
     raise _unknown(name)
 
 
@@ -47,14 +60,37 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     cached = in_cache(repo, revision)
     if cached is not None:
         return cached
+    folder = _fetched(repo, revision, WANTED)
+    if not is_complete(folder):
+        raise incomplete(repo, revision, folder, absent(folder))
+    return folder
+
+
+def fetch_small(repo: str, revision: str | None = None) -> Path:
+    """A folder of the cache with a hub repository's config and tokenizer, and of its weights what was there before."""
+    folder = _fetched(repo, revision, SMALL)
+    if not (folder / "config.json").is_file():
+        raise incomplete(repo, revision, folder, "config.json")
+    return folder
+
+
+def stored_shapes(repo: str, revision: str | None = None) -> dict[str, tuple[int, ...]]:
+    """The tensors of a hub repository's weight files, by name: only their headers are asked for."""
+    from huggingface_hub import HfApi
+
     try:
-        folder = _snapshot(repo, revision)
+        found = HfApi().get_safetensors_metadata(repo, revision=revision).files_metadata
+    except Exception as error:  # an open set, as in _fetched
+        raise explain(error, repo, revision) from error
+    return {name: tuple(tensor.shape) for file in sorted(found) for name, tensor in found[file].tensors.items()}
+
+
+def _fetched(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    try:
+        return _snapshot(repo, revision, patterns)
     except Exception as error:  # the library's own, httpx's and the system's: an open set, all told in one message
         part = _part(error)
-        raise (explain(error, repo, revision) if part is None else _in_part(repo, part)) from error
-    if not is_complete(folder):
-        raise _incomplete(repo, revision, folder)
-    return folder
+        raise (explain(error, repo, revision) if part is None else in_part(repo, part)) from error
 
 
 def in_cache(repo: str, revision: str | None = None) -> Path | None:
@@ -62,20 +98,20 @@ def in_cache(repo: str, revision: str | None = None) -> Path | None:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = _snapshot(repo, revision, local_files_only=True)
+        folder = _snapshot(repo, revision, WANTED, local_files_only=True)
     except (HFValidationError, LocalEntryNotFoundError):
         return None
     return folder if is_complete(folder) else None
 
 
-def _snapshot(repo: str, revision: str | None, local_files_only: bool = False) -> Path:
+def _snapshot(repo: str, revision: str | None, patterns: Sequence[str], local_files_only: bool = False) -> Path:
     from huggingface_hub import snapshot_download
 
     folder = snapshot_download(
         repo,
         revision=revision,
         local_files_only=local_files_only,
-        allow_patterns=[*WANTED],
+        allow_patterns=[*patterns],
         ignore_patterns=["*/*"],
     )
     return Path(folder)
@@ -116,49 +152,3 @@ def _unknown(name: str) -> BadModel:
     remedy = f"Did you mean {near[0]}?\n" if near else ""
     remedy += "`mlxtune models` lists the aliases; a hub id is ORGANISATION/NAME."
     return BadModel("model", expected="an alias, a hub id or a folder", found=repr(name), remedy=remedy)
-
-
-def _in_part(repo: str, folder: Path) -> BadModel:
-    return BadModel(
-        repo,
-        expected="a complete copy in the cache, as the hub is out of reach",
-        found=f"no {_absent(folder) or 'copy of all files that the repository lists'}",
-        remedy="Connect to the network (and unset HF_HUB_OFFLINE), and run the command again to fetch the rest.",
-    )
-
-
-def _incomplete(repo: str, revision: str | None, folder: Path) -> BadModel:
-    """Either the repository has no such files, or the hub was out of reach and the cache holds a part."""
-    there = _listing(repo, revision)
-    if there is None:
-        return _in_part(repo, folder)
-    absent = _absent(folder)
-    remedy = "Choose a repository in Hugging Face format with safetensors."
-    if "adapter_config.json" in there:
-        remedy = "This repository is an adapter. Give the model that it was made for as --model."
-    elif kinds := sorted({Path(name).suffix for name in there} & {".bin", ".pt", ".pth", ".gguf", ".npz", ".onnx"}):
-        remedy = f"It has {' and '.join(kinds)} files, which are not read. {remedy}"
-    return BadModel(
-        repo, expected="config.json, a tokenizer and model*.safetensors", found=f"no {absent}", remedy=remedy
-    )
-
-
-def _absent(folder: Path) -> str:
-    """What of config, tokenizer and weights a folder does not have, in words."""
-    absent = [] if (folder / "config.json").is_file() else ["config.json"]
-    absent += [] if any((folder / name).is_file() for name in TOKENIZERS) else ["tokenizer.json"]
-    try:
-        weights.files(folder)
-    except BadModel as fault:
-        absent.append(fault.found.removeprefix("no ") if fault.found.startswith("no ") else "model*.safetensors")
-    return ", no ".join(absent)
-
-
-def _listing(repo: str, revision: str | None) -> list[str] | None:
-    """Names of the repository's files, None where the hub cannot be asked."""
-    from huggingface_hub import HfApi
-
-    try:
-        return HfApi().list_repo_files(repo, revision=revision)
-    except Exception:  # this only words a message about another fault
-        return None

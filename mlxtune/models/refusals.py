@@ -2,9 +2,12 @@
 
 import errno
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune.errors import BadModel
+from mlxtune.models import weights
+from mlxtune.models.folder import TOKENIZERS
 
 
 class Told(NamedTuple):
@@ -44,6 +47,16 @@ BY_CLASS = {
         "a branch, tag or commit of the repository",
         "none of that name",
         "Leave the revision out for the main branch, or see the repository's branches and tags.",
+    ),
+    "NotASafetensorsRepoError": Told(
+        "model.safetensors or its index in the repository",
+        "neither",
+        "Choose a repository in Hugging Face format with safetensors.",
+    ),
+    "SafetensorsParsingError": Told(
+        "safetensors files in the repository",
+        "one with a header that cannot be read",
+        "Choose another repository or revision of the model.",
     ),
     "PermissionError": Told(
         "a cache folder that can be written to",
@@ -100,3 +113,48 @@ def _log_in() -> str:
     if os.environ.get("HF_TOKEN"):
         return "check that the token in HF_TOKEN may read it"
     return "set HF_TOKEN to a token of yours, or run `hf auth login`"
+
+
+def in_part(repo: str, folder: Path) -> BadModel:
+    """The cache has some of a repository's files, and the hub cannot be asked for the rest."""
+    return BadModel(
+        repo,
+        expected="a complete copy in the cache, as the hub is out of reach",
+        found=f"no {absent(folder) or 'copy of all files that the repository lists'}",
+        remedy="Connect to the network (and unset HF_HUB_OFFLINE), and run the command again to fetch the rest.",
+    )
+
+
+def incomplete(repo: str, revision: str | None, folder: Path, lacking: str) -> BadModel:
+    """Either the repository has no such files, or the hub was out of reach and the cache holds a part."""
+    there = _listing(repo, revision)
+    if there is None:
+        return in_part(repo, folder)
+    remedy = "Choose a repository in Hugging Face format with safetensors."
+    if "adapter_config.json" in there:
+        remedy = "This repository is an adapter. Give the model that it was made for as --model."
+    elif kinds := sorted({Path(name).suffix for name in there} & {".bin", ".pt", ".pth", ".gguf", ".npz", ".onnx"}):
+        remedy = f"It has {' and '.join(kinds)} files, which are not read. {remedy}"
+    expected = "config.json, a tokenizer and model*.safetensors"
+    return BadModel(repo, expected=expected, found=f"no {lacking}", remedy=remedy)
+
+
+def absent(folder: Path) -> str:
+    """What of config, tokenizer and weights a folder does not have, in words."""
+    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+    lacking += [] if any((folder / name).is_file() for name in TOKENIZERS) else ["tokenizer.json"]
+    try:
+        weights.files(folder)
+    except BadModel as fault:
+        lacking.append(fault.found.removeprefix("no ") if fault.found.startswith("no ") else weights.PATTERN)
+    return ", no ".join(lacking)
+
+
+def _listing(repo: str, revision: str | None) -> list[str] | None:
+    """Names of the repository's files, None where the hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().list_repo_files(repo, revision=revision)
+    except Exception:  # this only words a message about another fault
+        return None

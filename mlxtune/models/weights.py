@@ -18,6 +18,7 @@ from mlxtune.errors import BadModel, MlxtuneError, raise_all
 from mlxtune.models.folder import contents, json_object, parse_object, some
 
 INDEX = "model.safetensors.index.json"
+PATTERN = "model*.safetensors"
 LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
 SAMPLE_BYTES = 4096
 
@@ -40,10 +41,10 @@ class TensorInfo(NamedTuple):
 
 def files(folder: Path) -> tuple[Path, ...]:
     """The weight files of a folder, sorted by name. BadModel where there is none, or where a shard is missing."""
-    found = tuple(sorted(path for path in folder.glob("model*.safetensors") if path.is_file()))
+    found = tuple(sorted(path for path in folder.glob(PATTERN) if path.is_file()))
     absent = sorted(_expected(folder, found) - {path.name for path in found})
     if not found and not (folder / INDEX).exists():
-        raise _no_weights(folder)
+        raise no_weights(folder)
     if absent:
         raise BadModel(
             str(folder),
@@ -241,8 +242,8 @@ def _look(path: Path, size: int) -> str:
     return "an empty file" if not size else f"{size:,} bytes that start with {start[:8]!r}"
 
 
-def _no_weights(folder: Path) -> BadModel:
-    """Says what is there instead, and what can be done about it."""
+def no_weights(folder: Path) -> BadModel:
+    """The refusal of a folder without weight files: what is there instead, and what can be done about it."""
     remedy = "Weights are the files model.safetensors or model-00001-of-0000N.safetensors."
     if others := sorted(path.name for path in folder.glob("*.safetensors")):
         remedy = f"Is it {some(others)}? Rename a single file to model.safetensors."

@@ -1,4 +1,4 @@
-"""config.json as the dimensions of a decoder of the Llama family, or a refusal that says what is outside of it.
+"""config.json as a decoder of the Llama family, or a refusal that says what is outside of it.
 
 Keys and defaults are those of transformers' configurations of the same names.
 """
@@ -14,6 +14,7 @@ from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
 from mlxtune.models import fit
 from mlxtune.models.config import ModelConfig
+from mlxtune.models.dimensions import Dimensions
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 SUPPORTED = (
@@ -23,29 +24,18 @@ SUPPORTED = (
 
 
 @dataclass(frozen=True)
-class Decoder:
+class Decoder(Dimensions):
     """All that the arithmetic depends on besides the weights."""
 
-    n_layers: int
-    hidden_size: int
-    intermediate_size: int
-    vocab_size: int
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
     epsilon: float  # of every RMSNorm
     rope: Rope
-    tied: bool  # the head is the embedding
-    qkv_bias: bool
-    output_bias: bool
-    qk_norm: bool  # an RMSNorm over each head's query and key (Qwen3)
     windows: tuple[int | None, ...]  # of each layer: how many tokens a token sees, itself among them; None is all
 
 
 def read(folder: Path) -> Decoder:
     """The decoder of a model folder. Raises BadModel where it is outside the family or quantised."""
     config = model_config.read(folder)
-    text = {"head_dim": 128, **config.raw} if config.model_type == "qwen3" else config.raw
+    text = config.raw
     outside = list(_outside(config, text))
     if outside:
         raise BadModel(
@@ -56,22 +46,12 @@ def read(folder: Path) -> Decoder:
         )
     if config.quantized:
         raise fit.quantised(folder, config.quantized)
-    head_dim = text.get("head_dim") or config.head_dim
-    attention_bias = bool(text.get("attention_bias"))
+    dimensions = Dimensions.of(config)
+    assert dimensions is not None  # or it would be outside
     return Decoder(
-        n_layers=config.n_layers,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        n_heads=config.n_heads,
-        n_kv_heads=config.n_kv_heads,
-        head_dim=head_dim,
+        **vars(dimensions),
         epsilon=float(text.get("rms_norm_eps", 1e-6)),
-        rope=rope.read(text, head_dim, config.max_positions),
-        tied=config.tied,
-        qkv_bias=attention_bias or config.model_type == "qwen2",
-        output_bias=attention_bias and config.model_type != "qwen2",
-        qk_norm=config.model_type == "qwen3",
+        rope=rope.read(text, dimensions.head_dim, config.max_positions),
         windows=_windows(config, text),
     )
 

@@ -16,13 +16,15 @@ from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.numpy import config, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
 from mlxtune.backends.numpy.dropout import Dropout
-from mlxtune.backends.numpy.layout import EMBEDDING, HEAD, Layout
+from mlxtune.backends.numpy.layout import Layout
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.prefix import Prefix
 from mlxtune.backends.numpy.update import Noise, Span, State, update
 from mlxtune.backends.numpy.weights import Sources
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
+from mlxtune.models.shapes import EMBEDDING, HEAD
+from mlxtune.models.shapes import shapes as base_shapes
 from mlxtune.models.weights import header
 from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
@@ -78,7 +80,7 @@ class NumpyLearner:
 
     def _layout(self) -> Layout:
         adapters = layout.adapter_shapes(self.selection.adapters)
-        shapes = layout.base_shapes(self.decoder)
+        shapes = base_shapes(self.decoder)
         if self.selection.untie_head:
             shapes[HEAD] = shapes[EMBEDDING]
             return layout.lay_out(shapes, [*self.selection.train, HEAD])

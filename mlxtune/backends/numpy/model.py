@@ -19,8 +19,8 @@ from mlxtune.backends.numpy.kernels import cross_entropy
 from mlxtune.backends.numpy.kernels.linear import Linear, LowRank
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
 from mlxtune.backends.numpy.layer import Kept, Layer, Norm, Pass
-from mlxtune.backends.numpy.layout import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 from mlxtune.backends.numpy.rope import Tables
+from mlxtune.models.shapes import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 from mlxtune.strategies.selection import LoraAdapter
 
 Tokens = NDArray[np.int32]

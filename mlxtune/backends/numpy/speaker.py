@@ -11,10 +11,11 @@ from mlxtune.backends.numpy import adapter as adapters
 from mlxtune.backends.numpy import config, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
 from mlxtune.backends.numpy.cache import Cache
-from mlxtune.backends.numpy.layout import EMBEDDING, HEAD
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.sampling import choose
 from mlxtune.data.types import Batch
+from mlxtune.models.shapes import EMBEDDING, HEAD, linears
+from mlxtune.models.shapes import shapes as base_shapes
 
 
 class NumpySpeaker:
@@ -24,12 +25,12 @@ class NumpySpeaker:
         self.device = device.name()
         self.decoder = config.read(folder)
         sources = weights.find(folder, self.decoder)
-        shapes = layout.base_shapes(self.decoder)
+        shapes = base_shapes(self.decoder)
         untied = adapter is not None and adapter.untied_head
         if untied:
             shapes[HEAD] = shapes[EMBEDDING]
         if adapter is not None:
-            adapter_fit.check(adapter.folder, shapes, layout.linears(self.decoder))
+            adapter_fit.check(adapter.folder, shapes, linears(self.decoder))
         places = layout.lay_out(shapes, ())
         flat = Flat(places, np.empty(places.size, np.float32))
         weights.read(sources, flat, precision)

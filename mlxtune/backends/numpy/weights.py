@@ -11,15 +11,15 @@ import numpy as np
 
 from mlxtune.backends.numpy.arrays import Array, Flat
 from mlxtune.backends.numpy.config import Decoder
-from mlxtune.backends.numpy.layout import EMBEDDING, HEAD, base_shapes
 from mlxtune.models import fit
+from mlxtune.models.shapes import as_loaded
+from mlxtune.models.shapes import shapes as base_shapes
 from mlxtune.models.weights import TensorInfo, headers
 from mlxtune.storage import Tensor
 from mlxtune.storage import TensorInfo as SavedInfo
 
 READABLE = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}  # of precisions, as safetensors has them
-UNUSED = ".rotary_emb.inv_freq"  # saved by old versions of transformers, computed here
 
 Sources = Mapping[str, TensorInfo]
 
@@ -30,10 +30,7 @@ def find(folder: Path, decoder: Decoder) -> Sources:
     A tied model that was saved under its head's name only has its embedding there. Raises BadModel for tensors that
     are missing, left over, of another shape, or of a type that is not a plain number.
     """
-    stored = {name: info for name, info in headers(folder).items() if not name.endswith(UNUSED)}
-    if decoder.tied and HEAD in stored:
-        head = stored.pop(HEAD)
-        stored.setdefault(EMBEDDING, head)
+    stored = as_loaded(headers(folder), decoder.tied)
     needed = base_shapes(decoder)
     fit.check(folder, needed, {name: fit.Stored(info.dtype, info.shape) for name, info in stored.items()})
     return {name: stored[name] for name in needed}
