@@ -195,10 +195,21 @@ def test_a_terminal_has_colours():
     assert "\x1b[33mwarn" in stream.getvalue()
 
 
-def test_a_name_that_the_stream_cannot_write_is_escaped():
-    stream = Stream(is_terminal=False, encoding="ascii")
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_name_that_the_stream_cannot_write_is_escaped(is_terminal):
+    stream = Stream(is_terminal, encoding="ascii")
     show([Check("disk", "ok", "free in /Модели")], stream)
     assert stream.getvalue().isascii()
+
+
+def test_a_damaged_numpy_is_told_and_the_machine_too(tmp_path):
+    (tmp_path / "numpy").mkdir()
+    (tmp_path / "numpy" / "__init__.py").write_text("raise ImportError('incompatible architecture')")
+    ended = in_a_process(tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "incompatible architecture" in ended.stdout
+    assert "ok    chip " in ended.stdout
+    assert "hub token" in ended.stdout
 
 
 @pytest.mark.usefixtures("quick")

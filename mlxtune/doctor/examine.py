@@ -17,5 +17,6 @@ def section(name: str) -> list[Check]:
     try:
         checks: list[Check] = import_module(f"mlxtune.doctor.{name}").checks()
     except Exception as error:  # whatever it is: this verb is run where something is wrong
-        return [Check(name, "bad", f"could not be examined: {type(error).__name__}: {error}")]
+        found = f"could not be examined: {type(error).__name__}: {error}"
+        return [Check(name, "bad", found, "A run is likely to fail on the same.", "Mend or reinstall what is named.")]
     return checks

@@ -30,10 +30,11 @@ def show(checks: Sequence[Check], stream: TextIO | None = None) -> None:
     """A table in a terminal; in a pipe a line for each check, to be searched."""
     stream = stream or sys.stdout
     console = terminal(stream)
+    checks = [check._replace(found=_writable(check.found, stream)) for check in checks]
     if stream.isatty():
         console.print(_table(checks), width=min(console.width, MAX_WIDTH))
     for check in [] if stream.isatty() else checks:
-        console.print(_writable(_plain(check), stream), soft_wrap=True)
+        console.print(_plain(check), soft_wrap=True)
     console.print(f"\n{_summary(checks)}" if stream.isatty() else _summary(checks))
 
 
