@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from mlxtune.cli.app import app
 
-VERBS = ("train", "run", "eval", "generate", "chat", "data", "models", "bench")
+VERBS = ("train", "run", "eval", "generate", "chat", "data", "models", "bench", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

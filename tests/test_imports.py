@@ -18,7 +18,7 @@ PACKAGE = Path(mlxtune.__file__).parent
 LEVELS = """
 __main__
 cli
-run try_it bench
+run try_it bench doctor
 prepare run_folder
 recipe
 from_mlx_lm
@@ -26,14 +26,14 @@ engine memory export report
 backends
 strategies optim models data checkpoint
 settings storage strict_yaml signals
-errors events words
+errors events words checks
 __init__
 """
 
 # A library and the only part of the house that may import it.
 ONLY = {"rich": "report", "typer": "cli", "click": "cli", "mlx": "backends.mlx", "mlx_lm": "backends.mlx"}
 
-STANDARD_LIBRARY_ONLY = ("errors", "events", "words")
+STANDARD_LIBRARY_ONLY = ("errors", "events", "words", "checks")
 
 LEVEL = {name: depth for depth, line in enumerate(LEVELS.split("\n")) for name in line.split()}
 

@@ -10,10 +10,9 @@ from pathlib import Path
 SYSTEM_OPENBLAS = ("libopenblas.so.0", "libopenblasp.so.0")  # Debian's and Fedora's names
 USED = "Products run on the system's OpenBLAS."
 NOT_USED = "--bundled-blas: products run on the BLAS in MLX's wheel, about 30 times slower in float32 than OpenBLAS."
-MISSING = (
-    "Products run on the BLAS in MLX's wheel, about 30 times slower in float32 than OpenBLAS."
-    " Install one: apt install libopenblas0-pthread, or your system's name for it."
-)
+SLOW = "Products run on the BLAS in MLX's wheel, about 30 times slower in float32 than OpenBLAS."
+INSTALL = "Install one: apt install libopenblas0-pthread, or your system's name for it."
+MISSING = f"{SLOW} {INSTALL}"
 
 
 def choose_kernels() -> None:

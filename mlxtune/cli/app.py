@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from mlxtune.backends import blas
 from mlxtune.cli.bench import bench
 from mlxtune.cli.data import data
+from mlxtune.cli.doctor import doctor
 from mlxtune.cli.models import models
 from mlxtune.cli.run import run
 from mlxtune.cli.train import train
@@ -38,6 +39,7 @@ app = typer.Typer(
 for verb in (train, run, generate, chat, data, models, bench):
     app.command()(verb)
 app.command("eval")(evaluate)
+app.command()(doctor)
 
 
 @app.callback()

@@ -9,7 +9,7 @@ from pathlib import Path
 def name() -> str:
     """The device in words: "AMD EPYC, 2 threads of its 2 cores"."""
     cores = os.cpu_count() or 1
-    return f"{_processor()}, CPU, {threads()} of {cores} cores"
+    return f"{processor()}, CPU, {threads()} of {cores} cores"
 
 
 @cache
@@ -21,7 +21,8 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor in words, as far as the system says."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
