@@ -60,9 +60,14 @@ def cut(head_VD: mx.array, rows: int) -> list[mx.array]:
 
 
 def slices(head_VD: mx.array) -> list[mx.array]:
-    """The head's shards as views of it, where it stays whole: frozen, or tied to the embedding."""
+    """The head's shards as views of it, where it stays whole: frozen, or tied to the embedding.
+
+    Its gradient is the shards' in a row. MLX would add up one array of the head's size for each.
+    """
     rows = shard_rows(head_VD.shape[0])
-    return [head_VD[start : start + rows] for start in range(0, head_VD.shape[0], rows)]
+    cut: Any = mx.custom_function(lambda head: [head[start : start + rows] for start in range(0, head.shape[0], rows)])
+    cut.vjp(lambda _, gradients, __: mx.concatenate(gradients))
+    return list(cut(head_VD))
 
 
 def head_loss(

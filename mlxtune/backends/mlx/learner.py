@@ -144,8 +144,7 @@ class MlxLearner:
         loss, gradients = self.gradients(batches, scale)
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
         factor = clip.clip_factor(mx, norm, self.job.clip_norm) / self.scale.value
-        clipped = {name: gradient.astype(mx.float32) * factor for name, gradient in gradients.items()}
-        after = parameters.stepped(self.trained, clipped, rule)
+        after = parameters.stepped(self.trained, gradients, factor, rule)
         if self.precision == "fp16":
             after = parameters.where(mx.isfinite(norm), after, self.trained)
         return loss, norm, after

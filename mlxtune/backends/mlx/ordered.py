@@ -26,13 +26,17 @@ class Ordered:
         self.trained, self.rule = trained, rule
         self.after: dict[str, Trained] = {}
         self.squares: list[mx.array] = []
+        self.done: list[mx.array] = []
 
     def update(self, name: str, gradient: mx.array) -> list[mx.array]:
-        """Make the next state of a parameter; what to wait for before the next gradient is made."""
+        """Make the next state of a parameter, after the one before; what to wait for before the next gradient."""
+        if self.done:
+            (gradient,) = mx.depends([gradient], self.done)
         gradient = gradient.astype(mx.float32)
         self.squares.append(clip.square_sum(mx, gradient))
         self.after[name] = self.rule.step(self.trained, name, gradient)
-        return [*self.after[name].arrays(), self.squares[-1]]
+        self.done = [*self.after[name].arrays(), self.squares[-1]]
+        return self.done
 
     def layer(self, prefix: str, weights: Arrays, first: bool) -> Call:
         """What to call in a layer's place. weights: what trains of it, as MLX traces it, named without the prefix.

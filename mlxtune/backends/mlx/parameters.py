@@ -53,7 +53,8 @@ class Rule(NamedTuple):
         exact, moments = adamw.update(mx, self.scalars, exact, gradient, trained.moments[name], decays=decays)
         masters = {name: exact} if name in trained.masters else {}
         if old.dtype != mx.float32 and not masters:
-            noise = mx.random.randint(0, 2**16, old.shape, dtype=mx.uint32, key=self.keys[name])
+            (key,) = mx.depends([self.keys[name]], [gradient])  # or the noise for all parameters is made first
+            noise = mx.random.randint(0, 2**16, old.shape, dtype=mx.uint32, key=key)
             exact = stochastic(mx, exact, str(old.dtype).rpartition(".")[2], noise)
         return Trained({name: exact.astype(old.dtype)}, {name: moments}, masters)
 
@@ -69,9 +70,20 @@ def begin(weights: Arrays, settings: AdamW) -> Trained:
     return trained
 
 
-def stepped(trained: Trained, gradients: Arrays, rule: Rule) -> Trained:
-    """The state after one step. gradients: float32, clipped."""
-    return together(trained, {name: rule.step(trained, name, gradients[name]) for name in trained.weights})
+def stepped(trained: Trained, gradients: Arrays, factor: mx.array, rule: Rule) -> Trained:
+    """The state after one step. factor: of every gradient.
+
+    One parameter after the other: MLX would work on some twenty at once, and hold what AdamW has between for each.
+    """
+    parts: dict[str, Trained] = {}
+    done: list[mx.array] = []
+    for name in reversed(trained.weights):
+        gradient = gradients[name]
+        if done:
+            (gradient,) = mx.depends([gradient], done)
+        parts[name] = rule.step(trained, name, gradient.astype(mx.float32) * factor)
+        done = [*parts[name].arrays()]
+    return together(trained, parts)
 
 
 def together(order: Trained, parts: Mapping[str, Trained]) -> Trained:
