@@ -1,18 +1,23 @@
 """Gradient checkpointing: the same bytes, of each layer the input alone held; where it is not exact it is not done."""
 
+from itertools import product
+
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import pytest
 from mlx_lm.models import llama
 
 from mlxtune.backends.base import Job
-from mlxtune.backends.mlx import recompute, self_check
+from mlxtune.backends.mlx import lora, recompute, self_check
 from mlxtune.backends.mlx.forward import WHOLE
 from mlxtune.backends.mlx.learner import KEEPS_ALL, MlxLearner
+from mlxtune.backends.mlx.lora import LoraLinear
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
+from mlxtune.strategies.selection import LoraAdapter
 from tests.support_architectures import ARCHITECTURES, write_architecture
 from tests.support_models import contents, make_batch, write_model
 
@@ -68,6 +73,23 @@ def test_every_gradient_of_each_architecture_keeps_its_bits(name, tmp_path):
     _, expected = kept.gradients([make_batch(0)], 1.0)
     _, found = again.gradients([make_batch(0)], 1.0)
     assert [name for name in expected if not mx.array_equal(found[name], expected[name]).item()] == []
+
+
+def test_dropout_is_a_function_of_seed_step_micro_batch_and_adapter():
+    adapter = LoraAdapter("linear", rank=4, scale=1.0, dropout=0.25, shape=(64, 64))
+    modules = [LoraLinear(nn.Linear(64, 64), adapter, number, mx.random.key(0)) for number in range(2)]
+
+    def dropped(*place, number):
+        lora.seed_dropout(*place)
+        return [bytes(modules[number]._dropped(mx.ones((64, 64)))) for _ in range(2)]
+
+    places = [(*place, number) for place in product(range(2), repeat=3) for number in range(2)]
+    masks = {place: dropped(*place[:3], number=place[3]) for place in places}
+    assert all(first == again for first, again in masks.values())
+    assert len({first for first, _ in masks.values()}) == len(places)
+    mask = np.frombuffer(masks[0, 0, 0, 0][0], np.float32)
+    assert (mask == 0).mean() == pytest.approx(0.25, abs=0.03)
+    assert set(mask.tolist()) == {0.0, np.float32(4 / 3)}
 
 
 # Faults that would be seen
