@@ -78,6 +78,7 @@ def _job(recipe: Recipe, folder: Path) -> Job:
         train.seed,
         backend.prefix_cache,
         backend.update_order,
+        backend.grad_checkpoint,
     )
 
 

@@ -25,6 +25,7 @@ RECIPE, ENVIRONMENT, METRICS, ADAPTER, LOCK = "recipe.yaml", "environment.json",
 PACKAGES = ("mlxtune", "mlx", "mlx-lm", "numpy", "safetensors", "tokenizers", "transformers")
 # Settings that say where things are or how often they are looked at: they may change between a run and its resumption.
 # Backends agree within float32's rounding, so a run may go from one to the other, if not to the same bytes.
+# Gradient checkpointing computes the same numbers again: it changes no byte, and a run short of memory may begin it.
 # The fingerprints say whether model and data are the same, wherever they are now.
 FREE = {
     "run.out",
@@ -32,6 +33,7 @@ FREE = {
     "model.revision",
     "data.path",
     "backend.name",
+    "backend.grad_checkpoint",
     "checkpoint.save_every",
     "checkpoint.keep",
     "train.eval_every",

@@ -63,6 +63,7 @@ def test_an_empty_file_is_what_mlx_lm_does_by_default():
         },
         "checkpoint": {"save_every": 100},
         "run": {"out": "adapters"},
+        "backend": {"grad_checkpoint": False},
     }
 
 
@@ -174,7 +175,7 @@ def test_what_cannot_be_kept_is_refused(config, told):
 
 
 def test_all_faults_are_told_at_once():
-    config = {"optimizer": "sgd", "grad_checkpoint": True, "iter": 5, "fine_tune_type": "dora", "seeds": 1}
+    config = {"optimizer": "sgd", "report_to": "wandb", "iter": 5, "fine_tune_type": "dora", "seeds": 1}
     found = refusal(config)
     assert all(f"{key}: expected" in found for key in config)
     assert "The nearest is iters." in found

@@ -236,6 +236,38 @@ def test_memory_counts_weights_gradients_moments_and_what_is_kept(model):
     assert made.memory().cache_memory_bytes == memory.cache_memory_bytes  # working arrays are used again
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@EVERY_STRATEGY
+def test_gradient_checkpointing_changes_no_byte(strategy, precision, model):
+    kept, again = (learner(model, strategy, precision, grad_checkpoint=each) for each in (False, True))
+    for step in (0, 1, 2):
+        assert kept.step(window(step), RATE) == again.step(window(step), RATE)
+        assert kept.evaluate(random_batch()) == again.evaluate(random_batch())
+    assert contents(kept) == contents(again)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2, windows"])
+def test_gradient_checkpointing_changes_no_byte_of_other_architectures(kind, tmp_path):
+    folder = write_model(tmp_path, **KINDS[kind])
+    kept, again = (learner(folder, grad_checkpoint=each) for each in (False, True))
+    assert kept.step(window(0), RATE) == again.step(window(0), RATE)
+    assert contents(kept) == contents(again)
+
+
+@pytest.mark.parametrize("strategy", [Full(), LORA])
+def test_with_gradient_checkpointing_a_layer_more_costs_its_input_alone(strategy, tmp_path):
+    working, batch = {}, random_batch()
+    for n_layers in (2, 8):
+        folder = write_model(tmp_path / str(n_layers), model_type="llama", num_hidden_layers=n_layers)
+        for again in (False, True):
+            made = learner(folder, strategy, grad_checkpoint=again)
+            made.step([batch], RATE)
+            working[n_layers, again] = made.memory().cache_memory_bytes
+    input_bytes = (batch.tokens_BT.size - len(batch.tokens_BT)) * 32 * 4
+    assert working[8, True] - working[2, True] == 6 * input_bytes
+    assert working[8, False] - working[2, False] > 6 * 10 * input_bytes
+
+
 def test_16_bit_weights_are_said_and_saved_in_their_own_type(tmp_path):
     folder = write_model(tmp_path, "bf16", **KINDS["llama"])
     made = learner(folder, LAST, "bf16")

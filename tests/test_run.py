@@ -200,6 +200,15 @@ def test_how_often_one_looks_may_change(recipe):
     assert end.status == "done"
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_gradient_checkpointing_may_begin_or_end_at_a_resumption_and_changes_no_byte(recipe, first):
+    lora = {"strategy__name": "lora", "strategy__dropout": 0.2, "train__grad_accum": 2, "train__batch_size": 2}
+    whole = run.start(recipe("whole", **lora))
+    run.start(recipe("broken", **lora, backend__grad_checkpoint=first), [Ask(3)])
+    end = run.start(recipe("broken", **lora, backend__grad_checkpoint=not first))
+    assert last_bytes(end.run) == last_bytes(whole.run)
+
+
 def test_a_constant_rate_goes_on_to_a_later_last_step_and_a_cosine_does_not(recipe):
     run.start(recipe("constant"))
     assert run.start(recipe("constant", train__max_steps=8)).steps == 8

@@ -82,6 +82,7 @@ ELSEWHERE = {
     "backend.system_blas",
     "backend.prefix_cache",
     "backend.update_order",
+    "backend.grad_checkpoint",
     "run.out",
 }
 

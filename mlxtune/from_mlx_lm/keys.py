@@ -49,6 +49,7 @@ SAME: Mapping[str, str] = {
     "batch_size": "train.batch_size",
     "seed": "train.seed",
     "adapter_path": "run.out",
+    "grad_checkpoint": "backend.grad_checkpoint",
 }
 
 # In mlx-lm these count micro-batches, here optimizer steps.
@@ -63,7 +64,6 @@ REFUSED: Mapping[str, str] = {
     "resume_adapter_file": "Fuse the adapter into the model first (mlx_lm.fuse), and train that model.",
     "test": "Take it out, and run `mlxtune eval` on the test file afterwards.",
     "config": "A file cannot name another one. Take it out.",
-    "grad_checkpoint": "There is no gradient checkpointing. Where memory is short, lower batch_size or max_seq_length.",
     "clear_cache_threshold": "Take it out: mlx-lm does not read it from a file either.",
     "report_to": "Take it out: every step is a line of metrics.jsonl in the run's folder.",
     "project_name": "Take it out: every step is a line of metrics.jsonl in the run's folder.",

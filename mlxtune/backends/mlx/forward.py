@@ -15,7 +15,7 @@ from mlxtune.backends.mlx.cross_entropy import Head, slices, trained_head_loss
 from mlxtune.backends.mlx.head_probe import FoundHead, head_input
 from mlxtune.backends.mlx.layout import Layout, lay_out
 from mlxtune.backends.mlx.packing import attention_by_rows, modules_that_attend
-from mlxtune.backends.mlx.stand_in import Call, layers_of, standing_in
+from mlxtune.backends.mlx.stand_in import Call, as_it_is, layers_of, standing_in
 from mlxtune.data.types import Batch
 
 HeadLoss = Callable[[mx.array, mx.array], mx.array]
@@ -80,7 +80,7 @@ class Forward:
             logits = self._run(layout, calls)
             return logits.reshape(-1, logits.shape[-1])[layout.chosen_N]
         last = len(self.layers) - 1
-        run: Call = calls.get(last, _as_it_is)
+        run: Call = calls.get(last, as_it_is)
 
         def gather(layer: nn.Module, hidden: mx.array, *arguments: Any, **named: Any) -> mx.array:
             hidden = run(layer, hidden, *arguments, **named)
@@ -109,11 +109,6 @@ class Forward:
         with standing_in(self.layers, calls), attention_by_rows(self.attending):
             logits: mx.array = self.model(layout.tokens, cache=layout.caches(len(self.layers)))
         return logits
-
-
-def _as_it_is(layer: nn.Module, hidden: mx.array, *arguments: Any, **named: Any) -> mx.array:
-    result: mx.array = layer(hidden, *arguments, **named)
-    return result
 
 
 def _entering(begin: int, hidden: mx.array | None) -> dict[int, Call]:

@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, tensors
+from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, recompute, tensors
 from mlxtune.backends.mlx.forward import Forward
 from mlxtune.backends.mlx.head_probe import FoundHead, probe
 from mlxtune.backends.mlx.keeping import Keeping
@@ -23,7 +23,7 @@ from mlxtune.backends.mlx.ordered import Ordered
 from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained
 from mlxtune.backends.mlx.prefix import Prefix
 from mlxtune.backends.mlx.self_check import SelfCheck, for_check, some_rows
-from mlxtune.backends.mlx.stand_in import Call
+from mlxtune.backends.mlx.stand_in import Call, as_it_is
 from mlxtune.backends.mlx.unread import Unread
 from mlxtune.backends.row_file import Tokens, drop_older
 from mlxtune.data.types import Batch
@@ -33,6 +33,7 @@ from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
 
 OTHER_FORM = "The run goes on in another form: its numbers agree with those of an unbroken run, though not to the bit."
+KEEPS_ALL = "Layers keep all that the backward pass needs"
 STREAMS_PER_SEED = 1 << 31  # steps of one seed that cannot meet those of the next
 
 
@@ -111,7 +112,27 @@ class MlxLearner:
         check = SelfCheck(self.model, first, self._earliest(), for_check(self.largest), weights.forget, found)
         form, head_of_form, notes = check.best()
         self.notes = (*self.notes, *notes)
-        return Forward(self.model, first, form, head_of_form)
+        forward = Forward(self.model, first, form, head_of_form)
+        if self.job.grad_checkpoint:
+            self._recompute(forward, weights)
+        return forward
+
+    def _recompute(self, forward: Forward, weights: Unread) -> None:
+        """Keep of each layer the input alone, where the gradients stay as they are."""
+        numbers = range(self.selection.first_layer, len(self.anatomy.layers))
+        calls = {number: recompute.recomputed(self._inside(number), forward.attending) for number in numbers}
+        outside = (self.anatomy.embedding, self.anatomy.head, head.HEAD)  # large, and not what a layer reads
+        names = [name for name in self._names() if name not in outside]
+        fault = recompute.Check(forward, names, self.largest[-1], weights.forget).fault(calls)
+        if fault is None:
+            forward.around = calls
+        else:
+            self.notes = (*self.notes, f"{KEEPS_ALL}: for this model, computing it again would not be exact ({fault}).")
+
+    def _inside(self, number: int) -> list[str]:
+        """What trains of a layer, by its names there."""
+        prefix = self.anatomy.layers[number]
+        return [name.removeprefix(prefix) for name in self._names() if name.startswith(prefix)]
 
     def _earliest(self) -> str:
         """A trained parameter of the first layer that trains: its gradient comes through all that follow."""
@@ -127,9 +148,7 @@ class MlxLearner:
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
         n_tokens = sum(batch.n_supervised for batch in batches)
-        dropout_seed = 2 * (self.job.seed * STREAMS_PER_SEED + self.steps)  # all randomness is of (seed, step) alone
-        mx.random.seed(dropout_seed)
-        rounding_key = mx.random.key(dropout_seed + 1)
+        rounding_key = mx.random.key(2 * (self.job.seed * STREAMS_PER_SEED + self.steps) + 1)
         self.model.train()
         scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
         rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
@@ -158,25 +177,28 @@ class MlxLearner:
         """Each update as soon as its gradient is there."""
         ordered, network = Ordered(self.trained, rule), self.network
         layout, hidden = network.inputs(batches[0])
+        around = network.forward.around
+        lora.seed_dropout(self.job.seed, self.steps, 0)
 
         def consume(shard: int, gradient: mx.array) -> list[mx.array]:
             return ordered.update(network.shards[shard], gradient) if shard < len(network.shards) else []
 
         def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
-            network.forward.around = self._taps(ordered, weights)
+            network.forward.around = {**around, **self._taps(ordered, weights, around)}
             loss = network.loss(layout, hidden, weights, scale, consume if network.shards else None)
             return loss * scale, loss
 
         (_, loss), gradients = mx.value_and_grad(scaled_loss)(self.trained.weights)
-        network.forward.around = {}
+        network.forward.around = around
         return (loss, *ordered.finish(gradients))
 
-    def _taps(self, ordered: Ordered, weights: Arrays) -> dict[int, Call]:
+    def _taps(self, ordered: Ordered, weights: Arrays, around: Mapping[int, Call]) -> dict[int, Call]:
         first, taps = self.selection.first_layer, {}
         for number, prefix in enumerate(self.anatomy.layers[first:], start=first):
-            inside = {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
+            inside = {name: weights[prefix + name] for name in self._inside(number)}
             if inside:
-                taps[number] = ordered.layer(prefix, inside, first=number == first > 0)
+                run = around.get(number, as_it_is)
+                taps[number] = ordered.layer(prefix, inside, run, first=number == first > 0)
         return taps
 
     def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
@@ -186,8 +208,10 @@ class MlxLearner:
         one at a time are held: MLX orders the graph from its outputs and would run all forward passes first, and
         without the loss among them it would keep the logits of every micro-batch until the end.
         """
+        lora.seed_dropout(self.job.seed, self.steps, 0)
         loss, gradients = self._loss_and_gradients(batches[0], scale, after=())
-        for batch in batches[1:]:
+        for number, batch in enumerate(batches[1:], start=1):
+            lora.seed_dropout(self.job.seed, self.steps, number)
             gradients = {name: gradient.astype(mx.float32) for name, gradient in gradients.items()}
             more_loss, more = self._loss_and_gradients(batch, scale, after=(loss, *gradients.values()))
             loss = loss + more_loss

@@ -38,18 +38,18 @@ class Ordered:
         self.done = [*self.after[name].arrays(), self.squares[-1]]
         return self.done
 
-    def layer(self, prefix: str, weights: Arrays, first: bool) -> Call:
+    def layer(self, prefix: str, weights: Arrays, run: Call, first: bool) -> Call:
         """What to call in a layer's place. weights: what trains of it, as MLX traces it, named without the prefix.
 
-        first: no layer before it trains, so that no one asks for its input's gradient.
+        run: how the layer itself is called. first: no layer before it trains, so that no one asks for its input's
+        gradient.
         """
 
         def call(layer: nn.Module, hidden: mx.array, *arguments: Any, **named: Any) -> mx.array:
             names = [prefix + name for name in weights]
             hidden, *tapped = self._tap(names, first)(hidden, *weights.values())
             layer.update(tree_unflatten(list(zip(weights, tapped, strict=True))))
-            out: mx.array = layer(hidden, *arguments, **named)
-            return out
+            return run(layer, hidden, *arguments, **named)
 
         return call
 

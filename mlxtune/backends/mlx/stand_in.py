@@ -18,6 +18,12 @@ from mlxtune.errors import BadModel
 Call = Callable[..., mx.array]  # (the layer, hidden states, what else the model gives it) -> hidden states
 
 
+def as_it_is(layer: nn.Module, hidden: mx.array, *arguments: Any, **named: Any) -> mx.array:
+    """The Call that changes nothing."""
+    result: mx.array = layer(hidden, *arguments, **named)
+    return result
+
+
 class StandIn:
     """`call(layer, hidden, ...)` in the place of `layer(hidden, ...)`."""
 

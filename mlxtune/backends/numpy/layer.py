@@ -76,7 +76,20 @@ def forward(
 
     place: names the memory of the output, and of all that is kept.
     """
-    ws, inner = p.ws, place if keep else ""
+    activated_NF, kept = _inside(layer, x_ND, p, place if keep else "", cache)
+    next_ND = linear(activated_NF, layer.down, p.ws(f"{place}next", *x_ND.shape), p.dropout, p.ws)
+    next_ND += kept.middle_ND
+    return next_ND, kept
+
+
+def keep_again(layer: Layer, x_ND: Array, p: Pass, place: str) -> Kept:
+    """What a forward pass that kept nothing would have kept; the output is not made."""
+    return _inside(layer, x_ND, p, place, None)[1]
+
+
+def _inside(layer: Layer, x_ND: Array, p: Pass, inner: str, cache: Cache | None) -> tuple[Array, Kept]:
+    """What enters the last product, and what is to be kept, in memory named by `inner`; "" for what no one keeps."""
+    ws = p.ws
     n_tokens, n_hidden = x_ND.shape
     normed_ND = ws("normed", n_tokens, n_hidden)
     scale1_N = rms_norm(x_ND, layer.norm1.weight, p.epsilon, normed_ND)
@@ -95,12 +108,10 @@ def forward(
     gate_up_N2F = linear(normed_ND, layer.gate_up, ws(f"{inner}gate_up", n_tokens, 2 * n_features), p.dropout, ws)
     sigmoid_NF, activated_NF = ws(f"{inner}sigmoid", n_tokens, n_features), ws("activated", n_tokens, n_features)
     swiglu(gate_up_N2F, sigmoid_NF, activated_NF)
-    next_ND = linear(activated_NF, layer.down, ws(f"{place}next", n_tokens, n_hidden), p.dropout, ws)
-    next_ND += middle_ND
     kept = Kept(
         x_ND, scale1_N, qkv, scales_qk, heads, attention, attended_NO, middle_ND, scale2_N, gate_up_N2F, sigmoid_NF
     )
-    return next_ND, kept
+    return activated_NF, kept
 
 
 def _heads(layer: Layer, qkv: Array, p: Pass, place: str) -> tuple[Heads, tuple[Array, Array] | None]:

@@ -74,6 +74,7 @@ class NumpyLearner:
         self.gradient_sum: Array | None = None  # of the micro-batches, where there are several
         ws = Workspace()
         self.model = Model(self.decoder, self.flat, self.gradient, self.selection.adapters, ws)
+        self.model.recomputes = self.job.grad_checkpoint
         limit_bytes = 0 if self.job.prefix_cache == "off" else int(PREFIX_SHARE * self.memory_limit_bytes)
         self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes)
         self.peak_bytes = 0

@@ -26,9 +26,16 @@ from mlxtune.strategies.selection import LoraAdapter
 Tokens = NDArray[np.int32]
 Mask = NDArray[np.bool_]
 
+ONE_PLACE = "again."  # names the memory that all layers share for their insides, where these are computed again
+
 
 class Model:
-    """Views of the weights and, where there are gradients, of theirs; and the memory that passes work in."""
+    """Views of the weights and, where there are gradients, of theirs; and the memory that passes work in.
+
+    recomputes: of each layer only the input is kept for the backward pass, which computes its inside again.
+    """
+
+    recomputes = False
 
     def __init__(
         self, decoder: Decoder, weights: Flat, gradients: Flat | None, adapters: Sequence[LoraAdapter], ws: Workspace
@@ -68,17 +75,30 @@ class Model:
     ) -> float:
         """The summed loss; writes the gradients of `scale` times it. hidden: before layer `first`, which trains."""
         p = self.passing(tokens_BT.shape, 0, dropout)
-        kept: list[Kept] = []
-        for number in range(first, len(self.layers)):
-            hidden, of_layer = layers.forward(self.layers[number], hidden, p, f"{number}.", keep=True)
-            kept.append(of_layer)
+        hidden, kept = self._forward(hidden, p, first)
         loss, gradient = self._head(hidden, *_supervised(tokens_BT, supervised_BT), scale)
         embedding_trains = self.embedding_gradient is not None
         for number in reversed(range(first, len(self.layers))):
-            layers.backward(self.layers[number], gradient, kept.pop(), p, through=embedding_trains or number > first)
+            of_layer = kept.pop()
+            if not isinstance(of_layer, Kept):
+                of_layer = layers.keep_again(self.layers[number], of_layer, p, ONE_PLACE)
+            layers.backward(self.layers[number], gradient, of_layer, p, through=embedding_trains or number > first)
         if self.embedding_gradient is not None:
             self._add_to_embedding(self.embedding_gradient, tokens_BT[:, :-1], gradient)
         return loss
+
+    def _forward(self, hidden: Array, p: Pass, first: int) -> tuple[Array, list[Kept | Array]]:
+        """The last layer's output; what each layer keeps or, where its inside is computed again, its input alone.
+
+        The last layer's inside would be computed again at once: it is kept.
+        """
+        kept: list[Kept | Array] = []
+        for number in range(first, len(self.layers)):
+            entered, again = hidden, self.recomputes and number < len(self.layers) - 1
+            place = ONE_PLACE if self.recomputes and not again else f"{number}."
+            hidden, of_layer = layers.forward(self.layers[number], entered, p, place, keep=not again)
+            kept.append(entered if again else of_layer)
+        return hidden, kept
 
     def _add_to_embedding(self, embedding_gradient: Array, tokens_BT: Tokens, gradient: Array) -> None:
         """Row by row: a third of the time of np.add.at for 1,024 tokens. A tied head has written its part before."""
