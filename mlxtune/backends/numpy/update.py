@@ -46,14 +46,15 @@ class Noise(NamedTuple):
 
     def words(self, begin: int, count: int) -> NDArray[np.uint32]:
         """For weights, uniform over 0 to 2^16 - 1."""
-        return self._generator(begin, ROUNDING_STREAM).integers(0, 2**16, count, np.uint32)
+        return np.random.Generator(self._philox(begin, ROUNDING_STREAM)).integers(0, 2**16, count, np.uint32)
 
     def bits(self, begin: int, count: int) -> NDArray[np.uint32]:
-        """For moments, uniform over all of uint32."""
-        return self._generator(begin, MOMENT_STREAM).integers(0, 2**32, count, np.uint32)
+        """For moments, uniform over all of uint32: raw words, twice as fast as integers in a range."""
+        raw = self._philox(begin, MOMENT_STREAM).random_raw((count + 1) // 2)
+        return np.asarray(raw).view(np.uint32)[:count]
 
-    def _generator(self, begin: int, stream: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(key=self.seed, counter=[0, begin, self.step, stream]))
+    def _philox(self, begin: int, stream: int) -> np.random.Philox:
+        return np.random.Philox(key=self.seed, counter=[0, begin, self.step, stream])
 
 
 def update(state: State, gradients: Array, factor: float, span: Span, s: Scalars, noise: Noise) -> None:
