@@ -59,16 +59,16 @@ class Noise(NamedTuple):
 
 def update(state: State, gradients: Array, factor: float, span: Span, s: Scalars, noise: Noise) -> None:
     """One step of the weights in a span. factor: what clipping multiplies the gradient by."""
+    in_words = state.m.dtype == np.uint16
 
     def block(begin: int) -> None:
         place = slice(begin, min(begin + BLOCK, span.end))
-        exact, kept = state.exact[place], Moments(state.m[place], state.v[place])
-        words = kept.m.dtype == np.uint16
-        moments = Moments(*(widen(array) for array in kept)) if words else kept
-        adamw(exact, gradients[place], *moments, factor, s, decays=span.decays)
-        if words:
-            for into, array in zip(kept, rounded(np, moments, noise.bits(begin, exact.size)), strict=True):
-                into[...] = array.view(np.uint32) >> 16
+        exact, m, v = state.exact[place], state.m[place], state.v[place]
+        exact_m, exact_v = (widen(m), widen(v)) if in_words else (m, v)
+        adamw(exact, gradients[place], exact_m, exact_v, factor, s, decays=span.decays)
+        if in_words:
+            near = rounded(np, Moments(exact_m, exact_v), noise.bits(begin, exact.size))
+            m[...], v[...] = (array.view(np.uint32) >> 16 for array in near)
         if span.precision == "fp32":
             return
         if state.exact is state.weights:
