@@ -15,6 +15,7 @@ from mlxtune.backends.loss_scale import LossScale
 from mlxtune.backends.mlx import parameters, self_check
 from mlxtune.backends.mlx.forward import WHOLE, cross_entropy
 from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx.parameters import Trained
 from mlxtune.data.types import Batch
 from mlxtune.optim import adamw, clip
 from mlxtune.optim.adamw import AdamW
@@ -197,9 +198,9 @@ def wide_model(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("wide"), vocab_size=WIDE)
 
 
-def peak_bytes(learner, micro_batches):
+def peak_bytes(learner, micro_batches, lengths=ROWS):
     """Of one step, above what is held before it; the lowest of three, since MLX frees behind its worker threads."""
-    batches = [make_batch(i, lengths=ROWS) for i in range(micro_batches)]
+    batches = [make_batch(i, lengths=lengths) for i in range(micro_batches)]
     peaks = []
     for _ in range(3):
         mx.synchronize()
@@ -356,6 +357,26 @@ def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model):
         held.append(sum(array.nbytes for moments in learner.trained.moments.values() for array in moments))
         said.append(sum(tensor.info.bytes for tensor in learner.optimizer_state()))
     assert held == said == [2 * held[1], held[1]]
+
+
+def weights_first(trained):
+    yield from trained.weights.values()
+    for moments in trained.moments.values():
+        yield from moments
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("faulty", [False, True])
+def test_the_peak_falls_too_unless_all_weights_are_asked_for_before_the_moments(tmp_path, monkeypatch, faulty):
+    folder = write_model(tmp_path, num_hidden_layers=6, hidden_size=128, intermediate_size=512)
+    if faulty:
+        monkeypatch.setattr(Trained, "arrays", weights_first)
+    peaks, held = [], []
+    for optimizer in (AdamW(), BF16_MOMENTS):
+        learner = make_learner(folder, Full(), optimizer=optimizer)
+        held.append(sum(tensor.info.bytes for tensor in learner.optimizer_state()))
+        peaks.append(held[-1] + peak_bytes(learner, 1, lengths=(6, 5)))
+    assert (peaks[0] - peaks[1] > 0.5 * (held[0] - held[1])) != faulty
 
 
 def test_random_bits_are_uniform_and_every_entry_has_its_own():

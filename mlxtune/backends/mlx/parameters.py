@@ -26,11 +26,13 @@ class Trained(NamedTuple):
     masters: Arrays
 
     def arrays(self) -> Iterator[mx.array]:
-        """All of them, for the step's one evaluation."""
-        yield from self.weights.values()
-        for m, v in self.moments.values():
-            yield m
-            yield v
+        """All of them, for the step's one evaluation. It goes by this order: what lies between is there for one at a time.
+
+        All weights first, it held the float32 moments of all parameters at its peak.
+        """
+        for name, weight in self.weights.items():
+            yield from self.moments[name]
+            yield weight
         yield from self.masters.values()
 
 
