@@ -26,9 +26,9 @@ class Trained(NamedTuple):
     masters: Arrays
 
     def arrays(self) -> Iterator[mx.array]:
-        """All of them, for the step's one evaluation. It goes by this order: what lies between is there for one at a time.
+        """All of them, for the step's one evaluation, which goes by this order.
 
-        All weights first, it held the float32 moments of all parameters at its peak.
+        One parameter after the other: all weights first, it held the float32 moments of all of them at its peak.
         """
         for name, weight in self.weights.items():
             yield from self.moments[name]
