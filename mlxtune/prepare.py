@@ -49,7 +49,8 @@ def prepare(recipe: Recipe) -> Prepared:
     fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes)
     learner.plan(_work(feed, paces, train, fingerprints["model"]))
-    size = sizes(learner.anatomy, learner.selection, recipe.optimizer.low_precision == "master")
+    master = recipe.optimizer.low_precision == "master"
+    size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
     return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes)
 
 

@@ -2,8 +2,8 @@
 
     scripts/kill_and_resume.py [--kills 20] [--seed 0] [train options]
 
-For each case (fp32 and bf16, with gradient accumulation, without clipping, LoRA with dropout; over several epochs, the
-frozen layers' output kept where there are some) the unbroken run is
+For each case (fp32 and bf16, with gradient accumulation, without clipping, with moments in 16 bits, LoRA with dropout;
+over several epochs, the frozen layers' output kept where there are some) the unbroken run is
 made once; then a run of the same settings is killed with SIGKILL at random moments, again and again, and resumed to its
 end, with validation on another interval. Every byte of the last weights.safetensors and optimizer.safetensors must
 be equal. Ends with 0 when they are, and says how many kills there were.
@@ -25,6 +25,7 @@ CASES = {
     "fp32, last-n": ["--precision", "fp32", "--last-n", "2"],
     "fp32, last-n, no clipping": ["--precision", "fp32", "--last-n", "2", "--clip-norm", "none"],
     "bf16, last-n, accumulation": ["--precision", "bf16", "--last-n", "2", "--grad-accum", "3"],
+    "bf16, last-n, moments in bf16": ["--precision", "bf16", "--last-n", "2", "--moments", "bf16"],
     "bf16, LoRA with dropout": ["--precision", "bf16", "--strategy", "lora", "--dropout", "0.1"],
     "fp16, full": ["--precision", "fp16", "--strategy", "full"],
 }

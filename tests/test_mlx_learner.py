@@ -12,11 +12,12 @@ from mlxtune import checkpoint
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import LossSum
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx import self_check
+from mlxtune.backends.mlx import parameters, self_check
 from mlxtune.backends.mlx.forward import WHOLE, cross_entropy
 from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx.parameters import Trained
 from mlxtune.data.types import Batch
-from mlxtune.optim import clip
+from mlxtune.optim import adamw, clip
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -26,6 +27,7 @@ from tests.support_models import VOCABULARY, contents, make_batch, make_learner,
 LAST = LastN(last_n=2)
 DROPOUT = Lora(rank=4, scale=2.0, dropout=0.1)
 MASTER = AdamW(low_precision="master")
+BF16_MOMENTS = AdamW(moments="bf16")
 KINDS = {
     "fp32": (LAST, "fp32", {}),
     "no clipping": (LAST, "fp32", {"clip_norm": None}),
@@ -36,6 +38,9 @@ KINDS = {
     "fp16 master": (LAST, "fp16", {"optimizer": MASTER}),
     "bf16 lora dropout": (DROPOUT, "bf16", {}),
     "fp16 lora dropout": (DROPOUT, "fp16", {}),
+    "fp32, moments in bf16": (LAST, "fp32", {"optimizer": BF16_MOMENTS}),
+    "bf16, moments in bf16": (LAST, "bf16", {"optimizer": BF16_MOMENTS, "clip_norm": None}),
+    "fp16 full, moments in bf16": (Full(), "fp16", {"optimizer": BF16_MOMENTS}),
 }
 EVERY_KIND = pytest.mark.parametrize(("strategy", "precision", "changes"), KINDS.values(), ids=KINDS)
 
@@ -193,9 +198,9 @@ def wide_model(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("wide"), vocab_size=WIDE)
 
 
-def peak_bytes(learner, micro_batches):
+def peak_bytes(learner, micro_batches, lengths=ROWS):
     """Of one step, above what is held before it; the lowest of three, since MLX frees behind its worker threads."""
-    batches = [make_batch(i, lengths=ROWS) for i in range(micro_batches)]
+    batches = [make_batch(i, lengths=lengths) for i in range(micro_batches)]
     peaks = []
     for _ in range(3):
         mx.synchronize()
@@ -309,12 +314,78 @@ def test_masters_follow_the_float32_run_exactly_and_the_weights_are_the_rounded_
 
 
 @EVERY_KIND
-def test_moments_and_masters_are_float32_and_weights_keep_their_type(model, strategy, precision, changes):
+def test_moments_and_masters_have_the_type_that_is_set_and_weights_keep_theirs(model, strategy, precision, changes):
     learner = make_learner(model, strategy, precision, **changes)
     before = {name: array.dtype for name, array in learner.trained.weights.items()}
     run_steps(learner, [0])
-    assert {tensor.info.dtype for tensor in learner.optimizer_state()} == {"F32"}
+    kept_in = "BF16" if changes.get("optimizer") == BF16_MOMENTS else "F32"
+    assert {tensor.info.dtype for tensor in learner.optimizer_state()} == {kept_in}
     assert {name: array.dtype for name, array in learner.trained.weights.items()} == before
+
+
+# Moments in 16 bits
+
+
+def shares_of_v(folder, steps=150):
+    """v after steps with given gradients, which become small, as a share of what it is in float32."""
+    made, exact = (make_learner(folder, LAST, optimizer=optimizer) for optimizer in (BF16_MOMENTS, AdamW()))
+    for step in range(steps):
+        size = 1.0 if step < 20 else 0.03
+        given = {name: size * gradient for name, gradient in given_gradients(made, step).items()}
+        for learner in (made, exact):
+            learner.gradients = lambda _batches, scale, given=given: (
+                mx.array(1.0),
+                {name: scale * gradient for name, gradient in given.items()},
+            )
+            learner.step(window(0), 1e-3)
+    pairs = zip(made.trained.moments.values(), exact.trained.moments.values(), strict=True)
+    return np.concatenate([np.array(a.v.astype(mx.float32) / b.v - 1).ravel() for a, b in pairs]).astype(np.float64)
+
+
+def test_v_in_bfloat16_is_that_of_float32_on_average_and_would_not_be_by_rounding_to_nearest(model, monkeypatch):
+    error = shares_of_v(model)
+    assert abs(error.mean()) < 4 * error.std() / math.sqrt(error.size) < 1e-3
+    monkeypatch.setattr(adamw, "stochastic", lambda _xp, array, *_: array)  # the cast after it rounds to the nearest
+    assert shares_of_v(model).mean() > 0.05
+
+
+def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model):
+    exact, half = (make_learner(model, Full(), optimizer=optimizer) for optimizer in (AdamW(), BF16_MOMENTS))
+    held, said = [], []
+    for learner in (exact, half):
+        run_steps(learner, [0])
+        held.append(sum(array.nbytes for moments in learner.trained.moments.values() for array in moments))
+        said.append(sum(tensor.info.bytes for tensor in learner.optimizer_state()))
+    assert held == said == [2 * held[1], held[1]]
+
+
+def weights_first(trained):
+    yield from trained.weights.values()
+    for moments in trained.moments.values():
+        yield from moments
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("faulty", [False, True])
+def test_the_peak_falls_too_unless_all_weights_are_asked_for_before_the_moments(tmp_path, monkeypatch, faulty):
+    folder = write_model(tmp_path, num_hidden_layers=6, hidden_size=128, intermediate_size=512)
+    if faulty:
+        monkeypatch.setattr(Trained, "arrays", weights_first)
+    peaks, held = [], []
+    for optimizer in (AdamW(), BF16_MOMENTS):
+        learner = make_learner(folder, Full(), optimizer=optimizer)
+        held.append(sum(tensor.info.bytes for tensor in learner.optimizer_state()))
+        peaks.append(held[-1] + peak_bytes(learner, 1, lengths=(6, 5)))
+    assert (peaks[0] - peaks[1] > 0.5 * (held[0] - held[1])) != faulty
+
+
+def test_random_bits_are_uniform_and_every_entry_has_its_own():
+    bits = np.array(parameters.random_bits((333, 301), mx.random.key(0)))
+    assert bits.dtype == np.uint32
+    shares = [(bits >> place & 1).mean() for place in range(32)]
+    assert max(abs(share - 0.5) for share in shares) < 0.01
+    assert len(np.unique(bits)) > 0.999 * bits.size
+    assert abs(np.corrcoef(bits.ravel() & 0xFFFF, bits.ravel() >> 16)[0, 1]) < 0.02
 
 
 # The loss scale of float16
@@ -346,7 +417,7 @@ def test_gradients_too_small_for_float16_come_through_with_the_loss_scale(quiet_
     assert norms[0] == pytest.approx(norms[1], rel=0.05)
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(), MASTER], ids=["stochastic", "master"])
+@pytest.mark.parametrize("optimizer", [AdamW(), MASTER, BF16_MOMENTS], ids=["stochastic", "master", "moments in bf16"])
 def test_an_overflow_leaves_every_byte_as_it_was_and_halves_the_scale(model, optimizer):
     learner = make_learner(model, LAST, "fp16", optimizer=optimizer)
     run_steps(learner, [0])

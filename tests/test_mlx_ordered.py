@@ -41,6 +41,16 @@ def test_the_order_of_updates_changes_no_byte(tmp_path, strategy, precision, tie
     assert contents(inside) == contents(after)
 
 
+def test_moments_in_bfloat16_are_rounded_alike_in_either_order(tmp_path):
+    write_model(tmp_path)
+    optimizer = AdamW(moments="bf16")
+    inside, after = (learner_of(tmp_path, Full(), order, "bf16", optimizer=optimizer) for order in ("auto", "after"))
+    for seed in range(3):
+        for learner in (inside, after):
+            learner.step([make_batch(seed)], 1e-2)
+    assert contents(inside) == contents(after)
+
+
 def test_the_updates_are_inside_only_where_each_gradient_is_final(tmp_path, monkeypatch):
     monkeypatch.setattr(Ordered, "update", lambda *_: 1 / 0)
     write_model(tmp_path)

@@ -11,16 +11,20 @@ from mlxtune.backends.numpy import learner as learner_module
 from mlxtune.backends.numpy import update
 from mlxtune.backends.numpy.arrays import Workspace
 from mlxtune.backends.numpy.update import Noise, Span, State
+from mlxtune.backends.numpy.weights import round_to, widen
 from mlxtune.data.types import Batch
 from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW, Moments
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
+from mlxtune.strategies.size import sizes
 from tests.support_numpy import KINDS, learner, random_batch, worst, write_model
 
 LAST, LORA = LastN(last_n=1), Lora(rank=4, scale=2.0, dropout=0.2)
 RATE = 1e-3
+BF16_MOMENTS = AdamW(moments="bf16")
+OPTIMIZERS = ("stochastic", "master", "moments in bf16")
 EVERY_STRATEGY = pytest.mark.parametrize("strategy", [LAST, LORA, Full(), LastN(last_n=2, head=True)])
 
 
@@ -95,10 +99,10 @@ def test_weight_decay_leaves_norms_and_biases_alone_unless_asked(decay_all, mode
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("master", [False, True])
+@pytest.mark.parametrize("optimizer", [AdamW(), AdamW(low_precision="master"), BF16_MOMENTS], ids=OPTIMIZERS)
 @EVERY_STRATEGY
-def test_a_resumed_run_ends_with_the_same_bytes(strategy, master, precision, model, tmp_path):
-    settings = {"optimizer": AdamW(low_precision="master")} if master else {}
+def test_a_resumed_run_ends_with_the_same_bytes(strategy, optimizer, precision, model, tmp_path):
+    settings = {"optimizer": optimizer}
     whole, part = (learner(model, strategy, precision, **settings) for _ in range(2))
     for made in (whole, part):
         made.step(window(0), RATE)
@@ -266,6 +270,50 @@ def test_with_gradient_checkpointing_a_layer_more_costs_its_input_alone(strategy
     input_bytes = (batch.tokens_BT.size - len(batch.tokens_BT)) * 32 * 4
     assert working[8, True] - working[2, True] == 6 * input_bytes
     assert working[8, False] - working[2, False] > 6 * 10 * input_bytes
+
+
+def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model, tmp_path):
+    exact, half = (learner(model, LAST, optimizer=optimizer) for optimizer in (AdamW(), BF16_MOMENTS))
+    trained = exact.state.weights.nbytes
+    assert half.memory().active_memory_bytes == exact.memory().active_memory_bytes - trained
+    half.step(window(0), RATE)
+    assert {tensor.info.dtype for tensor in half.optimizer_state()} == {"BF16"}
+    saved = checkpoint.save(tmp_path, 1, half.weights(), half.optimizer_state(), {})
+    header = 8 + int.from_bytes((saved / checkpoint.OPTIMIZER).read_bytes()[:8], "little")
+    assert (saved / checkpoint.OPTIMIZER).stat().st_size == header + trained
+    for made, optimizer in ((exact, "fp32"), (half, "bf16")):
+        said = sizes(made.anatomy, made.selection, master=False, moments=optimizer).optimizer_bytes
+        assert said == sum(tensor.info.bytes for tensor in made.optimizer_state())
+
+
+def shares_of_v(made, exact, steps=150):
+    """v after steps with given gradients, which become small, as a share of what it would be in float32."""
+    random = np.random.default_rng(0)
+    for step in range(steps):
+        gradient = random.normal(1.0, 0.5, made.state.weights.shape).astype(np.float32) * (1.0 if step < 20 else 0.03)
+        for each in (made, exact):
+            each._update(gradient, 1.0, RATE)
+            each.steps += 1
+    return widen(made.state.v).astype(np.float64) / exact.state.v - 1
+
+
+def test_v_in_bfloat16_is_that_of_float32_on_average_and_would_not_be_by_rounding_to_nearest(model, monkeypatch):
+    error = shares_of_v(learner(model, optimizer=BF16_MOMENTS), learner(model))
+    assert abs(error.mean()) < 4 * error.std() / math.sqrt(error.size) < 1e-3
+
+    def nearest(_xp, array, *_):
+        array = array.copy()
+        round_to(array, "bf16")
+        return array
+
+    monkeypatch.setattr(adamw, "stochastic", nearest)
+    assert shares_of_v(learner(model, optimizer=BF16_MOMENTS), learner(model)).mean() > 0.05
+
+
+def test_moments_and_weights_are_rounded_by_other_noise():
+    weights = Noise(0, 3).words(0, 20_000)
+    bits = Noise(0, 3).bits(0, 20_000)
+    assert abs(np.corrcoef([weights, bits & 0xFFFF, bits >> 16]) - np.eye(3)).max() < 0.04
 
 
 def test_16_bit_weights_are_said_and_saved_in_their_own_type(tmp_path):

@@ -7,6 +7,7 @@ from mlxtune import checkpoint
 from mlxtune.backends.base import Sampling
 from mlxtune.backends.numpy.speaker import NumpySpeaker
 from mlxtune.errors import BadModel
+from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -29,6 +30,7 @@ STRATEGIES = {
 }
 MODELS = tuple(kind for kind in KINDS if kind != "qwen2, windows")  # which MLX refuses
 FAMILIES = ("llama", "llama, tied", "mistral, short window", "qwen2", "qwen3")
+BF16_MOMENTS = AdamW(moments="bf16")
 EVERY_STRATEGY = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 
 
@@ -112,6 +114,34 @@ def test_master_copies_are_handed_over(precision, tmp_path):
     ours.step(window, 1e-3)
     hand_over(ours, theirs, tmp_path / "run")
     assert [tensor.info for tensor in theirs.optimizer_state()]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("makers", [(learner, mlx_learner), (mlx_learner, learner)], ids=["to MLX", "to NumPy"])
+def test_moments_in_bfloat16_are_handed_over(makers, precision, tmp_path):
+    folder = write_model(tmp_path / "model", **KINDS["llama"])
+    giver, taker = (make(folder, LastN(last_n=1), precision, optimizer=BF16_MOMENTS) for make in makers)
+    giver.step(*windows(1), 1e-3)
+    hand_over(giver, taker, tmp_path / "run")
+    given, taken = ({t.info: t.read().tobytes() for t in made.optimizer_state()} for made in (giver, taker))
+    assert given == taken
+    assert all(map(any, taken.values()))
+
+
+def losses_of_fifty(made):
+    return np.array([made.step(window, 1e-3).loss.loss_sum for window in windows(50)])
+
+
+def test_losses_of_fifty_steps_with_moments_in_bfloat16_agree(tmp_path, monkeypatch):
+    """Each backend has noise of its own. Moments that are stored 1% too large would be seen."""
+    folder = write_model(tmp_path / "model", **KINDS["llama"])
+    settings = {"strategy": LastN(last_n=2), "optimizer": BF16_MOMENTS}
+    ours, theirs = (losses_of_fifty(make(folder, **settings)) for make in (learner, mlx_learner))
+    assert np.abs(ours / theirs - 1).max() < 2e-4
+    rounding = adamw.stochastic
+    monkeypatch.setattr(adamw, "stochastic", lambda xp, array, *rest: rounding(xp, 1.01 * array, *rest))
+    for make, expected in ((learner, theirs), (mlx_learner, ours)):
+        assert np.abs(losses_of_fifty(make(folder, **settings)) / expected - 1).max() > 3e-4
 
 
 @pytest.mark.parametrize("kind", ["mistral, short window", "mistral, long window", "qwen3"])

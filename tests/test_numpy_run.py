@@ -98,6 +98,22 @@ def test_two_hundred_steps_teach_the_stories_model_the_queries(tmp_path):
     assert end.best_eval_loss <= 2.10
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_moments_in_bfloat16_end_five_hundred_steps_within_half_a_percent_of_float32(tmp_path, backend):
+    if backend == "mlx":
+        pytest.importorskip("mlx.core")
+    found = {}
+    for moments in ("fp32", "bf16"):
+        out = tmp_path / moments
+        changes = {"optimizer__moments": moments, "backend__name": backend, "backend__precision": "fp32"}
+        run.start(recipe(out, train__max_steps=500, schedule__learning_rate=1e-3, **changes))
+        last = [event["loss"] for event in events(out, "step")[-50:]]
+        found[moments] = (events(out, "eval")[-1]["loss"], sum(last) / len(last))
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=5e-3)
+    assert found["bf16"] != found["fp32"]
+
+
 @pytest.mark.parametrize(("first", "second"), [("mlx", "numpy"), ("numpy", "mlx")])
 def test_a_run_begun_on_one_backend_resumes_on_the_other(tmp_path, first, second):
     pytest.importorskip("mlx.core")

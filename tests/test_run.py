@@ -182,9 +182,10 @@ def test_a_folder_of_other_files_is_never_written_into(recipe, tmp_path):
 def test_changed_settings_are_listed_and_refused(recipe):
     run.start(recipe(), [Ask(2)])
     with pytest.raises(BadRun) as caught:
-        run.start(recipe(schedule__learning_rate=2e-3, strategy__last_n=2))
+        run.start(recipe(schedule__learning_rate=2e-3, strategy__last_n=2, optimizer__moments="bf16"))
     assert "schedule.learning_rate: the run has 0.001, now 0.002" in str(caught.value)
     assert "strategy.last_n: the run has 1, now 2" in str(caught.value)
+    assert "optimizer.moments: the run has 'fp32', now 'bf16'" in str(caught.value)
 
 
 def test_changed_data_is_refused(recipe, data):

@@ -56,6 +56,7 @@ CHANGES = {
     "optimizer.weight_decay": (0.9, {}),
     "optimizer.decay_norms_and_biases": (True, {"optimizer.weight_decay": 0.9}),
     "optimizer.low_precision": ("master", BF16),
+    "optimizer.moments": ("bf16", {}),
     "schedule.name": ("cosine", {}),
     "schedule.learning_rate": (2e-3, {}),
     "schedule.warmup_steps": (3, {}),

@@ -59,6 +59,13 @@ FLAGS = (
     Flag("--warmup-steps", "schedule.warmup_steps", int, "Steps of linear warmup. Default: 0.", RATE),
     Flag("--min-learning-rate", "schedule.min_learning_rate", float, "Where linear and cosine end. Default: 0.", RATE),
     Flag("--weight-decay", "optimizer.weight_decay", float, "Decoupled, times the learning rate. Default: 0.01.", RATE),
+    Flag(
+        "--moments",
+        "optimizer.moments",
+        str,
+        "AdamW's m and v in fp32, or bf16 in half the bytes. Default: fp32.",
+        RATE,
+    ),
     Flag("--clip-norm", "train.clip_norm", str, "Largest global gradient norm, or none. Default: 1.0.", RATE),
     Flag("--precision", "backend.precision", str, "bf16, fp16 or fp32. Default: bf16.", RATE),
     Flag("--backend", "backend.name", str, "auto, mlx or numpy. Default: auto.", RATE),

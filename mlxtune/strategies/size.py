@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mlxtune.strategies.selection import Anatomy, Parameter, Selection
 
-MOMENT_BYTES = 8  # m and v, float32
+MOMENT_BYTES = {"fp32": 8, "bf16": 4}  # m and v
 MASTER_BYTES = 4  # a float32 copy of a 16-bit weight
 
 
@@ -21,8 +21,8 @@ class Sizes(NamedTuple):
     full_bytes: int  # weights, gradients and optimizer state if all of the base model trained
 
 
-def sizes(anatomy: Anatomy, selection: Selection, master: bool) -> Sizes:
-    """The sizes of a run. master: whether 16-bit weights have float32 master copies.
+def sizes(anatomy: Anatomy, selection: Selection, master: bool, moments: str = "fp32") -> Sizes:
+    """The sizes of a run. master: whether 16-bit weights have float32 master copies. moments: what they are stored in.
 
     >>> from mlxtune.strategies.example import TWO_LAYERS
     >>> from mlxtune.strategies.last_n import LastN, select
@@ -40,8 +40,8 @@ def sizes(anatomy: Anatomy, selection: Selection, master: bool) -> Sizes:
         _bytes(trained),
         _bytes(frozen),
         _bytes(trained),
-        _optimizer_bytes(trained, master),
-        2 * _bytes(base.values()) + _optimizer_bytes(base.values(), master),
+        _optimizer_bytes(trained, master, moments),
+        2 * _bytes(base.values()) + _optimizer_bytes(base.values(), master, moments),
     )
 
 
@@ -62,8 +62,9 @@ def _bytes(parameters: Iterable[Parameter]) -> int:
     return sum(parameter.bytes for parameter in parameters)
 
 
-def _optimizer_bytes(parameters: Iterable[Parameter], master: bool) -> int:
+def _optimizer_bytes(parameters: Iterable[Parameter], master: bool, moments: str) -> int:
+    each = MOMENT_BYTES[moments]
     return sum(
-        parameter.size * (MOMENT_BYTES + (MASTER_BYTES if master and parameter.bytes < 4 * parameter.size else 0))
+        parameter.size * (each + (MASTER_BYTES if master and parameter.bytes < 4 * parameter.size else 0))
         for parameter in parameters
     )

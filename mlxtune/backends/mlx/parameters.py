@@ -1,10 +1,11 @@
 """What trains, as flat tables of arrays, and one AdamW step over them. A step is lazy: nothing is evaluated.
 
 A 16-bit weight is updated in float32 and goes back into 16 bits by stochastic rounding, or has a float32 master copy
-that is rounded to the nearest.
+that is rounded to the nearest. Moments that are stored in 16 bits are rounded stochastically too.
 """
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -14,6 +15,7 @@ from mlxtune.optim.adamw import AdamW, Moments
 from mlxtune.optim.rounding import stochastic
 
 Arrays = dict[str, mx.array]
+MOMENT_TYPES = {"fp32": mx.float32, "bf16": mx.bfloat16}
 
 
 class Trained(NamedTuple):
@@ -24,44 +26,66 @@ class Trained(NamedTuple):
     masters: Arrays
 
     def arrays(self) -> Iterator[mx.array]:
-        """All of them, for the step's one evaluation."""
-        yield from self.weights.values()
-        for m, v in self.moments.values():
-            yield m
-            yield v
+        """All of them, for the step's one evaluation, which goes by this order.
+
+        One parameter after the other: all weights first, it held the float32 moments of all of them at its peak.
+        """
+        for name, weight in self.weights.items():
+            yield from self.moments[name]
+            yield weight
         yield from self.masters.values()
 
 
 class Rule(NamedTuple):
-    """How one step changes a parameter. keys: the randomness of each one's rounding."""
+    """How one step changes a parameter. keys: the randomness of each one's rounding; moment_keys: of its moments'."""
 
     settings: AdamW
     scalars: adamw.Scalars
     keys: Mapping[str, mx.array]
+    moment_keys: Mapping[str, mx.array]  # empty where moments are float32
 
     @classmethod
     def of_step(cls, trained: Trained, settings: AdamW, scalars: adamw.Scalars, key: mx.array) -> "Rule":
         """The rule of one step for all parameters."""
-        keys = mx.random.split(key, len(trained.weights))
-        return cls(settings, scalars, {name: keys[i] for i, name in enumerate(trained.weights)})
+        names = [*trained.weights]
+        rounded = names if settings.moments == "bf16" else []
+        keys = mx.random.split(key, len(names) + len(rounded))
+        of_moments = {name: keys[i] for i, name in enumerate(rounded, start=len(names))}
+        return cls(settings, scalars, {name: keys[i] for i, name in enumerate(names)}, of_moments)
 
     def step(self, trained: Trained, name: str, gradient: mx.array) -> Trained:
         """The next state of one parameter. gradient: float32, clipped."""
         old = trained.weights[name]
         exact = trained.masters.get(name, old).astype(mx.float32)
         decays = adamw.decays(self.settings, old.shape)
-        exact, moments = adamw.update(mx, self.scalars, exact, gradient, trained.moments[name], decays=decays)
+        moments = Moments(*(array.astype(mx.float32) for array in trained.moments[name]))
+        exact, moments = adamw.update(mx, self.scalars, exact, gradient, moments, decays=decays)
+        if name in self.moment_keys:
+            near = adamw.rounded(mx, moments, random_bits(old.shape, _in_turn(self.moment_keys[name], gradient)))
+            moments = Moments(*(array.astype(mx.bfloat16) for array in near))
         masters = {name: exact} if name in trained.masters else {}
         if old.dtype != mx.float32 and not masters:
-            (key,) = mx.depends([self.keys[name]], [gradient])  # or the noise for all parameters is made first
+            key = _in_turn(self.keys[name], gradient)
             noise = mx.random.randint(0, 2**16, old.shape, dtype=mx.uint32, key=key)
             exact = stochastic(mx, exact, str(old.dtype).rpartition(".")[2], noise)
         return Trained({name: exact.astype(old.dtype)}, {name: moments}, masters)
 
 
+def _in_turn(key: mx.array, gradient: mx.array) -> mx.array:
+    """The key when the gradient is there: MLX would make the noise of all parameters first."""
+    return mx.depends([key], [gradient])[0]
+
+
+def random_bits(shape: tuple[int, ...], key: mx.array) -> mx.array:
+    """uint32, uniform over all: keys are raw bits. `randint` goes through float32, which has 24 of them."""
+    size = prod(shape)
+    return mx.random.split(key, (size + 1) // 2).reshape(-1)[:size].reshape(shape)
+
+
 def begin(weights: Arrays, settings: AdamW) -> Trained:
     """Zero moments, and master copies where they are asked for. Evaluated, so that they are not made in the step."""
-    moments = {name: adamw.init(mx, weight.shape) for name, weight in weights.items()}
+    dtype = MOMENT_TYPES[settings.moments]
+    moments = {name: adamw.init(mx, weight.shape, dtype) for name, weight in weights.items()}
     masters = {}
     if settings.low_precision == "master":
         masters = {name: w.astype(mx.float32) for name, w in weights.items() if w.dtype != mx.float32}

@@ -32,6 +32,7 @@ from mlxtune.strategies.choose import select
 
 PREFIX_SHARE = 0.25  # of the machine's memory, for the frozen layers' output
 NORM_BLOCK = 1 << 15
+MOMENT_TYPES = {"fp32": np.float32, "bf16": np.uint16}  # bfloat16 in words
 
 
 class NumpyLearner:
@@ -69,7 +70,7 @@ class NumpyLearner:
         begin = self.layout.trained_begin
         trained = buffer[begin:]
         exact = trained.copy() if self._masters else trained
-        self.state = State(trained, exact, np.zeros_like(trained), np.zeros_like(trained))
+        self.state = State(trained, exact, *adamw.init(np, trained.shape, MOMENT_TYPES[self.job.optimizer.moments]))
         self.gradient = Flat(self.layout, np.zeros_like(trained), begin)
         self.gradient_sum: Array | None = None  # of the micro-batches, where there are several
         ws = Workspace()
@@ -158,9 +159,10 @@ class NumpyLearner:
     def optimizer_state(self) -> Iterator[Tensor]:
         """Moments, and master copies where there are some."""
         m, v, exact = (Flat(self.layout, part, self.layout.trained_begin) for part in self._kept_exactly())
+        kept_in = self.job.optimizer.moments
         for name in self.layout.trained:
-            yield weights.as_tensor(f"{name}.m", m[name], "fp32")
-            yield weights.as_tensor(f"{name}.v", v[name], "fp32")
+            yield weights.as_tensor(f"{name}.m", m[name], kept_in)
+            yield weights.as_tensor(f"{name}.v", v[name], kept_in)
         if self._masters:
             for name in self.layout.trained:
                 yield weights.as_tensor(f"{name}.master", exact[name], "fp32")

@@ -45,18 +45,29 @@ def read(sources: Sources, into: Flat, precision: str) -> None:
 
 
 def fill(view: Array, info: TensorInfo) -> None:
-    """One tensor of a file into a float32 view of its shape."""
+    """One tensor of a file into a view of its shape, of float32 or of bfloat16 in words of 16 bits."""
     begin, end = info.offsets
     with info.file.open("rb") as file:
         file.seek(begin)
         kind = np.dtype(READABLE[info.dtype])
         stored = np.fromfile(file, kind, (end - begin) // kind.itemsize).reshape(view.shape)
-    if info.dtype == "BF16":
-        words = view.view(np.uint32)
-        words[...] = stored
-        words <<= 16
+    if info.dtype == "BF16" and view.dtype != np.uint16:
+        widen(stored, view)
     else:
         view[...] = stored
+
+
+def widen(stored: Array, out: Array | None = None) -> Array:
+    """bfloat16 in words of 16 bits as float32.
+
+    >>> widen(np.uint16([0x3F80, 0xC000])).tolist()
+    [1.0, -2.0]
+    """
+    out = np.empty(stored.shape, np.float32) if out is None else out
+    words = out.view(np.uint32)
+    words[...] = stored
+    words <<= 16
+    return out
 
 
 def round_to(array: Array, precision: str) -> None:
@@ -76,15 +87,16 @@ def round_to(array: Array, precision: str) -> None:
 
 
 def as_tensor(name: str, array: Array, precision: str) -> Tensor:
-    """An array on its way to a file in the type of a precision, which holds it exactly."""
+    """An array on its way to a file in the type of a precision, which holds it exactly. It may be bfloat16 in words."""
+    stored_so = precision == "fp32" or array.dtype == np.uint16
 
     def read() -> Array:
-        if precision == "fp32":
+        if stored_so:
             return array
         if precision == "fp16":
             return array.astype(np.float16)
         return (array.view(np.uint32) >> 16).astype(np.uint16)
 
     dtype = NAMES[precision]
-    n_bytes = array.nbytes if precision == "fp32" else array.nbytes // 2
+    n_bytes = array.nbytes if stored_so else array.nbytes // 2
     return Tensor(SavedInfo(name, dtype, tuple(array.shape), n_bytes), read)
