@@ -17,9 +17,9 @@ import mlx.core as mx
 
 from mlxtune.backends.mlx.exponential import exp
 from mlxtune.backends.mlx.head_output import IDENTITY, Output
+from mlxtune.backends.shards import shard_rows
 
 Arrays = Sequence[mx.array]
-SHARD_ROWS, MOST_SHARDS = 1024, 32
 # float16 ends at 6e-8: its exponentials are kept this much larger, so that they reach down to 2e-12.
 ENLARGED = {mx.float16: 2.0**15}
 SMALLEST = 1e-37  # of float32, nearly
@@ -35,19 +35,6 @@ class Head(NamedTuple):
 
 # Takes the gradient of shard i (after the last: of the bias) and gives the arrays that it made of it.
 Consume = Callable[[int, mx.array], Arrays]
-
-
-def shard_rows(vocabulary: int) -> int:
-    """How many rows a shard should have: about 1,000, equal shards, and 32 of them at most.
-
-    The logits of 2,048 tokens are then 8 MB, and what AdamW holds for a shard is small beside a layer: with 4,000 rows
-    a step of a head of 32,000 by 256 held 43 MB more. More shards would leave the device idle: each adds some twenty
-    kernels that must run in order.
-
-    >>> shard_rows(128_256), shard_rows(32_000), shard_rows(8_000)
-    (4008, 1000, 1000)
-    """
-    return math.ceil(vocabulary / min(MOST_SHARDS, math.ceil(vocabulary / SHARD_ROWS)))
 
 
 def cut(head_VD: mx.array, rows: int) -> list[mx.array]:

@@ -15,7 +15,6 @@ from mlxtune.backends.mlx.cross_entropy import (
     cut,
     head_loss,
     loss_alone,
-    shard_rows,
     slices,
     trained_head_loss,
 )
@@ -24,6 +23,7 @@ from mlxtune.backends.mlx.layout import Layout
 from mlxtune.backends.mlx.parameters import Arrays
 from mlxtune.backends.mlx.prefix import Prefix
 from mlxtune.backends.mlx.tensors import SHARD, shard_names
+from mlxtune.backends.shards import shard_rows
 from mlxtune.data.types import Batch
 
 

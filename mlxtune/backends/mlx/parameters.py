@@ -26,13 +26,10 @@ class Trained(NamedTuple):
     masters: Arrays
 
     def arrays(self) -> Iterator[mx.array]:
-        """All of them, for the step's one evaluation, which goes by this order.
-
-        One parameter after the other: all weights first, it held the float32 moments of all of them at its peak.
-        """
-        for name, weight in self.weights.items():
-            yield from self.moments[name]
-            yield weight
+        """All of them, for the step's one evaluation."""
+        yield from self.weights.values()
+        for moments in self.moments.values():
+            yield from moments
         yield from self.masters.values()
 
 

@@ -1,0 +1,240 @@
+"""Bytes of a step on MLX, moment by moment: counted from the graph that the step builds, checked against real runs.
+
+e bytes of an element, S places that are read, N tokens that carry loss, L tokens of one row
+D hidden size, F features of the MLP, H heads, h head size, O = H h, K = key-value heads times h, V vocabulary, R rows of
+a shard of the head, P parameters
+
+What a layer keeps for its backward pass, in elements: the input of each norm (2 D S, in float32 on a processor), its
+normalised form and its output where a weight trains that reads them, queries (O S), keys and values (2 K S), the
+softmax of each row (H L^2), what was attended (O S), and the parts of the gated product (4 F S; on a GPU 2 F S) with its
+result (F S). On a processor the rotation keeps its sines and cosines (2 h S, float32), and each row its mask (L^2 bytes).
+"""
+
+from collections.abc import Iterator
+from math import prod
+
+from mlxtune.backends.shards import shard_rows
+from mlxtune.memory.parts import Parts
+from mlxtune.memory.setup import Rows, Setup
+
+FLOAT32 = 4
+# Arrays of a shard's logits (N, R), float32, that are alive at once: its exponential is a polynomial on a processor.
+SHARD_ARRAYS = {False: 5, True: 3}
+# Arrays of one parameter, float32, that AdamW holds beside weight, gradient and moments; stochastic rounding adds some.
+ADAMW_ARRAYS, ROUNDING_ARRAYS = 2, 2
+
+
+def moments(setup: Setup, rows: Rows, evaluated: Rows | None) -> dict[str, Parts]:
+    """What is held at each moment of a run that can be its largest. evaluated: the largest batch of the validation."""
+    held = resident(setup)
+    found = {name: held.plus(parts) for name, parts in _step(setup, rows).items()}
+    found["evaluation"] = held.plus(_forward_only(setup, evaluated or rows))
+    if setup.keeps_prefix:
+        found["pass of the frozen layers"] = _prefix_pass(setup, rows)
+    return found
+
+
+def resident(setup: Setup) -> Parts:
+    """What is there between two steps."""
+    base, selection = setup.anatomy.parameters, setup.selection
+    trains = set(selection.train)
+    gone = () if not setup.keeps_prefix else _prefix_names(setup)
+    frozen = sum(p.bytes for name, p in base.items() if name not in trains and not name.startswith(gone or "\0"))
+    return Parts(
+        frozen_weights=frozen,
+        trainable_weights=sum(weight for _, weight in trained(setup)),
+        optimizer=sum(
+            n * (setup.moment_bytes + (setup.master_bytes if weight < FLOAT32 * n else 0)) for n, weight in trained(setup)
+        ),
+    )
+
+
+def trained(setup: Setup) -> list[tuple[int, int]]:
+    """Elements and bytes of every array that trains; a head of its own is in shards."""
+    base, selection = setup.anatomy.parameters, setup.selection
+    sizes = [(base[name].size, base[name].bytes) for name in selection.train if name != setup.anatomy.head]
+    for adapter in selection.adapters:
+        sizes += [(adapter.rank * side, FLOAT32 * adapter.rank * side) for side in adapter.shape]
+    if head_trains(setup):
+        whole = base[setup.anatomy.head or setup.anatomy.embedding]
+        rows = shard_rows(whole.shape[0])
+        for begin in range(0, whole.shape[0], rows):
+            n = min(rows, whole.shape[0] - begin) * prod(whole.shape[1:])
+            sizes.append((n, n * whole.bytes // whole.size))
+    return sizes
+
+
+def head_trains(setup: Setup) -> bool:
+    """Whether a head of its own trains."""
+    return setup.selection.untie_head or setup.anatomy.head in setup.selection.train
+
+
+def _prefix_names(setup: Setup) -> tuple[str, ...]:
+    """Prefixes of the names of what is not in memory once the frozen layers' output is kept."""
+    before = setup.anatomy.layers[: setup.selection.first_layer]
+    tied = setup.anatomy.head is None and not setup.selection.untie_head
+    return before if tied else (*before, setup.anatomy.embedding)
+
+
+def _step(setup: Setup, rows: Rows) -> dict[str, Parts]:
+    layers = list(range(setup.selection.first_layer, len(setup.anatomy.layers)))
+    kept = [kept_bytes(setup, rows, layer) for layer in layers]
+    entered = setup.element_bytes * rows.places(packed=setup.packs) * setup.dimensions.hidden_size
+    between = len(layers) * entered if setup.grad_checkpoint else sum(kept)
+    inside = max(kept) if setup.grad_checkpoint else 0
+    gradients = [_layer_gradients(setup, layer) for layer in layers]
+    of_head, of_all = _head_gradients(setup), sum(weight for _, weight in trained(setup))
+    before = sum(FLOAT32 * n for n, _ in trained(setup)) if setup.accumulates else 0  # of earlier micro-batches
+    work = backward_bytes(setup, rows)
+    one_update = _update_bytes(setup)
+    held = before + (of_head if setup.clips else 0)
+    found = {
+        "forward pass of the head": Parts(activations=between, head_loss=_head_forward(setup, rows), gradients=before),
+        "backward pass of the head": Parts(
+            activations=between, head_loss=_head_backward(setup, rows) + (0 if setup.clips else one_update), gradients=held
+        ),
+        "backward pass of the last layer": Parts(
+            activations=between + inside + work, gradients=held + (0 if setup.clips else gradients[-1])
+        ),
+        "backward pass of the first layer": Parts(
+            activations=max(kept[0], inside) + work,
+            gradients=before + (of_all if setup.clips else gradients[0]),
+        ),
+    }
+    found["update"] = Parts(gradients=_updates(setup) if setup.clips else max(gradients) + one_update)
+    return found
+
+
+def kept_bytes(setup: Setup, rows: Rows, layer: int) -> int:
+    """What one layer keeps for its backward pass: see the top of this file."""
+    d, e = setup.dimensions, setup.element_bytes
+    places, squares = rows.places(packed=setup.packs), rows.squares(packed=setup.packs)
+    heads, keys = d.n_heads * d.head_dim, d.n_kv_heads * d.head_dim
+    trains = _trains(setup, layer)
+    norms = 4 if d.sandwich_norms else 2
+    kept = norms * places * d.hidden_size * (e if setup.gpu else FLOAT32)
+    if trains("layernorm") and not setup.gpu:
+        kept += norms * places * d.hidden_size * e
+    kept += e * places * (heads + 2 * keys)
+    if d.qk_norm:
+        kept += places * (heads + keys) * (e if setup.gpu else FLOAT32 + (e if trains("q_norm") else 0))
+    kept += squares * (e * d.n_heads + 1)
+    kept += places * d.intermediate_size * e * (2 if setup.gpu else 4)
+    kept += 0 if setup.gpu else 2 * FLOAT32 * places * d.head_dim
+    inputs = {"q_proj k_proj v_proj": d.hidden_size, "o_proj": heads, "gate_proj up_proj": d.hidden_size}
+    inputs["down_proj"] = d.intermediate_size
+    for modules, width in inputs.items():
+        if any(trains(module) for module in modules.split()):
+            kept += e * places * width
+    return kept + sum(
+        e * places * (adapter.rank + (2 * adapter.shape[0] if adapter.dropout else 0))
+        for adapter in setup.selection.adapters
+        if adapter.module.startswith(setup.anatomy.layers[layer])
+    )
+
+
+def _trains(setup: Setup, layer: int) -> "Trains":
+    names = [name for name in setup.selection.train if name.startswith(setup.anatomy.layers[layer])]
+    names += [a.module for a in setup.selection.adapters if a.module.startswith(setup.anatomy.layers[layer])]
+    return Trains(names)
+
+
+class Trains:
+    """Whether anything that trains in a layer has a word in its name."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __call__(self, word: str) -> bool:
+        return any(word in name for name in self.names)
+
+
+def backward_bytes(setup: Setup, rows: Rows) -> int:
+    """What the backward pass of one layer works with, beyond what was kept."""
+    d, e = setup.dimensions, setup.element_bytes
+    places, squares = rows.places(packed=setup.packs), rows.squares(packed=setup.packs)
+    heads, keys = d.n_heads * d.head_dim, d.n_kv_heads * d.head_dim
+    of_mlp = e * places * (3 * d.intermediate_size + d.hidden_size)
+    of_attention = 2 * e * d.n_heads * squares + e * places * (2 * heads + 2 * keys + d.hidden_size)
+    freed = e * places * ((3 if setup.gpu else 5) * d.intermediate_size + 2 * d.hidden_size)
+    return max(of_mlp, of_attention - freed)
+
+
+def _layer_gradients(setup: Setup, layer: int) -> int:
+    prefix, base = setup.anatomy.layers[layer], setup.anatomy.parameters
+    own = sum(base[name].bytes for name in setup.selection.train if name.startswith(prefix))
+    return own + sum(FLOAT32 * a.size for a in setup.selection.adapters if a.module.startswith(prefix))
+
+
+def _head_gradients(setup: Setup) -> int:
+    anatomy = setup.anatomy
+    if head_trains(setup):
+        return anatomy.parameters[anatomy.head or anatomy.embedding].bytes
+    tied_and_trained = anatomy.head is None and anatomy.embedding in setup.selection.train
+    return 2 * anatomy.parameters[anatomy.embedding].bytes if tied_and_trained else 0  # the shards', and in a row
+
+
+def _head_forward(setup: Setup, rows: Rows) -> int:
+    """The exponentials of all shards, and the work on one of them."""
+    d, n = setup.dimensions, rows.n_supervised
+    return n * (setup.element_bytes * d.vocab_size + 3 * FLOAT32 * d.hidden_size) + _shard_work(setup, n)
+
+
+def _head_backward(setup: Setup, rows: Rows) -> int:
+    return 3 * FLOAT32 * rows.n_supervised * setup.dimensions.hidden_size + _shard_work(setup, rows.n_supervised)
+
+
+def _shard_work(setup: Setup, n: int) -> int:
+    return SHARD_ARRAYS[setup.gpu] * FLOAT32 * n * shard_rows(setup.dimensions.vocab_size)
+
+
+def _updates(setup: Setup) -> int:
+    """The largest moment of the updates one after the other, last parameter first, each of which frees its gradient."""
+    found = gradients = 0
+    for n, weight in trained(setup):
+        gradients += max(weight, FLOAT32 * n) if setup.accumulates else weight
+        found = max(found, gradients + n * _update_element_bytes(setup))
+    return found
+
+
+def _update_bytes(setup: Setup) -> int:
+    return max((n for n, _ in trained(setup)), default=0) * _update_element_bytes(setup)
+
+
+def _update_element_bytes(setup: Setup) -> int:
+    rounds = setup.element_bytes < FLOAT32 and not setup.master_bytes
+    return FLOAT32 * (ADAMW_ARRAYS + (ROUNDING_ARRAYS if rounds else 0))
+
+
+def _forward_only(setup: Setup, rows: Rows) -> Parts:
+    """The validation: nothing is kept, one layer and one shard are worked on."""
+    d, e = setup.dimensions, setup.element_bytes
+    places, squares = rows.places(packed=setup.packs), rows.squares(packed=setup.packs)
+    attention = e * d.n_heads * squares + e * places * (2 * d.hidden_size + 3 * d.n_heads * d.head_dim)
+    return Parts(
+        activations=max(attention, e * places * (3 * d.intermediate_size + 2 * d.hidden_size)),
+        head_loss=_shard_work(setup, rows.n_supervised),
+    )
+
+
+def _prefix_pass(setup: Setup, rows: Rows) -> Parts:
+    """Some frozen layers and the embedding; the optimizer has no state yet."""
+    base = setup.anatomy.parameters
+    layers = setup.anatomy.layers[: setup.selection.first_layer]
+    weights = [sum(p.bytes for name, p in base.items() if name.startswith(layer)) for layer in layers]
+    at_once = sum(sorted(weights)[-LAYERS_AT_ONCE:]) + base[setup.anatomy.embedding].bytes
+    start = resident(setup)
+    return Parts(
+        frozen_weights=start.frozen_weights + at_once,
+        trainable_weights=start.trainable_weights,
+        activations=_forward_only(setup, rows).activations,
+    )
+
+
+LAYERS_AT_ONCE = 4  # as backends.mlx.prefix
+
+
+def explained(setup: Setup, rows: Rows) -> Iterator[tuple[str, int]]:
+    """Lines for a reader: what a trained layer keeps, and what one is worked on with."""
+    yield "kept of each trained layer", kept_bytes(setup, rows, len(setup.anatomy.layers) - 1)
+    yield "worked on in one layer's backward pass", backward_bytes(setup, rows)

@@ -1,0 +1,54 @@
+"""What memory depends on: the model's shapes, what trains of it, how it computes, and the rows of a micro-batch.
+
+S places that are read (of all rows, padding included), N tokens that carry loss
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mlxtune.models.dimensions import Dimensions
+from mlxtune.strategies.selection import Anatomy, Selection
+
+
+class Setup(NamedTuple):
+    """A run, but for its rows."""
+
+    backend: str  # "mlx" or "numpy"
+    gpu: bool  # norms, rotation and the gated product are one kernel each there, and keep less
+    anatomy: Anatomy  # bytes as stored for this run
+    selection: Selection
+    dimensions: Dimensions
+    element_bytes: int  # of a hidden state
+    moment_bytes: int  # of m and v together, of one parameter
+    master_bytes: int  # of the float32 copy of a 16-bit weight; 0 without
+    clips: bool  # all gradients are held at once for their norm, or for the overflows of float16
+    accumulates: bool
+    grad_checkpoint: bool
+    keeps_prefix: bool  # the frozen layers are not in memory while the run trains
+    packs: bool
+
+
+class Rows(NamedTuple):
+    """A micro-batch. lengths: tokens that are read of each row, one less than it has."""
+
+    lengths: tuple[int, ...]
+    padded: int  # places of each row where they are not packed
+    n_supervised: int
+
+    def places(self, *, packed: bool) -> int:
+        """How many tokens go through the layers.
+
+        >>> Rows((7, 3), 8, 5).places(packed=True), Rows((7, 3), 8, 5).places(packed=False)
+        (10, 16)
+        """
+        return sum(self.lengths) if packed else len(self.lengths) * self.padded
+
+    def squares(self, *, packed: bool) -> int:
+        """How many pairs of places have an attention score, of one head."""
+        return sum(n * n for n in self.lengths) if packed else len(self.lengths) * self.padded**2
+
+
+def rows_of(lengths: Sequence[int], n_supervised: int, multiple: int) -> Rows:
+    """Rows with so many tokens each, of which the last is only predicted."""
+    read = tuple(length - 1 for length in lengths)
+    return Rows(read, -(-max(lengths) // multiple) * multiple - 1, n_supervised)
