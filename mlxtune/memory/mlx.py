@@ -77,32 +77,35 @@ def _prefix_names(setup: Setup) -> tuple[str, ...]:
 
 
 def _step(setup: Setup, rows: Rows) -> dict[str, Parts]:
-    layers = list(range(setup.selection.first_layer, len(setup.anatomy.layers)))
-    kept = [kept_bytes(setup, rows, layer) for layer in layers]
+    first, last = setup.selection.first_layer, len(setup.anatomy.layers) - 1
+    kept = [kept_bytes(setup, rows, layer) for layer in range(first, last + 1)]
     entered = setup.element_bytes * rows.places(packed=setup.packs) * setup.dimensions.hidden_size
-    between = len(layers) * entered if setup.grad_checkpoint else sum(kept)
-    inside = max(kept) if setup.grad_checkpoint else 0
-    gradients = [_layer_gradients(setup, layer) for layer in layers]
+    between, inside = (len(kept) * entered, max(kept)) if setup.grad_checkpoint else (sum(kept), 0)
+    layers = [_layer_gradients(setup, layer) for layer in range(first, last + 1)]
     of_head, of_all = _head_gradients(setup), sum(weight for _, weight in trained(setup))
     before = sum(FLOAT32 * n for n, _ in trained(setup)) if setup.accumulates else 0  # of earlier micro-batches
-    work = backward_bytes(setup, rows)
-    one_update = _update_bytes(setup)
-    held = before + (of_head if setup.clips else 0)
-    found = {
-        "forward pass of the head": Parts(activations=between, head_loss=_head_forward(setup, rows), gradients=before),
-        "backward pass of the head": Parts(
-            activations=between, head_loss=_head_backward(setup, rows) + (0 if setup.clips else one_update), gradients=held
-        ),
-        "backward pass of the last layer": Parts(
-            activations=between + inside + work, gradients=held + (0 if setup.clips else gradients[-1])
-        ),
-        "backward pass of the first layer": Parts(
-            activations=max(kept[0], inside) + work,
-            gradients=before + (of_all if setup.clips else gradients[0]),
+    one_update = 0 if setup.clips else _update_bytes(setup)
+    at_head = of_head if setup.clips else 0
+    at_first = of_all - layers[0] - _embedding_gradients(setup) if setup.clips else 0
+    head = (_head_forward(setup, rows), _head_backward(setup, rows) + one_update)
+    return {
+        "forward pass of the head": Parts(activations=between, head_loss=head[0], gradients=before),
+        "backward pass of the head": Parts(activations=between, head_loss=head[1], gradients=before + at_head),
+        **_in_layer("last", setup, rows, between + inside, before + at_head, layers[-1]),
+        **_in_layer("first", setup, rows, max(kept[0], inside), before + at_first, layers[0]),
+        "update": Parts(gradients=_updates(setup) if setup.clips else max(layers) + one_update),
+    }
+
+
+def _in_layer(which: str, setup: Setup, rows: Rows, kept: int, gradients: int, own: int) -> dict[str, Parts]:
+    """The backward pass of a layer's MLP, and then of its attention. own: the gradients that it makes."""
+    mlp, attention = _mlp_bytes(setup, rows), _attention_bytes(setup, rows)
+    return {
+        f"backward pass of the {which} layer's MLP": Parts(activations=kept + mlp, gradients=gradients + own // 3),
+        f"backward pass of the {which} layer's attention": Parts(
+            activations=kept - _freed_bytes(setup, rows) + attention, gradients=gradients + own
         ),
     }
-    found["update"] = Parts(gradients=_updates(setup) if setup.clips else max(gradients) + one_update)
-    return found
 
 
 def kept_bytes(setup: Setup, rows: Rows, layer: int) -> int:
@@ -149,15 +152,25 @@ class Trains:
         return any(word in name for name in self.names)
 
 
-def backward_bytes(setup: Setup, rows: Rows) -> int:
-    """What the backward pass of one layer works with, beyond what was kept."""
-    d, e = setup.dimensions, setup.element_bytes
-    places, squares = rows.places(packed=setup.packs), rows.squares(packed=setup.packs)
+def _mlp_bytes(setup: Setup, rows: Rows) -> int:
+    """What the backward pass of an MLP works with, beyond what was kept. An adapter's way back is another array."""
+    d, places = setup.dimensions, rows.places(packed=setup.packs)
+    arrays = 3 if setup.selection.adapters else 2
+    return setup.element_bytes * places * (arrays * d.intermediate_size + d.hidden_size)
+
+
+def _attention_bytes(setup: Setup, rows: Rows) -> int:
+    """The same for the attention: the gradient of the scores on its way through the softmax, and of the heads."""
+    d, e, places = setup.dimensions, setup.element_bytes, rows.places(packed=setup.packs)
     heads, keys = d.n_heads * d.head_dim, d.n_kv_heads * d.head_dim
-    of_mlp = e * places * (3 * d.intermediate_size + d.hidden_size)
-    of_attention = 2 * e * d.n_heads * squares + e * places * (2 * heads + 2 * keys + d.hidden_size)
-    freed = e * places * ((3 if setup.gpu else 5) * d.intermediate_size + 2 * d.hidden_size)
-    return max(of_mlp, of_attention - freed)
+    scores = 1.9 * rows.squares(packed=setup.packs) + 0.5 * rows.largest_square(packed=setup.packs)  # measured
+    return int(e * d.n_heads * scores) + e * places * (2 * heads + 2 * keys + d.hidden_size)
+
+
+def _freed_bytes(setup: Setup, rows: Rows) -> int:
+    """What a layer's MLP had kept, and its norm."""
+    d, places = setup.dimensions, rows.places(packed=setup.packs)
+    return setup.element_bytes * places * ((3 if setup.gpu else 5) * d.intermediate_size + 2 * d.hidden_size)
 
 
 def _layer_gradients(setup: Setup, layer: int) -> int:
@@ -172,6 +185,11 @@ def _head_gradients(setup: Setup) -> int:
         return anatomy.parameters[anatomy.head or anatomy.embedding].bytes
     tied_and_trained = anatomy.head is None and anatomy.embedding in setup.selection.train
     return 2 * anatomy.parameters[anatomy.embedding].bytes if tied_and_trained else 0  # the shards', and in a row
+
+
+def _embedding_gradients(setup: Setup) -> int:
+    name = setup.anatomy.embedding
+    return setup.anatomy.parameters[name].bytes if name in setup.selection.train else 0
 
 
 def _head_forward(setup: Setup, rows: Rows) -> int:
@@ -237,4 +255,4 @@ LAYERS_AT_ONCE = 4  # as backends.mlx.prefix
 def explained(setup: Setup, rows: Rows) -> Iterator[tuple[str, int]]:
     """Lines for a reader: what a trained layer keeps, and what one is worked on with."""
     yield "kept of each trained layer", kept_bytes(setup, rows, len(setup.anatomy.layers) - 1)
-    yield "worked on in one layer's backward pass", backward_bytes(setup, rows)
+    yield "worked on in its attention's backward pass", _attention_bytes(setup, rows)

@@ -47,6 +47,10 @@ class Rows(NamedTuple):
         """How many pairs of places have an attention score, of one head."""
         return sum(n * n for n in self.lengths) if packed else len(self.lengths) * self.padded**2
 
+    def largest_square(self, *, packed: bool) -> int:
+        """Those of the longest row; padded rows are computed together."""
+        return max(self.lengths) ** 2 if packed else self.squares(packed=False)
+
 
 def rows_of(lengths: Sequence[int], n_supervised: int, multiple: int) -> Rows:
     """Rows with so many tokens each, of which the last is only predicted."""
