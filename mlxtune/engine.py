@@ -6,7 +6,7 @@ to stop it stops taking events, and who wants to go on later keeps the Progress.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Protocol
 
@@ -131,9 +131,17 @@ def pace(settings: TrainSettings, feed: Feed) -> Pace:
 
 
 def train(
-    learner: Learner, feed: Feed, settings: TrainSettings, schedule: Schedule, progress: Progress
+    learner: Learner,
+    feed: Feed,
+    settings: TrainSettings,
+    schedule: Schedule,
+    progress: Progress,
+    before_step: Callable[[int, Sequence[tuple[int, ...]]], None] = lambda *_: None,
 ) -> Iterator[Event]:
-    """Train from `progress` to the end, updating it before each event. Raises NotFinite."""
+    """Train from `progress` to the end, updating it before each event. Raises NotFinite.
+
+    before_step: is given each step's number and row numbers before it begins; what it raises ends the loop there.
+    """
     paces = pace(settings, feed)
     windows = feed.windows(progress.epoch)
     while True:
@@ -144,6 +152,7 @@ def train(
         if progress.window == len(windows):
             progress.epoch, progress.window = progress.epoch + 1, 0
             windows = feed.windows(progress.epoch)
+        before_step(progress.step + 1, windows[progress.window])
         rate = learning_rate(schedule, progress.step + 1, paces.total)
         step = _step(learner, feed.batches(windows[progress.window]), rate, progress)
         yield step

@@ -55,6 +55,7 @@ class Start:
     steps_per_epoch: int
     padding_waste: float  # share of the positions of an epoch's batches that are padding
     memory_limit_bytes: int
+    predicted_peak_bytes: int  # of memory, as the plan has it
     notes: tuple[str, ...] = ()  # what the user should know: the head is tied, rows skipped, how validation was split
     best_eval_loss: float | None = None  # of the sittings before this one
     best_step: int | None = None

@@ -4,20 +4,27 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from mlxtune import planning
 from mlxtune.backends.base import Job, Learner, Work
 from mlxtune.backends.choose import learner as make_learner
 from mlxtune.data import load as data
 from mlxtune.data.batches import MULTIPLE, padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
-from mlxtune.engine import Feed, Pace, Progress, TrainSettings, pace
-from mlxtune.errors import BadData
+from mlxtune.engine import Feed, Pace, Progress, pace
+from mlxtune.errors import BadData, BadSetting
 from mlxtune.events import Start
+from mlxtune.memory import kept_ratio
+from mlxtune.memory.guard import LOWER, Guard, in_words
+from mlxtune.memory.plan import Plan, in_parts, plan
+from mlxtune.memory.setup import Rows
 from mlxtune.models import config as model_config
 from mlxtune.models import hub, tokenizer, weights
+from mlxtune.models.config import ModelConfig
 from mlxtune.recipe import Recipe
 from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.size import Sizes, sizes
+from mlxtune.words import size as in_bytes
 
 
 class Prepared(NamedTuple):
@@ -29,6 +36,8 @@ class Prepared(NamedTuple):
     size: Sizes
     fingerprints: dict[str, str]
     notes: tuple[str, ...]  # what the user should know
+    plan: Plan  # of the largest batch
+    guard: Guard
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -48,10 +57,56 @@ def prepare(recipe: Recipe) -> Prepared:
     learner = make_learner(recipe.backend, _job(recipe, folder))
     fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes)
-    learner.plan(_work(feed, paces, train, fingerprints["model"]))
+    learner.plan(_work(feed, paces, fingerprints["model"]))
     master = recipe.optimizer.low_precision == "master"
     size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
-    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes)
+    found, guard = _memory(recipe, learner, feed, config)
+    late = _late(guard, feed, paces, found)
+    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, (*notes, *late), found, guard)
+
+
+def _memory(recipe: Recipe, learner: Learner, feed: Feed, config: ModelConfig) -> tuple[Plan, Guard]:
+    """The plan of the largest batch, and what holds the run to it."""
+    setup = planning.of_learner(recipe, learner, config)
+    rows, evaluated = planning.of_feed(setup, feed)
+    factor = kept_ratio.read(config, learner.backend)
+    tokens = sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4
+    found = plan(setup, rows, evaluated, tokens, factor)
+    limit = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
+    return found, Guard(setup, limit, factor)
+
+
+def _late(guard: Guard, feed: Feed, paces: Pace, found: Plan) -> tuple[str, ...]:
+    """A note where a late step will not fit. Raises BadSetting, with the plan, where an early one does not.
+
+    Early is the first half of the run: more than that is worth having, with a checkpoint to go on from.
+    """
+    if found.peak_bytes <= guard.limit_bytes or not guard.limit_bytes:
+        return ()
+    step, rows = _first_too_large(guard, feed, paces.total)
+    if rows is not None and step > paces.total / 2:
+        needed = in_bytes(guard.needed(rows).peak_bytes)
+        said = f"{in_words(rows)}, would need {needed} of {in_bytes(guard.limit_bytes)}"
+        return (f"The run will stop before step {step:,}, with a checkpoint: its batch, {said}.",)
+    if rows is None and found.moment != "evaluation":
+        return ()  # in an epoch that the run does not reach
+    raise BadSetting(
+        "backend.memory_limit_bytes",
+        expected=f"a run that fits {in_bytes(guard.limit_bytes)}",
+        found=f"one that needs {in_bytes(found.peak_bytes)}: {in_parts(found)}",
+        remedy=LOWER,
+    )
+
+
+def _first_too_large(guard: Guard, feed: Feed, steps: int) -> tuple[int, Rows | None]:
+    """The first step with a batch that does not fit, and the batch."""
+    per_epoch = len(feed.windows(0))
+    for epoch in range(-(-steps // per_epoch)):
+        for place, window in enumerate(feed.windows(epoch)[: steps - epoch * per_epoch]):
+            for rows in (planning.micro_batch(feed.train, batch) for batch in window):
+                if not guard.fits(rows):
+                    return epoch * per_epoch + place + 1, rows
+    return steps, None
 
 
 def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
@@ -83,12 +138,9 @@ def _job(recipe: Recipe, folder: Path) -> Job:
     )
 
 
-def _work(feed: Feed, paces: Pace, train: TrainSettings, fingerprint: str) -> Work:
+def _work(feed: Feed, paces: Pace, fingerprint: str) -> Work:
     """What the run will ask, from its first step on."""
-    passes = paces.total * train.batch_size * train.grad_accum
-    if feed.valid:
-        passes += (1 + paces.total // paces.eval_every) * len(feed.valid)
-    return Work((*feed.train, *feed.valid), feed.largest(), passes, fingerprint)
+    return Work((*feed.train, *feed.valid), feed.largest(), planning.row_passes(feed, paces), fingerprint)
 
 
 def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
@@ -119,7 +171,8 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         first_step=progress.step + 1,
         steps_per_epoch=prepared.pace.per_epoch,
         padding_waste=0.0 if learner.packs_rows else padding_waste(lengths, batches, MULTIPLE),
-        memory_limit_bytes=learner.memory_limit_bytes,
+        memory_limit_bytes=prepared.guard.limit_bytes,
+        predicted_peak_bytes=prepared.plan.peak_bytes,
         notes=(*prepared.notes, *learner.notes),
         best_eval_loss=progress.best_loss,
         best_step=progress.best_step,

@@ -1,17 +1,18 @@
 """One training run from start to end: its folder, its checkpoints, its end, whatever ends it."""
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from mlxtune import checkpoint, engine, run_folder
+from mlxtune import checkpoint, engine, planning, run_folder
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import Checkpoint, End, Eval, Event, Step
 from mlxtune.export import adapter
+from mlxtune.memory.guard import AHEAD, LOWER, TooLarge
 from mlxtune.prepare import Prepared, prepare, start_event
 from mlxtune.recipe import Recipe, build
 from mlxtune.report.base import Report
@@ -68,6 +69,25 @@ class _Session:
 
     def run(self) -> End:
         """Begin or go on, train, end."""
+        with self._held():
+            return self._run()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The backend's memory and cache held to the plan, until the end."""
+        plan, guard = self.prepared.plan, self.prepared.guard
+        planned = round(AHEAD * plan.peak_bytes)
+        free = (
+            guard.setup.gpu or not guard.setup.is_known_family
+        )  # where the plan was never measured it does not make the run wait
+        held = guard.limit_bytes if free else min(planned, guard.limit_bytes or planned)
+        self.learner.limit(held, plan.cache_bytes)
+        try:
+            yield
+        finally:
+            self.learner.close()
+
+    def _run(self) -> End:
         self._begin_or_resume()
         with closing(Log(self.folder / run_folder.METRICS)) as log, StopRequests() as requests:
             self.reports.append(log)
@@ -117,6 +137,9 @@ class _Session:
             return self._end("stopped", self._not_finite(error))
         except OSError as error:
             return self._end("stopped", self._disk_fault(error))
+        except TooLarge as error:
+            self._save()
+            return self._end("stopped", self._too_large(error))
         except RunStopped as error:
             return self._end("stopped", error)
         if requests.exit_code is not None and not self._complete:
@@ -131,8 +154,15 @@ class _Session:
 
     def _train(self, requests: StopRequests) -> None:
         recipe, feed, paces = self.prepared.recipe, self.prepared.feed, self.prepared.pace
-        for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress):
+        guard = self.prepared.guard
+
+        def check(step: int, window: Sequence[tuple[int, ...]]) -> None:
+            guard.check((planning.micro_batch(feed.train, batch) for batch in window), step)
+
+        for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress, check):
             self._tell(event)
+            if isinstance(event, Step):
+                guard.note(event.memory)
             if isinstance(event, Eval) and event.best:
                 self._save_adapter()
             if requests.signal is not None and isinstance(event, Step | Eval):
@@ -175,6 +205,11 @@ class _Session:
             remedy=f"The batch's rows: {', '.join(rows)}.\n{self._last_good()}\n"
             "Look at these rows, lower --learning-rate, or give --clip-norm.",
         )
+
+    def _too_large(self, error: TooLarge) -> RunStopped:
+        remedy = f"{self._last_good()} --grad-checkpoint or a larger --memory-limit go on from it:"
+        remedy += f"\nmlxtune train --resume {self.folder} --grad-checkpoint\nFor a new run: {LOWER}"
+        return RunStopped(error.where, expected=error.expected, found=error.found, remedy=remedy)
 
     def _disk_fault(self, error: OSError) -> RunStopped:
         return RunStopped(

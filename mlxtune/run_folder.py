@@ -34,6 +34,7 @@ FREE = {
     "data.path",
     "backend.name",
     "backend.grad_checkpoint",
+    "backend.memory_limit_bytes",
     "checkpoint.save_every",
     "checkpoint.keep",
     "train.eval_every",

@@ -1,6 +1,7 @@
 """Numbers as a person reads them. GB is 10^9 bytes everywhere; what is not known is a dash, never an exception."""
 
 import math
+import re
 
 UNKNOWN = "-"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -28,6 +29,19 @@ def size(n_bytes: float) -> str:
         if round(abs(scaled), 1) < 1000 or unit == _UNITS[-1]:
             break
     return f"{scaled:.0f} {unit}" if power == 0 else f"{scaled:,.1f} {unit}"
+
+
+def n_bytes(text: str) -> int | None:
+    """The number of bytes that a text says; None where it says none.
+
+    >>> n_bytes("24GB"), n_bytes("1.5 gib"), n_bytes("800_000"), n_bytes("plenty")
+    (24000000000, 1610612736, 800000, None)
+    """
+    found = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", text.lower())
+    if found is None:
+        return None
+    number, unit, binary = found.groups()
+    return round(float(number) * float(1024 if binary else 1000) ** " kmgtp".index(unit or " "))
 
 
 def duration(seconds: float) -> str:

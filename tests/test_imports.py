@@ -18,11 +18,13 @@ PACKAGE = Path(mlxtune.__file__).parent
 LEVELS = """
 __main__
 cli
-run try_it bench doctor
+run try_it bench doctor measuring
 prepare run_folder
+planning
 recipe
 from_mlx_lm
-engine memory export report
+engine export report
+memory
 backends
 strategies optim models data checkpoint
 settings storage strict_yaml signals

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
+
+from pydantic import Field
 
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.events import Event, Memory
@@ -23,6 +25,7 @@ class BackendSettings:
     grad_checkpoint: of each layer only the input is kept for the backward pass, which computes the inside again: a
     forward pass more. 8 layers of 128, full, 512 tokens, on one core: MLX 34 MB a step instead of 104 in 1.6 times the
     time, NumPy 21 MB of working memory instead of 57 in 1.3 times.
+    memory_limit_bytes: what the run may take; None is what the device can give.
     """
 
     name: Literal["auto", "mlx", "numpy"] = "auto"
@@ -31,6 +34,7 @@ class BackendSettings:
     prefix_cache: Literal["auto", "on", "off"] = "auto"
     update_order: Literal["auto", "after"] = "auto"
     grad_checkpoint: bool = False
+    memory_limit_bytes: Annotated[int, Field(ge=1)] | None = None
 
 
 class LossSum(NamedTuple):
@@ -86,7 +90,9 @@ class Learner(Protocol):
     anatomy: Anatomy
     selection: Selection
     memory_limit_bytes: int
-    packs_rows: bool  # end to end, without padding; known after `prepare`
+    on_gpu: bool
+    keeps_prefix: bool  # the frozen layers' output, so that they are not in memory; known after `plan`
+    packs_rows: bool  # end to end, without padding; what is likely, and after `prepare` what is so
     notes: tuple[str, ...]  # what the user should know, after `plan` and again after `prepare`
 
     def plan(self, work: Work) -> None:
@@ -121,7 +127,17 @@ class Learner(Protocol):
         """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
         ...
 
-    def memory(self) -> Memory: ...
+    def memory(self) -> Memory:
+        """What the backend holds."""
+        ...
+
+    def limit(self, memory_bytes: int, cache_bytes: int) -> None:
+        """Hold memory to so much, and what is kept to be used again to so much, until `close`."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was limited."""
+        ...
 
 
 class Sampling(NamedTuple):

@@ -32,6 +32,11 @@ class Choice(NamedTuple):
     notes: tuple[str, ...]  # why, and on what
 
 
+class Machine(NamedTuple):
+    limit_bytes: int  # what a run may take; 0 where the system does not say
+    on_gpu: bool
+
+
 def learner(settings: BackendSettings, job: Job) -> Learner:
     """A Learner that knows names and shapes, with no weight read. Raises Missing, BadSetting or BadModel."""
     chosen = choose(settings, job.folder)
@@ -67,6 +72,16 @@ def choose(settings: BackendSettings, folder: Path) -> Choice:
         return Choice("mlx", _blas_notes(settings) if on_processor else ())
     why_mlx = _why_not_numpy(folder)
     return Choice("mlx", (why_mlx, *_blas_notes(settings))) if why_mlx else Choice("numpy", (NUMPY_IS_FASTER,))
+
+
+def machine(settings: BackendSettings, backend: str) -> Machine:
+    """What this machine has for a backend, which need not be installed: a plan may be made for another machine."""
+    if backend == "numpy" or not has_mlx():
+        return Machine(memory_bytes(), on_gpu=platform.system() == "Darwin" and backend == "mlx")
+    on_processor = _mlx_has_only_the_processor(settings)
+    from mlxtune.backends.mlx import device
+
+    return Machine(device.memory_limit_bytes(), on_gpu=not on_processor)
 
 
 def _mlx_has_only_the_processor(settings: BackendSettings) -> bool:

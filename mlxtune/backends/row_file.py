@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mlxtune.storage import write_json
 
 ABOUT = "about.json"
+PAYS_FROM = 1.2  # passes over the rows that a run would make, for each that the file takes
 KEPT = 2  # folders of one model: two runs that alternate do not drop each other's
 Tokens = NDArray[np.int32]
 Elements = NDArray[Any]  # float32, float16, or the words of bfloat16

@@ -11,6 +11,8 @@ from mlxtune.backends import blas
 from mlxtune.cli.bench import bench
 from mlxtune.cli.data import data
 from mlxtune.cli.doctor import doctor
+from mlxtune.cli.fitting import FitCommand
+from mlxtune.cli.memory import memory
 from mlxtune.cli.models import models
 from mlxtune.cli.run import run
 from mlxtune.cli.train import train
@@ -36,7 +38,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, run, generate, chat, data, models, bench):
+for verb in (train, memory):
+    app.command(cls=FitCommand)(verb)
+for verb in (run, generate, chat, data, models, bench):
     app.command()(verb)
 app.command("eval")(evaluate)
 app.command()(doctor)

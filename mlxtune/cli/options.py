@@ -7,6 +7,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from mlxtune.words import n_bytes
+
 
 class Flag(NamedTuple):
     flag: str
@@ -97,6 +99,7 @@ FLAGS = (
         "Keep only the layers' inputs and compute the rest again: less memory, more time. Default: no.",
         RATE,
     ),
+    Flag("--memory-limit", "backend.memory_limit_bytes", str, "Most bytes to take: 24GB. Default: the device's.", RATE),
     Flag("--save-every", "checkpoint.save_every", int, "Steps between checkpoints. Default: 100.", SAVE),
     Flag("--keep", "checkpoint.keep", int, "Checkpoints that stay on the disk. Default: 2.", SAVE),
     Flag("--out", "run.out", str, "Run folder. Default: a new one under runs/.", SAVE),
@@ -137,6 +140,8 @@ def _converted(key: str, value: Any) -> Any:
         return int(value)
     if key == "train.clip_norm":
         return None if value == "none" else _number(value)
+    if key == "backend.memory_limit_bytes":
+        return n_bytes(value) or value
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -1,12 +1,15 @@
 """`mlxtune train`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlxtune.cli.options import recipe_options
 from mlxtune.errors import BadSetting
+
+if TYPE_CHECKING:
+    from mlxtune.recipe import Recipe
 
 EXAMPLES = """Fine-tune a model and leave a run folder.
 
@@ -27,26 +30,42 @@ def train(
     overrides: dict[str, Any],
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML file of settings; flags win over it.")] = None,
     resume: Annotated[str, typer.Option(help="auto: go on with the run in --out; never; or a run folder.")] = "auto",
+    fit: Annotated[
+        str | None,
+        typer.Option("--fit", metavar="[BYTES]", help="Train with settings that fit: 24GB, or what is free here."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, show the plan, do nothing.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
+    from mlxtune.cli.fitting import fitted
     from mlxtune.cli.runs import go_on, plan, print_json, run_one
-    from mlxtune.recipe import build, read
+    from mlxtune.memory.fit import as_flags
 
     if resume not in ("auto", "never"):
-        _refuse_beside_a_folder(resume, {"--recipe": recipe, "--dry-run": dry_run, "--out": overrides.get("run.out")})
+        own = {"--recipe": recipe, "--dry-run": dry_run, "--fit": fit, "--out": overrides.get("run.out")}
+        _refuse_beside_a_folder(resume, own)
         go_on(Path(resume), overrides, json=json)
         return
-    built = build(read(recipe) if recipe else {}, overrides, str(recipe or ""))
+    wanted = built(recipe, overrides)
+    if fit is not None:
+        wanted, changes = fitted(wanted, fit)
+        typer.echo(f"fits with: {as_flags(changes) or 'the settings as they are'}", err=True)
     if not dry_run:
-        run_one(built, resume, json=json)
+        run_one(wanted, resume, json=json)
         return
-    document = plan(built, json=json)
+    document = plan(wanted, json=json)
     if json:
         print_json(document)
 
 
 train.__doc__ = EXAMPLES
+
+
+def built(path: Path | str | None, overrides: dict[str, Any]) -> "Recipe":
+    """The recipe of a file, if there is one, with the flags on top."""
+    from mlxtune.recipe import build, read
+
+    return build(read(Path(path)) if path else {}, overrides, str(path or ""))
 
 
 def _refuse_beside_a_folder(folder: str, given: dict[str, object]) -> None:
@@ -55,5 +74,5 @@ def _refuse_beside_a_folder(folder: str, given: dict[str, object]) -> None:
     if idle:
         remedy = f"--resume {folder} goes on under the recipe in that folder."
         raise BadSetting(
-            "--resume", expected="none of --recipe, --dry-run, --out", found=", ".join(idle), remedy=remedy
+            "--resume", expected="none of --recipe, --dry-run, --fit, --out", found=", ".join(idle), remedy=remedy
         )

@@ -3,8 +3,8 @@
 import platform
 
 from mlxtune.checks import Check
-from mlxtune.doctor.ask import sysctl
-from mlxtune.doctor.readings import integer
+from mlxtune.memory.ask import sysctl
+from mlxtune.memory.readings import integer
 from mlxtune.words import size
 
 MIB = 1 << 20

@@ -2,12 +2,11 @@
 
 import os
 import platform
-from pathlib import Path
 
 from mlxtune.backends.numpy import device
 from mlxtune.checks import Check
-from mlxtune.doctor import readings
-from mlxtune.doctor.ask import ask, sysctl
+from mlxtune.memory import readings
+from mlxtune.memory.ask import sysctl
 from mlxtune.words import size
 
 SMALL_BYTES = 8e9  # of memory
@@ -19,16 +18,8 @@ PAGED = "What does not fit is paged to the disk, and a step then takes many time
 
 def checks() -> list[Check]:
     """Of the processor, the memory, and what is left of it."""
-    found = memory()
+    found = readings.now()
     return [chip(), total(found), available(found), swap(found)]
-
-
-def memory() -> readings.Memory:
-    """What the system says now; all None on a system that is asked nothing."""
-    if platform.system() == "Darwin":
-        return readings.from_macos(sysctl("hw.memsize"), ask("vm_stat"), sysctl("vm.swapusage"))
-    meminfo = Path("/proc/meminfo")
-    return readings.from_linux(meminfo.read_text()) if meminfo.is_file() else readings.Memory()
 
 
 def chip() -> Check:

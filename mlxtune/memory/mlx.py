@@ -1,13 +1,20 @@
 """Bytes of a step on MLX, moment by moment: counted from the graph that the step builds, checked against real runs.
 
 e bytes of an element, S places that are read, N tokens that carry loss, L tokens of one row
-D hidden size, F features of the MLP, H heads, h head size, O = H h, K = key-value heads times h, V vocabulary, R rows of
-a shard of the head, P parameters
+D hidden size, F features of the MLP, H heads, h head size, O = H h, K = key-value heads times h, V vocabulary, R rows
+of a shard of the head
 
-What a layer keeps for its backward pass, in elements: the input of each norm (2 D S, in float32 on a processor), its
-normalised form and its output where a weight trains that reads them, queries (O S), keys and values (2 K S), the
-softmax of each row (H L^2), what was attended (O S), and the parts of the gated product (4 F S; on a GPU 2 F S) with its
-result (F S). On a processor the rotation keeps its sines and cosines (2 h S, float32), and each row its mask (L^2 bytes).
+What a layer keeps for its backward pass, in elements:
+
+    2 D S   the input of each norm; float32 on a processor
+    4 D S   normalised, and multiplied by the weight, where weights train that read them; the first on a processor alone
+    O S     queries, scaled
+    2 K S   keys and values
+    H L^2   of each row, the softmax; and L^2 bytes of its mask
+    O S     what was attended, where the output's weight trains
+    4 F S   gate, its sigmoid, their product, and up; on a GPU 2 F S, where they are one kernel
+    F S     the gated product, where the weight after it trains
+    2 h S   sines and cosines, float32, on a processor
 """
 
 from collections.abc import Iterator
@@ -20,6 +27,8 @@ from mlxtune.memory.setup import Rows, Setup
 FLOAT32 = 4
 # Arrays of a shard's logits (N, R), float32, that are alive at once: its exponential is a polynomial on a processor.
 SHARD_ARRAYS = {False: 5, True: 3}
+# A buffer that MLX uses again is up to two pages larger than what is asked for: on average each that is kept is one.
+KEPT_ARRAYS, PAGE_BYTES = 20, 1 << 14
 # Arrays of one parameter, float32, that AdamW holds beside weight, gradient and moments; stochastic rounding adds some.
 ADAMW_ARRAYS, ROUNDING_ARRAYS = 2, 2
 
@@ -44,7 +53,8 @@ def resident(setup: Setup) -> Parts:
         frozen_weights=frozen,
         trainable_weights=sum(weight for _, weight in trained(setup)),
         optimizer=sum(
-            n * (setup.moment_bytes + (setup.master_bytes if weight < FLOAT32 * n else 0)) for n, weight in trained(setup)
+            n * (setup.moment_bytes + (setup.master_bytes if weight < FLOAT32 * n else 0))
+            for n, weight in trained(setup)
         ),
     )
 
@@ -129,6 +139,7 @@ def kept_bytes(setup: Setup, rows: Rows, layer: int) -> int:
     for modules, width in inputs.items():
         if any(trains(module) for module in modules.split()):
             kept += e * places * width
+    kept += PAGE_BYTES * (KEPT_ARRAYS + 2 * len(rows.lengths))
     return kept + sum(
         e * places * (adapter.rank + (2 * adapter.shape[0] if adapter.dropout else 0))
         for adapter in setup.selection.adapters

@@ -26,6 +26,7 @@ class Setup(NamedTuple):
     grad_checkpoint: bool
     keeps_prefix: bool  # the frozen layers are not in memory while the run trains
     packs: bool
+    is_known_family: bool = True  # else its layers are taken to be Llama's
 
 
 class Rows(NamedTuple):

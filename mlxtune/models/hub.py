@@ -66,6 +66,12 @@ def fetch(repo: str, revision: str | None = None) -> Path:
     return folder
 
 
+def small(name: str | None, revision: str | None = None) -> Path:
+    """The folder of a model with at least its config and tokenizer. No weights are fetched."""
+    place = locate(name, revision)
+    return place if isinstance(place, Path) else in_cache(place, revision) or fetch_small(place, revision)
+
+
 def fetch_small(repo: str, revision: str | None = None) -> Path:
     """A folder of the cache with a hub repository's config and tokenizer, and of its weights what was there before."""
     folder = _fetched(repo, revision, SMALL)

@@ -27,6 +27,7 @@ def opening(start: Start) -> list[Fact]:
         Fact("strategy", line(start.strategy)),
         Fact("device", f"{line(start.device)}, {start.backend}, {start.precision}"),
         Fact("state", _state(start)),
+        Fact("memory", f"{size(start.predicted_peak_bytes)} at its peak, of {size(start.memory_limit_bytes)}"),
         Fact("data", _data(start)),
         Fact("steps", _steps(start)),
         Fact("run", line(start.run)),

@@ -36,3 +36,27 @@ def hold_in_memory() -> None:
 def memory() -> Memory:
     """Active, peak and cached bytes. The peak leaves the cache out; show all three."""
     return Memory(mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory())
+
+
+class Limits:
+    """MLX's limits of memory and cache while a run holds them.
+
+    Past its memory limit MLX does not fail: it waits, before it takes more, until work that was begun is done and what
+    that held is given back. Without one it builds up to some hundred operations ahead of those that are done.
+    """
+
+    def __init__(self) -> None:
+        self._before: tuple[int, int] | None = None
+
+    def set(self, memory_bytes: int, cache_bytes: int) -> None:
+        """Set both; what they were before the first time is kept."""
+        before = mx.set_memory_limit(memory_bytes), mx.set_cache_limit(cache_bytes)
+        self._before = self._before or before
+
+    def restore(self) -> None:
+        """As they were."""
+        if self._before is not None:
+            memory_bytes, cache_bytes = self._before
+            mx.set_memory_limit(memory_bytes)
+            mx.set_cache_limit(cache_bytes)
+            self._before = None

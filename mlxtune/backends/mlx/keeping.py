@@ -9,13 +9,12 @@ import numpy as np
 
 from mlxtune.backends.base import Job, Work
 from mlxtune.backends.mlx.prefix import FILE_TYPES, LAYERS_AT_ONCE
-from mlxtune.backends.row_file import RowFile, Tokens, cache_folder
+from mlxtune.backends.row_file import PAYS_FROM, RowFile, Tokens, cache_folder
 from mlxtune.errors import BadSetting
 from mlxtune.storage import free_bytes
 from mlxtune.words import size
 
 PASS = 1  # to be raised when our own code begins to compute other hidden states
-PAYS_FROM = 1.2  # passes over the rows that the run would make, for each that the file takes
 SPARE_BYTES = 1 << 30  # that the disk must have left
 FILES_AT_ONCE = 2  # a stage reads one and writes the next
 

@@ -56,7 +56,8 @@ class MlxLearner:
         self.memory_limit_bytes = device.memory_limit_bytes()
         self.largest: Sequence[Tokens] = some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0])
         self.keeping: Keeping | None = None
-        self.packs_rows = False
+        self.keeps_prefix, self.packs_rows = False, True
+        self.on_gpu, self.limits = not device.is_processor(), device.Limits()
         self.steps, self.updates = 0, 0
         self.scale = LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
 
@@ -70,6 +71,7 @@ class MlxLearner:
         self.keeping = found if isinstance(found, Keeping) else None
         if found is not None:
             self.notes = (*self.notes, found if isinstance(found, str) else found.note)
+        self.keeps_prefix = self.keeping is not None
 
     def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
         """Read the weights, add what the Selection adds, compute once what is kept, make the optimizer's state."""
@@ -83,7 +85,7 @@ class MlxLearner:
         prefix = Prefix(forward, PRECISIONS[self.precision])
         if self.keeping is not None and not forward.form.split:
             self.notes = tuple(note for note in self.notes if note != self.keeping.note)
-            self.keeping = None
+            self.keeping, self.keeps_prefix = None, False
         if self.keeping is not None:
             prefix.file = self.keeping.file
             prefix.fill(self.keeping.rows, weights, sum(map(len, self.largest)), tell)
@@ -273,6 +275,14 @@ class MlxLearner:
     def memory(self) -> Memory:
         """What MLX holds now, and held at most since `prepare`."""
         return device.memory()
+
+    def limit(self, memory_bytes: int, cache_bytes: int) -> None:
+        """MLX waits for work to be done before it takes more memory, and keeps so much of what was given back."""
+        self.limits.set(memory_bytes, cache_bytes)
+
+    def close(self) -> None:
+        """MLX's limits as they were."""
+        self.limits.restore()
 
 
 def _load(path: Path) -> dict[str, mx.array]:

@@ -41,7 +41,7 @@ class NumpyLearner:
     notes: sentences for the panel besides those of the selection.
     """
 
-    backend, packs_rows = "numpy", False
+    backend, packs_rows, keeps_prefix, on_gpu = "numpy", False, False, False
 
     def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
         self.job = job
@@ -194,6 +194,12 @@ class NumpyLearner:
         """Bytes of the arrays held. Working memory counts as in use in the peak, and between steps as a cache."""
         held, working = self._held_bytes(), self.model.ws.bytes
         return Memory(held, max(self.peak_bytes, held + working), working)
+
+    def limit(self, memory_bytes: int, cache_bytes: int) -> None:
+        """Nothing to set: NumPy takes what its arrays are, and keeps no cache."""
+
+    def close(self) -> None:
+        """Nothing to give back."""
 
     def _held_bytes(self) -> int:
         arrays = {id(array): array for array in (self.flat.buffer, *self.state, self.gradient.buffer)}

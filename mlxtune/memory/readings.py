@@ -1,7 +1,11 @@
 """The machine's memory as Linux and macOS tell it: texts of commands and files -> bytes, None where they do not say."""
 
+import platform
 import re
+from pathlib import Path
 from typing import NamedTuple
+
+from mlxtune.memory.ask import ask, sysctl
 
 UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 PAGES = ("Pages free", "Pages inactive", "Pages speculative")  # that a new program gets without anything going to disk
@@ -13,6 +17,14 @@ class Memory(NamedTuple):
     total: int | None = None
     available: int | None = None
     swap_used: int | None = None
+
+
+def now() -> Memory:
+    """What the system says at this moment; all None on a system that is asked nothing."""
+    if platform.system() == "Darwin":
+        return from_macos(sysctl("hw.memsize"), ask("vm_stat"), sysctl("vm.swapusage"))
+    meminfo = Path("/proc/meminfo")
+    return from_linux(meminfo.read_text()) if meminfo.is_file() else Memory()
 
 
 def from_linux(meminfo: str) -> Memory:

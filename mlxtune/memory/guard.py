@@ -1,0 +1,89 @@
+"""Holds a run to its memory: a batch larger than all before is planned before it is computed, and may end the run."""
+
+from collections.abc import Iterable
+
+from mlxtune.errors import RunStopped
+from mlxtune.events import Memory
+from mlxtune.memory.plan import Plan, plan
+from mlxtune.memory.setup import Rows, Setup
+from mlxtune.words import size
+
+AHEAD = 1.05  # of the plan: beyond it MLX waits for what it began. It would run 3 to 8% above it otherwise
+LOWER = (
+    "Lower --batch-size (with --grad-accum), --max-seq-length or --last-n, or give --grad-checkpoint; --fit chooses."
+)
+
+
+class TooLarge(RunStopped):
+    """A batch that does not fit. Its step has not begun."""
+
+
+class Guard:
+    """The largest shapes that are known to fit, and what a new one would need.
+
+    measured: what the run was seen to take over what was planned for it, 1 until it is more.
+    """
+
+    def __init__(self, setup: Setup, limit_bytes: int, factor: float = 1.0) -> None:
+        self.setup, self.limit_bytes, self.factor = setup, limit_bytes, factor
+        self.known: dict[Rows, Plan] = {}
+        self.largest: Plan | None = None
+
+    def check(self, batches: Iterable[Rows], step: int) -> None:
+        """Raises TooLarge where a micro-batch would go past the limit; it has not begun."""
+        for rows in batches:
+            if self._is_smaller(rows):
+                continue
+            needed = self.needed(rows)
+            if needed.peak_bytes > self.limit_bytes:
+                raise TooLarge(
+                    f"step {step:,}",
+                    expected=f"a batch that fits {size(self.limit_bytes)}",
+                    found=f"one of {in_words(rows)} that needs {size(needed.peak_bytes)}",
+                    remedy=LOWER,
+                )
+            if self.largest is None or needed.peak_bytes > self.largest.peak_bytes:
+                self.largest = needed
+
+    def needed(self, rows: Rows) -> Plan:
+        """The plan of a step with such a micro-batch."""
+        if rows not in self.known:
+            self.known[rows] = plan(self.setup, rows, factor=self.factor)
+        return self.known[rows]._replace(factor=self.factor)
+
+    def fits(self, rows: Rows) -> bool:
+        """Whether it does."""
+        return self._is_smaller(rows) or self.needed(rows).peak_bytes <= self.limit_bytes
+
+    def note(self, memory: Memory) -> None:
+        """Learn from what was measured: later batches are expected to be off by as much."""
+        if self.largest is not None and memory.peak_memory_bytes > self.largest.parts.total * self.factor:
+            self.factor = memory.peak_memory_bytes / self.largest.parts.total
+
+    def _is_smaller(self, rows: Rows) -> bool:
+        """Than one that fits, in everything that memory grows with."""
+        packed, mine = self.setup.packs, _measures(rows, self.setup.packs)
+        return any(
+            all(a <= b for a, b in zip(mine, _measures(other, packed), strict=True))
+            for other, found in self.known.items()
+            if found.parts.total * self.factor <= self.limit_bytes
+        )
+
+
+def _measures(rows: Rows, packed: bool) -> tuple[int, ...]:
+    return (
+        rows.places(packed=packed),
+        rows.squares(packed=packed),
+        rows.largest_square(packed=packed),
+        rows.n_supervised,
+    )
+
+
+def in_words(rows: Rows) -> str:
+    """A micro-batch.
+
+    >>> in_words(Rows((1023, 511), 1031, 800))
+    '2 rows, the longest of 1,024 tokens'
+    """
+    count = len(rows.lengths)
+    return f"{count:,} row{'s, the longest' if count > 1 else ''} of {max(rows.lengths) + 1:,} tokens"
