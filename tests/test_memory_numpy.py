@@ -74,6 +74,8 @@ CASES = {
     "full, qwen3 tied": Case("qwen3, tied", lengths=LONG, accumulate=2, moments="bf16"),
     "full, narrow window": Case("mistral, short window"),
     "full, wide window": Case("mistral, long window"),
+    "full, narrow window, two whole blocks": Case("mistral, short window", lengths=(129,), evaluated=SHORT),
+    "full, windows in some layers, checkpoints": Case("qwen2, windows", lengths=LONG, grad_checkpoint=True),
     "last 1": Case("llama", LastN(last_n=1)),
     "last 1, tied": Case("llama, tied", LastN(last_n=1), accumulate=2),
     "last 1, head untied": Case("llama, tied", LastN(last_n=1, head=True), precision="bf16", low_precision="master"),
@@ -90,6 +92,8 @@ CASES = {
     "lora of the attention": Case("qwen2", OF_ATTENTION, lengths=LONG),
     "lora of a layer": Case("llama", ONE_LAYER),
     "lora that needs no gradient of an input": Case("llama", NO_INPUT, lengths=SHORT),
+    "lora of the attention's output": Case("llama", Lora(rank=8, dropout=0.1, target=("o_proj",))),
+    "lora of the MLP's output": Case("llama", Lora(rank=8, dropout=0.1, target=("down_proj",))),
     "lora of the MLP": Case("qwen3", OF_MLP),
 }
 
