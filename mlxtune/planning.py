@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from mlxtune.backends import choose
 from mlxtune.backends.base import Learner
+from mlxtune.backends.numpy.device import PREFIX_SHARE, memory_bytes
 from mlxtune.backends.row_file import PAYS_FROM
 from mlxtune.data import load as data
 from mlxtune.data.batches import MULTIPLE, eval_plan
@@ -65,7 +66,8 @@ class Planner:
         selection = select(recipe.strategy, anatomy)
         setup = setup_of(recipe, self.backend, anatomy, selection, self.dimensions, keeps, self.machine.on_gpu)
         rows, evaluated = self._rows(recipe, setup)
-        return Planned(recipe, plan(setup, rows, evaluated, factor=self.factor), setup, rows, evaluated)
+        tokens = 0 if self.dataset is None else kept_tokens(recipe, setup, self._feed(recipe))
+        return Planned(recipe, plan(setup, rows, evaluated, tokens, self.factor), setup, rows, evaluated)
 
     def savings(self, recipe: Recipe) -> list[tuple[str, int]]:
         """The single changes that would save most: what they are as flags, and how many bytes."""
@@ -98,7 +100,8 @@ class Planner:
         if self.dataset is None:
             count, longest = recipe.train.batch_size, recipe.data.max_seq_length
             return rows_of([longest] * count, count * (longest - 1), MULTIPLE), None
-        return of_feed(setup, self._feed(recipe))
+        feed = self._feed(recipe)
+        return of_feed(setup, feed, pace(recipe.train, feed).total)
 
     def _feed(self, recipe: Recipe) -> Feed:
         """The rows that are short enough, in this recipe's batches."""
@@ -180,6 +183,14 @@ def of_learner(recipe: Recipe, learner: Learner, config: ModelConfig) -> Setup:
     return found._replace(packs=learner.packs_rows, is_known_family=Dimensions.of(config) is not None)
 
 
+def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
+    """Of the distinct rows whose frozen layers' output NumPy keeps in memory."""
+    if recipe.backend.prefix_cache == "off" or setup.selection.first_layer == 0:
+        return 0
+    most = PREFIX_SHARE * memory_bytes() / (4 * setup.dimensions.hidden_size)
+    return min(int(most), sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4)
+
+
 def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Rows | None:
     """Of batches of row numbers the one that takes the most."""
     shapes = {micro_batch(rows, batch) for batch in batches}
@@ -203,9 +214,9 @@ def _measures(setup: Setup) -> tuple[Callable[[Rows], int], ...]:
     )
 
 
-def of_feed(setup: Setup, feed: Feed) -> tuple[Rows, Rows | None]:
-    """The largest micro-batch of the first epoch, and of the validation."""
-    train = largest(setup, (batch for window in feed.windows(0) for batch in window), feed.train)
+def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows | None]:
+    """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of the validation."""
+    train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
     assert train is not None, "a feed has rows"
     valid = eval_plan([len(row.tokens) for row in feed.valid], batch_size=feed.batch_size) if feed.valid else []
     return train, largest(setup, valid, feed.valid)

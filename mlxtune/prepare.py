@@ -60,18 +60,17 @@ def prepare(recipe: Recipe) -> Prepared:
     learner.plan(_work(feed, paces, fingerprints["model"]))
     master = recipe.optimizer.low_precision == "master"
     size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
-    found, guard = _memory(recipe, learner, feed, config)
+    found, guard = _memory(recipe, learner, feed, paces, config)
     late = _late(guard, feed, paces, found)
     return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, (*notes, *late), found, guard)
 
 
-def _memory(recipe: Recipe, learner: Learner, feed: Feed, config: ModelConfig) -> tuple[Plan, Guard]:
+def _memory(recipe: Recipe, learner: Learner, feed: Feed, paces: Pace, config: ModelConfig) -> tuple[Plan, Guard]:
     """The plan of the largest batch, and what holds the run to it."""
     setup = planning.of_learner(recipe, learner, config)
-    rows, evaluated = planning.of_feed(setup, feed)
+    rows, evaluated = planning.of_feed(setup, feed, paces.total)
     factor = kept_ratio.read(config, learner.backend)
-    tokens = sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4
-    found = plan(setup, rows, evaluated, tokens, factor)
+    found = plan(setup, rows, evaluated, planning.kept_tokens(recipe, setup, feed), factor)
     limit = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
     return found, Guard(setup, limit, factor)
 

@@ -12,7 +12,7 @@ from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import Checkpoint, End, Eval, Event, Step
 from mlxtune.export import adapter
-from mlxtune.memory.guard import AHEAD, LOWER, TooLarge
+from mlxtune.memory.guard import LOWER, TooLarge
 from mlxtune.prepare import Prepared, prepare, start_event
 from mlxtune.recipe import Recipe, build
 from mlxtune.report.base import Report
@@ -74,13 +74,15 @@ class _Session:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """The backend's memory and cache held to the plan, until the end."""
+        """The backend's memory and cache held to the plan, until the end.
+
+        MLX works some operations ahead of what is done, up to 8% above the plan, unless it is held: it then waits,
+        which took no time that was seen. On a GPU, and for families whose layers are not known, the plan was never measured,
+        and makes no one wait.
+        """
         plan, guard = self.prepared.plan, self.prepared.guard
-        planned = round(AHEAD * plan.peak_bytes)
-        free = (
-            guard.setup.gpu or not guard.setup.is_known_family
-        )  # where the plan was never measured it does not make the run wait
-        held = guard.limit_bytes if free else min(planned, guard.limit_bytes or planned)
+        free = guard.setup.gpu or not guard.setup.is_known_family
+        held = guard.limit_bytes if free else min(plan.peak_bytes, guard.limit_bytes or plan.peak_bytes)
         self.learner.limit(held, plan.cache_bytes)
         try:
             yield

@@ -32,6 +32,7 @@ Size = tuple[int, int, int, int, int]  # layers, hidden, inner, heads, key-value
 TINY, SMALL, MIDDLE, LARGE = (5, 64, 172, 8, 4), (4, 256, 768, 8, 4), (8, 512, 1408, 8, 8), (8, 768, 2048, 12, 4)
 LAST_2, LAST_1, FULL = ("--last-n", "2"), ("--last-n", "1"), ("--strategy", "full")
 LORA, LORA_2 = ("--strategy", "lora", "--rank", "16"), ("--strategy", "lora", "--last-n", "2")
+WORDS = ("the", "little", "mouse", "has", "a", "key", "that", "opens", "up", "old", "oak", "tree", "at", "night")
 KEPT, NOT_KEPT, RECOMPUTE = ("--prefix-cache", "on"), ("--prefix-cache", "off"), ("--grad-checkpoint",)
 
 
@@ -63,14 +64,14 @@ CASES = (
     Case(SMALL, FULL, 2, 256, 8000),
     Case(SMALL, FULL, 2, 256, 8000, tied=True),
     Case(SMALL, FULL + RECOMPUTE, 2, 512, 8000),
-    Case(SMALL, FULL + ("--clip-norm", "none"), 2, 256, 8000),
+    Case(SMALL, (*FULL, "--clip-norm", "none"), 2, 256, 8000),
     Case(SMALL, LORA, 4, 128),
     Case(SMALL, LORA + RECOMPUTE, 4, 256),
     Case(SMALL, LORA_2 + KEPT, 4, 256, tied=True),
     Case(SMALL, LAST_2 + NOT_KEPT + ("--head",), 2, 256, 16_000, tied=True),
     Case(SMALL, LAST_2 + NOT_KEPT, 2, 256, 8000, accum=2),
     Case(SMALL, LAST_2 + NOT_KEPT, 4, 256, 8000, precision="bf16"),
-    Case(SMALL, FULL + ("--moments", "bf16"), 1, 128, 8000, precision="bf16"),
+    Case(SMALL, (*FULL, "--moments", "bf16"), 1, 128, 8000, precision="bf16"),
     Case(MIDDLE, LAST_2 + KEPT, 2, 512, 16_000),
     Case(MIDDLE, FULL, 1, 128, 16_000),
     Case(MIDDLE, FULL, 1, 512, 4000, accum=2),
@@ -117,17 +118,16 @@ def write_model(case: Case, folder: Path) -> None:
 
 def write_rows(case: Case, folder: Path) -> Path:
     """A text that is cut into windows of the length, or prompts with completions of many lengths."""
-    words = [line for line in ("the little mouse has a key that opens up the old oak tree at night she sleeps").split()]
     drawn = random.Random(0)
     if not case.ragged:
         path = folder / "rows.txt"
-        path.write_text(" ".join(drawn.choice(words) for _ in range(case.length * case.batch * case.accum * 8)))
+        path.write_text(" ".join(drawn.choice(WORDS) for _ in range(case.length * case.batch * case.accum * 8)))
         return path
     path = folder / "rows.jsonl"
     rows = []
     for _ in range(case.batch * 8):
         n_words = drawn.randint(8, case.length // 3)
-        text = [drawn.choice(words) for _ in range(n_words)]
+        text = [drawn.choice(WORDS) for _ in range(n_words)]
         rows.append({"prompt": " ".join(text[: n_words // 2]), "completion": " ".join(text[n_words // 2 :])})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

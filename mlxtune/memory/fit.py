@@ -1,7 +1,8 @@
 """Settings that fit: the changes of a recipe that cost its result least, found by asking the plan.
 
 First what changes no number or next to none: smaller micro-batches, with so many more of them that a step sees the same
-rows; gradient checkpointing; and the frozen layers' output kept on the disk, so that they need not be in memory. Then moments in 16 bits, then fewer layers, and shorter rows last: those are left out.
+rows; gradient checkpointing; and the frozen layers' output kept on the disk, so that they need not be in memory. Then
+moments in 16 bits, then fewer layers, and last shorter rows: longer ones are then left out.
 Among changes that cost alike, the one that uses most of the memory is the fastest.
 """
 
@@ -118,7 +119,9 @@ def _free(recipe: Tree) -> Iterator[dict[str, Any]]:
 def _can_keep(recipe: Tree) -> bool:
     """Whether the frozen layers' output may be kept: their weights are then not in memory."""
     backend, strategy = recipe["backend"], recipe["strategy"]
-    return backend["prefix_cache"] == "auto" and backend["name"] != "numpy" and strategy.get("last_n", "all") != "all"
+    return bool(
+        backend["prefix_cache"] == "auto" and backend["name"] != "numpy" and strategy.get("last_n", "all") != "all"
+    )
 
 
 def _fewer_layers(strategy: Mapping[str, Any], n_layers: int) -> list[int]:

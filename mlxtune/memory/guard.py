@@ -8,7 +8,6 @@ from mlxtune.memory.plan import Plan, plan
 from mlxtune.memory.setup import Rows, Setup
 from mlxtune.words import size
 
-AHEAD = 1.05  # of the plan: beyond it MLX waits for what it began. It would run 3 to 8% above it otherwise
 LOWER = (
     "Lower --batch-size (with --grad-accum), --max-seq-length or --last-n, or give --grad-checkpoint; --fit chooses."
 )

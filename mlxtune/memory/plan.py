@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from mlxtune.memory import mlx
+from mlxtune.memory import mlx, numpy
 from mlxtune.memory.parts import Parts, largest
 from mlxtune.memory.setup import Rows, Setup
 from mlxtune.words import size
@@ -43,8 +43,6 @@ def plan(setup: Setup, rows: Rows, evaluated: Rows | None = None, kept_tokens: i
     as NumPy keeps it.
     """
     if setup.backend == "numpy":
-        from mlxtune.memory import numpy  # type: ignore[attr-defined]
-
         found, resident = numpy.moments(setup, rows, evaluated, kept_tokens), numpy.resident(setup, kept_tokens)
     else:
         found, resident = mlx.moments(setup, rows, evaluated), mlx.resident(setup)

@@ -5,6 +5,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
+PREFIX_SHARE = 0.25  # of the machine's memory, for the frozen layers' output
+
 
 def name() -> str:
     """The device in words: "AMD EPYC, 2 threads of its 2 cores"."""

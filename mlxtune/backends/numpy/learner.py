@@ -30,7 +30,6 @@ from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
 
-PREFIX_SHARE = 0.25  # of the machine's memory, for the frozen layers' output
 NORM_BLOCK = 1 << 15
 MOMENT_TYPES = {"fp32": np.float32, "bf16": np.uint16}  # bfloat16 in words
 
@@ -76,7 +75,7 @@ class NumpyLearner:
         ws = Workspace()
         self.model = Model(self.decoder, self.flat, self.gradient, self.selection.adapters, ws)
         self.model.recomputes = self.job.grad_checkpoint
-        limit_bytes = 0 if self.job.prefix_cache == "off" else int(PREFIX_SHARE * self.memory_limit_bytes)
+        limit_bytes = 0 if self.job.prefix_cache == "off" else int(device.PREFIX_SHARE * self.memory_limit_bytes)
         self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes)
         self.peak_bytes = 0
 
