@@ -77,8 +77,8 @@ class _Session:
         """The backend's memory and cache held to the plan, until the end.
 
         MLX works some operations ahead of what is done, up to 8% above the plan, unless it is held: it then waits,
-        which took no time that was seen. On a GPU, and for families whose layers are not known, the plan was never measured,
-        and makes no one wait.
+        which took no time that was seen. On a GPU, and for families whose layers are not known, the plan was never
+        measured, and makes no one wait.
         """
         plan, guard = self.prepared.plan, self.prepared.guard
         free = guard.setup.gpu or not guard.setup.is_known_family

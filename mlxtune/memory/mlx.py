@@ -29,8 +29,9 @@ FLOAT32 = 4
 SHARD_ARRAYS = {False: 5, True: 3}
 # A buffer that MLX uses again is up to two pages larger than what is asked for: on average each that is kept is one.
 KEPT_ARRAYS, PAGE_BYTES = 20, 1 << 14
-# Arrays of one parameter, float32, that AdamW holds beside weight, gradient and moments; stochastic rounding adds some.
-ADAMW_ARRAYS, ROUNDING_ARRAYS = 2, 2
+# Arrays of one parameter, float32, that AdamW holds beside weight, gradient and moments; stochastic rounding
+# of the weight adds some, and moments of 16 bits others.
+ADAMW_ARRAYS, ROUNDING_ARRAYS, MOMENT_ARRAYS = 2, 2, 2.5
 
 
 def moments(setup: Setup, rows: Rows, evaluated: Rows | None) -> dict[str, Parts]:
@@ -174,7 +175,8 @@ def _attention_bytes(setup: Setup, rows: Rows) -> int:
     """The same for the attention: the gradient of the scores on its way through the softmax, and of the heads."""
     d, e, places = setup.dimensions, setup.element_bytes, rows.places(packed=setup.packs)
     heads, keys = d.n_heads * d.head_dim, d.n_kv_heads * d.head_dim
-    scores = 1.9 * rows.squares(packed=setup.packs) + 0.5 * rows.largest_square(packed=setup.packs)  # measured
+    # Two arrays of all scores; of one row a third, while up to ten operations that are done wait to let go of theirs.
+    scores = 1.9 * rows.squares(packed=setup.packs) + 0.9 * rows.largest_square(packed=setup.packs)
     return int(e * d.n_heads * scores) + e * places * (2 * heads + 2 * keys + d.hidden_size)
 
 
@@ -231,8 +233,9 @@ def _update_bytes(setup: Setup) -> int:
 
 
 def _update_element_bytes(setup: Setup) -> int:
-    rounds = setup.element_bytes < FLOAT32 and not setup.master_bytes
-    return FLOAT32 * (ADAMW_ARRAYS + (ROUNDING_ARRAYS if rounds else 0))
+    rounds = setup.element_bytes < FLOAT32 and not setup.master_bytes and not setup.selection.adapters
+    widens = setup.moment_bytes < 2 * FLOAT32
+    return int(FLOAT32 * (ADAMW_ARRAYS + rounds * ROUNDING_ARRAYS + widens * MOMENT_ARRAYS))
 
 
 def _forward_only(setup: Setup, rows: Rows) -> Parts:

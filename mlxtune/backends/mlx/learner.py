@@ -111,13 +111,23 @@ class MlxLearner:
 
     def _checked_forward(self, weights: Unread, found: FoundHead | None) -> Forward:
         first = self.selection.first_layer
-        check = SelfCheck(self.model, first, self._earliest(), for_check(self.largest), weights.forget, found)
+        rows = for_check(self.largest)
+        check = SelfCheck(self.model, first, self._earliest(), rows, weights.forget, found, self._recomputing)
         form, head_of_form, notes = check.best()
         self.notes = (*self.notes, *notes)
         forward = Forward(self.model, first, form, head_of_form)
         if self.job.grad_checkpoint:
             self._recompute(forward, weights)
         return forward
+
+    def _recomputing(self, forward: Forward) -> dict[int, Call]:
+        """For the self-check: its memory must be the run's, so that what fits can be checked."""
+        if not self.job.grad_checkpoint:
+            return {}
+        first = self.selection.first_layer
+        checked = self._earliest().removeprefix(self.anatomy.layers[first])
+        numbers = range(first, len(self.anatomy.layers))
+        return {n: recompute.recomputed([checked] if n == first else [], forward.attending) for n in numbers}
 
     def _recompute(self, forward: Forward, weights: Unread) -> None:
         """Keep of each layer the input alone, where the gradients stay as they are."""

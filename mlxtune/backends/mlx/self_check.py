@@ -15,6 +15,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxtune.backends.mlx.forward import WHOLE, Form, Forward
 from mlxtune.backends.mlx.head_probe import FoundHead
+from mlxtune.backends.mlx.stand_in import Call
 from mlxtune.backends.row_file import Tokens
 from mlxtune.data.types import Batch
 
@@ -52,7 +53,10 @@ class Checked(NamedTuple):
 
 
 class SelfCheck(NamedTuple):
-    """What the forms are tried on. parameter: the one whose gradient is compared. forget: see `unread`."""
+    """What the forms are tried on. parameter: the one whose gradient is compared. forget: see `unread`.
+
+    around: what is called in the layers' places, see `Forward`: computed again, the longest rows take little memory.
+    """
 
     model: nn.Module
     first: int  # the first layer with anything that trains
@@ -60,6 +64,7 @@ class SelfCheck(NamedTuple):
     rows: Batch  # the last of which is compared; only it carries loss
     forget: Callable[[], None]
     head: FoundHead | None
+    around: Callable[[Forward], dict[int, Call]] = lambda _: {}
 
     def best(self) -> Checked:
         """The first form of the ladder that agrees with the whole model."""
@@ -108,6 +113,7 @@ class SelfCheck(NamedTuple):
 
     def _outcome(self, form: Form, *, alone: bool = False) -> Outcome:
         forward = Forward(self.model, self.first, form, self.head)
+        forward.around = {} if alone else self.around(forward)
         layout = forward.lay_out(_last(self.rows) if alone else self.rows)
         hidden = forward.prefix(layout)
 
