@@ -8,7 +8,8 @@ from collections import namedtuple
 
 import pytest
 
-from mlxtune.doctor import ask, disk, mac, machine, readings
+from mlxtune.doctor import disk, mac, machine
+from mlxtune.memory import ask, readings
 from tests.support_doctor import MEMINFO, SWAPUSAGE, VM_STAT, named
 
 
@@ -16,9 +17,9 @@ def as_macos(monkeypatch, said):
     """A Mac whose kernel says what is given, and nothing else."""
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
-    for module in (machine, mac):
+    for module in (machine, mac, readings):
         monkeypatch.setattr(module, "sysctl", lambda name: said.get(name, ""))
-    monkeypatch.setattr(machine, "ask", lambda *command: said.get(command[0], ""))
+    monkeypatch.setattr(readings, "ask", lambda *command: said.get(command[0], ""))
 
 
 def test_linux_memory_is_parsed():
@@ -86,7 +87,7 @@ def test_a_python_for_intel_on_apple_silicon_is_bad(monkeypatch):
 
 def test_windows_is_told_as_unknown_and_has_no_lines_of_a_mac(monkeypatch, tmp_path):
     monkeypatch.setattr(platform, "system", lambda: "Windows")
-    monkeypatch.setattr(machine, "Path", lambda _: tmp_path / "none")
+    monkeypatch.setattr(readings, "Path", lambda _: tmp_path / "none")
     found = named(machine.checks())
     assert {found[name].found for name in ("memory", "free memory", "swap")} == {"unknown"}
     assert mac.checks() == []
