@@ -12,7 +12,9 @@ from mlxtune.memory.parts import Parts, largest
 from mlxtune.memory.setup import Rows, Setup
 from mlxtune.words import size
 
-CACHE_SHARE = 0.25  # of what a step takes and gives back, for buffers that MLX keeps to use again
+# Of what a step takes and gives back, for buffers that MLX keeps to use again. On a processor none at all is as fast;
+# on a GPU, where buffers cost more, all that a step gives back may stay.
+CACHE_SHARE = {False: 0.25, True: 1.0}
 LEAST_CACHE_BYTES = 64 << 20
 
 
@@ -23,6 +25,7 @@ class Plan(NamedTuple):
     moment: str
     moments: Mapping[str, Parts]
     resident: Parts  # between two steps
+    cache_share: float
     factor: float = 1.0
 
     @property
@@ -33,7 +36,7 @@ class Plan(NamedTuple):
     @property
     def cache_bytes(self) -> int:
         """What the allocator may keep beside it."""
-        return max(LEAST_CACHE_BYTES, round(CACHE_SHARE * (self.peak_bytes - self.resident.total)))
+        return max(LEAST_CACHE_BYTES, round(self.cache_share * (self.peak_bytes - self.resident.total)))
 
 
 def plan(setup: Setup, rows: Rows, evaluated: Rows | None = None, kept_tokens: int = 0, factor: float = 1.0) -> Plan:
@@ -47,7 +50,7 @@ def plan(setup: Setup, rows: Rows, evaluated: Rows | None = None, kept_tokens: i
     else:
         found, resident = mlx.moments(setup, rows, evaluated), mlx.resident(setup)
     moment = largest(found)
-    return Plan(found[moment], moment, found, resident, factor)
+    return Plan(found[moment], moment, found, resident, CACHE_SHARE[setup.gpu], factor)
 
 
 def as_json(plan: Plan, limit_bytes: int, measured_bytes: int | None = None) -> dict[str, Any]:
