@@ -1,5 +1,6 @@
 """Gradient checkpointing: the same bytes, of each layer the input alone held; where it is not exact it is not done."""
 
+import gc
 from itertools import product
 
 import mlx.core as mx
@@ -41,6 +42,7 @@ def both(*arguments, **settings):
     kept, again = (learner_of(*arguments, **settings, checkpoints=each) for each in (False, True))
     assert again.network.forward.around
     assert not kept.network.forward.around
+    assert again.network.words == kept.network.words  # the self-check, which computes again too, finds the same form
     return kept, again
 
 
@@ -202,6 +204,20 @@ def test_more_would_be_held_if_the_inputs_gradient_did_not_wait_for_those_of_the
     waiting, depends = peak_bytes(learner), mx.depends
     monkeypatch.setattr(mx, "depends", lambda arrays, on: arrays if len(arrays) == 1 else depends(arrays, on))
     assert peak_bytes(learner) > 1.5 * waiting
+
+
+def test_the_self_check_of_the_longest_rows_takes_no_more_than_a_step(deep_model):
+    peaks = []
+    for checkpoints in (True, False):
+        learner = MlxLearner(Job(deep_model, "fp32", Full(), AdamW(), 1.0, 0, grad_checkpoint=checkpoints))
+        learner.largest = [np.arange(512, dtype=np.int32) % 90]
+        mx.synchronize()
+        mx.reset_peak_memory()
+        learner.prepare()
+        peaks.append(mx.get_peak_memory())
+        del learner
+        gc.collect()
+    assert peaks[0] < 0.6 * peaks[1]
 
 
 def test_the_check_holds_few_gradients_at_a_time(tmp_path, monkeypatch):

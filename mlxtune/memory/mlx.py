@@ -91,7 +91,10 @@ def _step(setup: Setup, rows: Rows) -> dict[str, Parts]:
     first, last = setup.selection.first_layer, len(setup.anatomy.layers) - 1
     kept = [kept_bytes(setup, rows, layer) for layer in range(first, last + 1)]
     entered = setup.element_bytes * rows.places(packed=setup.packs) * setup.dimensions.hidden_size
+    # Of operations that are done and wait to let go of what they read: about one array of the MLP.
+    unreleased = setup.element_bytes * rows.places(packed=setup.packs) * setup.dimensions.intermediate_size
     between, inside = (len(kept) * entered, max(kept)) if setup.grad_checkpoint else (sum(kept), 0)
+    between, one = between + unreleased, max(kept[0], inside) + unreleased
     layers = [_layer_gradients(setup, layer) for layer in range(first, last + 1)]
     of_head, of_all = _head_gradients(setup), sum(weight for _, weight in trained(setup))
     before = sum(FLOAT32 * n for n, _ in trained(setup)) if setup.accumulates else 0  # of earlier micro-batches
@@ -103,7 +106,7 @@ def _step(setup: Setup, rows: Rows) -> dict[str, Parts]:
         "forward pass of the head": Parts(activations=between, head_loss=head[0], gradients=before),
         "backward pass of the head": Parts(activations=between, head_loss=head[1], gradients=before + at_head),
         **_in_layer("last", setup, rows, between + inside, before + at_head, layers[-1]),
-        **_in_layer("first", setup, rows, max(kept[0], inside), before + at_first, layers[0]),
+        **_in_layer("first", setup, rows, one, before + at_first, layers[0]),
         "update": Parts(gradients=_updates(setup) if setup.clips else max(layers) + one_update),
     }
 
@@ -225,7 +228,8 @@ def _updates(setup: Setup) -> int:
     for n, weight in trained(setup):
         gradients += max(weight, FLOAT32 * n) if setup.accumulates else weight
         found = max(found, gradients + n * _update_element_bytes(setup))
-    return found
+    squares = FLOAT32 * max((n for n, _ in trained(setup)), default=0)  # of the last gradient, for the norm
+    return max(found, gradients + squares)
 
 
 def _update_bytes(setup: Setup) -> int:

@@ -112,7 +112,9 @@ class MlxLearner:
     def _checked_forward(self, weights: Unread, found: FoundHead | None) -> Forward:
         first = self.selection.first_layer
         rows = for_check(self.largest)
-        check = SelfCheck(self.model, first, self._earliest(), rows, weights.forget, found, self._recomputing)
+        check = SelfCheck(self.model, first, self._earliest(), rows, weights.forget, found)
+        if self.job.grad_checkpoint:
+            check = check._replace(around=self._recomputing)
         form, head_of_form, notes = check.best()
         self.notes = (*self.notes, *notes)
         forward = Forward(self.model, first, form, head_of_form)
@@ -122,8 +124,6 @@ class MlxLearner:
 
     def _recomputing(self, forward: Forward) -> dict[int, Call]:
         """For the self-check: its memory must be the run's, so that what fits can be checked."""
-        if not self.job.grad_checkpoint:
-            return {}
         first = self.selection.first_layer
         checked = self._earliest().removeprefix(self.anatomy.layers[first])
         numbers = range(first, len(self.anatomy.layers))

@@ -44,13 +44,14 @@ def recomputed(trains: Sequence[str], attending: Sequence[ModuleType]) -> Call:
                 out: mx.array = layer(hidden, *positional, **by_name)
             return out
 
-        def pull_back(primals: Sequence[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, ...]:
+        def pull_back(primals: Any, cotangent: mx.array, _: mx.array) -> Any:
+            primals = primals if len(given) > 1 else [primals]  # MLX hands over a single one as it is
             waiting = mx.depends([*primals], [cotangent])
             with attention_by_rows(attending):
                 of_input, *others = mx.vjp(inside, waiting, [cotangent])[1]
             if trains:
                 (of_input,) = mx.depends([of_input], others[: len(trains)])
-            return (of_input, *others)
+            return (of_input, *others) if others else of_input
 
         function: Any = mx.custom_function(inside)
         function.vjp(pull_back)

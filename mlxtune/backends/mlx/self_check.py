@@ -40,6 +40,13 @@ LOGITS_WITHIN = {mx.float32: 1e-4, mx.float16: 2e-2, mx.bfloat16: 5e-2}
 GRADIENT_WITHIN = {mx.float32: 1e-3, mx.float16: 5e-2, mx.bfloat16: 1e-1}
 
 
+Around = Callable[[Forward], dict[int, Call]]
+
+
+def _nothing(_: Forward) -> dict[int, Call]:
+    return {}
+
+
 class Outcome(NamedTuple):
     logits_NV: mx.array
     loss: mx.array
@@ -64,7 +71,7 @@ class SelfCheck(NamedTuple):
     rows: Batch  # the last of which is compared; only it carries loss
     forget: Callable[[], None]
     head: FoundHead | None
-    around: Callable[[Forward], dict[int, Call]] = lambda _: {}
+    around: Around = _nothing
 
     def best(self) -> Checked:
         """The first form of the ladder that agrees with the whole model."""
@@ -99,8 +106,13 @@ class SelfCheck(NamedTuple):
         return None if same else "cut at the first trained layer, the model gives other logits"
 
     def _fault(self, whole: Outcome, form: Form) -> str | None:
+        """Why a form is not exact. What computing again alone gets wrong is not the form's fault."""
+        fault = self._fault_with(whole, form, self.around)
+        return self._fault_with(whole, form, _nothing) if fault and self.around is not _nothing else fault
+
+    def _fault_with(self, whole: Outcome, form: Form, around: Around) -> str | None:
         try:
-            found = self._outcome(form)
+            found = self._outcome(form, around)
         except Exception as error:
             return f"its code fails on it, {type(error).__name__}"
         logits, loss, gradient = (_difference(a, b) for a, b in zip(found, whole, strict=True))
@@ -111,9 +123,9 @@ class SelfCheck(NamedTuple):
             return f"a gradient differs by {gradient:.1g} of its largest entry"
         return None
 
-    def _outcome(self, form: Form, *, alone: bool = False) -> Outcome:
+    def _outcome(self, form: Form, around: Around = _nothing, *, alone: bool = False) -> Outcome:
         forward = Forward(self.model, self.first, form, self.head)
-        forward.around = {} if alone else self.around(forward)
+        forward.around = around(forward)
         layout = forward.lay_out(_last(self.rows) if alone else self.rows)
         hidden = forward.prefix(layout)
 
