@@ -11,6 +11,7 @@ from mlxtune.backends.mlx.forward import WHOLE, Form, Forward
 from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx.passes import Passes
 from mlxtune.backends.mlx.self_check import COMPARED_TOKENS, SPLIT, for_check
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
@@ -101,6 +102,7 @@ def test_the_frozen_layers_are_not_in_memory_after_the_check(tmp_path):
     learner = MlxLearner(Job(write_architecture(tmp_path, "llama"), "fp32", LastN(last_n=1), AdamW(), None, 0))
     weights = learner._read_what_trains()
     before = mx.get_active_memory()
-    learner._checked_forward(weights, probe(learner.model))
+    passes = Passes(learner.model, learner.anatomy, learner.selection, learner.largest, weights)
+    passes.forward(probe(learner.model), grad_checkpoint=False)
     layer = sum(a.nbytes for name, a in tree_flatten(learner.model.parameters()) if name.startswith("model.layers.0."))
     assert mx.get_active_memory() - before < layer

@@ -13,16 +13,16 @@ from mlx.utils import tree_flatten
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, recompute, tensors
-from mlxtune.backends.mlx.forward import Forward
-from mlxtune.backends.mlx.head_probe import FoundHead, probe
+from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, tensors
+from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.keeping import Keeping
 from mlxtune.backends.mlx.load import PRECISIONS, load_lazily
 from mlxtune.backends.mlx.network import Network
 from mlxtune.backends.mlx.ordered import Ordered
 from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained
+from mlxtune.backends.mlx.passes import Passes, inside, names
 from mlxtune.backends.mlx.prefix import Prefix
-from mlxtune.backends.mlx.self_check import SelfCheck, for_check, some_rows
+from mlxtune.backends.mlx.self_check import some_rows
 from mlxtune.backends.mlx.stand_in import Call, as_it_is
 from mlxtune.backends.mlx.unread import Unread
 from mlxtune.backends.row_file import Tokens, drop_older
@@ -33,7 +33,6 @@ from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
 
 OTHER_FORM = "The run goes on in another form: its numbers agree with those of an unbroken run, though not to the bit."
-KEEPS_ALL = "Layers keep all that the backward pass needs"
 STREAMS_PER_SEED = 1 << 31  # steps of one seed that cannot meet those of the next
 
 
@@ -52,6 +51,7 @@ class MlxLearner:
         self.selection = select(job.strategy, self.anatomy)
         if self.selection.untie_head:
             head.check_can_untie(self.model)
+        self.names = names(self.selection)
         self.precision, self.device, self.notes = job.precision, device.name(), notes
         self.memory_limit_bytes = device.memory_limit_bytes()
         self.largest: Sequence[Tokens] = some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0])
@@ -81,7 +81,9 @@ class MlxLearner:
             head.untie(self.model, self.anatomy)
         found = probe(self.model)
         lora.attach(self.model, self.selection.adapters, self.job.seed)
-        forward = self._checked_forward(weights, found)
+        passes = Passes(self.model, self.anatomy, self.selection, self.largest, weights)
+        forward, told = passes.forward(found, grad_checkpoint=self.job.grad_checkpoint)
+        self.notes = (*self.notes, *told)
         prefix = Prefix(forward, PRECISIONS[self.precision])
         if self.keeping is not None and not forward.form.split:
             self.notes = tuple(note for note in self.notes if note != self.keeping.note)
@@ -93,9 +95,9 @@ class MlxLearner:
         else:
             weights.read()
         self.packs_rows = forward.form.packed
-        self.network = Network(self.model, forward, prefix, self._names())
+        self.network = Network(self.model, forward, prefix, self.names)
         every = dict(tree_flatten(self.model.parameters()))
-        trains = self.network.take({name: every[name] for name in self._names()})
+        trains = self.network.take({name: every[name] for name in self.names})
         del every
         self.trained = parameters.begin(trains, self.job.optimizer)
 
@@ -108,54 +110,6 @@ class MlxLearner:
             if not name.startswith(tuple(before)):
                 mx.eval(array)  # one at a time: a cast weight and its source are never all there together
         return Unread(self.model, self.job.folder, self.precision, before)
-
-    def _checked_forward(self, weights: Unread, found: FoundHead | None) -> Forward:
-        first = self.selection.first_layer
-        rows = for_check(self.largest)
-        check = SelfCheck(self.model, first, self._earliest(), rows, weights.forget, found)
-        if self.job.grad_checkpoint:
-            check = check._replace(around=self._recomputing)
-        form, head_of_form, notes = check.best()
-        self.notes = (*self.notes, *notes)
-        forward = Forward(self.model, first, form, head_of_form)
-        if self.job.grad_checkpoint:
-            self._recompute(forward, weights)
-        return forward
-
-    def _recomputing(self, forward: Forward) -> dict[int, Call]:
-        """For the self-check: its memory must be the run's, so that what fits can be checked."""
-        first = self.selection.first_layer
-        checked = self._earliest().removeprefix(self.anatomy.layers[first])
-        numbers = range(first, len(self.anatomy.layers))
-        return {n: recompute.recomputed([checked] if n == first else [], forward.attending) for n in numbers}
-
-    def _recompute(self, forward: Forward, weights: Unread) -> None:
-        """Keep of each layer the input alone, where the gradients stay as they are."""
-        numbers = range(self.selection.first_layer, len(self.anatomy.layers))
-        calls = {number: recompute.recomputed(self._inside(number), forward.attending) for number in numbers}
-        outside = (self.anatomy.embedding, self.anatomy.head, head.HEAD)  # large, and not what a layer reads
-        names = [name for name in self._names() if name not in outside]
-        fault = recompute.Check(forward, names, self.largest[-1], weights.forget).fault(calls)
-        if fault is None:
-            forward.around = calls
-        else:
-            self.notes = (*self.notes, f"{KEEPS_ALL}: for this model, computing it again would not be exact ({fault}).")
-
-    def _inside(self, number: int) -> list[str]:
-        """What trains of a layer, by its names there."""
-        prefix = self.anatomy.layers[number]
-        return [name.removeprefix(prefix) for name in self._names() if name.startswith(prefix)]
-
-    def _earliest(self) -> str:
-        """A trained parameter of the first layer that trains: its gradient comes through all that follow."""
-        layer = self.anatomy.layers[self.selection.first_layer]
-        inside = [name for name in self._names() if name.startswith(layer) and not name.endswith(".lora_a")]
-        return (inside or self._names())[0]
-
-    def _names(self) -> list[str]:
-        untied = [head.HEAD] if self.selection.untie_head else []
-        added = [f"{adapter.module}.{end}" for adapter in self.selection.adapters for end in ("lora_a", "lora_b")]
-        return [*self.selection.train, *untied, *added]
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
@@ -207,10 +161,10 @@ class MlxLearner:
     def _taps(self, ordered: Ordered, weights: Arrays, around: Mapping[int, Call]) -> dict[int, Call]:
         first, taps = self.selection.first_layer, {}
         for number, prefix in enumerate(self.anatomy.layers[first:], start=first):
-            inside = {name: weights[prefix + name] for name in self._inside(number)}
-            if inside:
+            own = {name: weights[prefix + name] for name in inside(self.names, prefix)}
+            if own:
                 run = around.get(number, as_it_is)
-                taps[number] = ordered.layer(prefix, inside, run, first=number == first > 0)
+                taps[number] = ordered.layer(prefix, own, run, first=number == first > 0)
         return taps
 
     def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
