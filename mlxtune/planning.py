@@ -28,6 +28,7 @@ from mlxtune.strategies.size import MASTER_BYTES, MOMENT_BYTES
 PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 NO_DATA = "No --data: every row is taken to have {:,} tokens (--max-seq-length), all with loss."
 NO_FAMILY = "{} is planned as a model of the Llama family of its sizes: --measure shows how far that is off."
+MAY_BE_NUMPY = "Planned for MLX. Without a GPU, as here, --backend auto may take NumPy: --backend numpy plans that."
 MEASURED = "Corrected by {:.3f}, as measured on this machine with this model."
 
 
@@ -118,6 +119,8 @@ class Planner:
         notes = (NO_DATA.format(recipe.data.max_seq_length),) if self.dataset is None else self.dataset.notes
         if self.outline.dimensions is None:
             notes = (*notes, NO_FAMILY.format(self.outline.config.model_type))
+        if recipe.backend.name == "auto" and not self.machine.on_gpu:
+            notes = (*notes, MAY_BE_NUMPY)
         return notes if self.factor == 1 else (*notes, MEASURED.format(self.factor))
 
 
