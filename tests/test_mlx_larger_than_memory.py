@@ -27,6 +27,7 @@ learner = MlxLearner(Job(folder, "fp32", LastN(last_n=1, head=False), AdamW(), N
 learner.plan(Work(rows, collate(rows, (0, 3)), 40, "random"))
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))  # more than this is refused by the system
+learner.limit(limit * 2 // 3, 64 << 20)  # as a run holds it
 learner.prepare()
 losses = [learner.step([collate(rows, (0, 3))], 1e-3).loss.loss_sum for _ in range(4)]
 print(json.dumps({"peak": mx.get_peak_memory(), "losses": losses, "kept": learner.network.prefix.file is not None}))

@@ -84,6 +84,7 @@ ELSEWHERE = {
     "backend.prefix_cache",
     "backend.update_order",
     "backend.grad_checkpoint",
+    "backend.memory_limit_bytes",
     "run.out",
 }
 
