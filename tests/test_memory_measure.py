@@ -10,7 +10,7 @@ from mlxtune.memory import kept_ratio
 from mlxtune.models import config as model_config
 from mlxtune.models.hub import BUILT_IN
 from tests.support_cli import BACKENDS, write
-from tests.support_memory import whole_folder, words
+from tests.support_memory import text_of, whole_folder, words
 
 
 @pytest.fixture
@@ -90,8 +90,10 @@ def test_of_a_backend_that_is_left_to_choose_that_is_planned_which_is_measured(m
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_is_measured_is_what_a_run_takes(memory, mlxtune, backend):
-    options = ("--backend", backend, *SHORT, "--batch-size", 8)
+def test_what_is_measured_is_what_a_run_takes(tmp_path, memory, mlxtune, backend):
+    model = whole_folder(tmp_path / "model", hidden_size=256, intermediate_size=768)
+    data = ("--data", text_of(tmp_path / "rows.txt", 6000), "--max-seq-length", 256, "--last-n", 2)
+    options = ("--model", model, *data, "--backend", backend, "--precision", "fp32", "--max-steps", 3)
     measured = memory(*options, "--measure")["measured_peak_bytes"]
     end = json.loads(mlxtune("train", *options, "--out", "run", "--json").stdout)
     assert measured == pytest.approx(end["peak_memory_bytes"], rel=0.1)

@@ -73,7 +73,8 @@ CHANGES = {
     "checkpoint.keep": (1, {}),
     "backend.precision": ("bf16", {}),
 }
-# Shown elsewhere, as they say where things are and change no number: tests of models, data, backends, run folders.
+# Shown elsewhere, as they say where things are and change no number: tests of models, data, backends, memory,
+# run folders.
 ELSEWHERE = {
     "model.name",
     "model.revision",
@@ -84,6 +85,7 @@ ELSEWHERE = {
     "backend.prefix_cache",
     "backend.update_order",
     "backend.grad_checkpoint",
+    "backend.memory_limit_bytes",
     "run.out",
 }
 
