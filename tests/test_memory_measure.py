@@ -92,8 +92,21 @@ def test_of_a_backend_that_is_left_to_choose_that_is_planned_which_is_measured(m
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_is_measured_is_what_a_run_takes(tmp_path, memory, mlxtune, backend):
     model = whole_folder(tmp_path / "model", hidden_size=256, intermediate_size=768)
+    (tmp_path / "all.yaml").write_text("data: {valid_share: 0.0}\n")  # a step is the largest moment
     data = ("--data", text_of(tmp_path / "rows.txt", 6000), "--max-seq-length", 256, "--last-n", 2)
-    options = ("--model", model, *data, "--backend", backend, "--precision", "fp32", "--max-steps", 3)
+    options = (
+        "--model",
+        model,
+        *data,
+        "--recipe",
+        "all.yaml",
+        "--backend",
+        backend,
+        "--precision",
+        "fp32",
+        "--max-steps",
+        3,
+    )
     measured = memory(*options, "--measure")["measured_peak_bytes"]
     end = json.loads(mlxtune("train", *options, "--out", "run", "--json").stdout)
     assert measured == pytest.approx(end["peak_memory_bytes"], rel=0.1)
