@@ -1,14 +1,18 @@
 """Three real steps at the largest batch, beside the plan: how far the plan is off on this machine for this model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mlxtune.events import Event
+from mlxtune import planning
+from mlxtune.data.batches import collate
+from mlxtune.data.types import Batch
+from mlxtune.events import Event, Memory
 from mlxtune.memory import kept_ratio
 from mlxtune.memory.plan import Plan
+from mlxtune.memory.plan import plan as make_plan
 from mlxtune.models import config as model_config
 from mlxtune.models import hub
-from mlxtune.prepare import prepare
+from mlxtune.prepare import Prepared, prepare
 from mlxtune.recipe import Recipe
 
 STEPS = 3
@@ -24,7 +28,7 @@ class Part(NamedTuple):
 
 
 class Measured(NamedTuple):
-    plan: Plan
+    plan: Plan  # of the batches that were measured
     peak_bytes: int
     parts: tuple[Part, ...]
     ratio: float  # measured over predicted, without what was measured before
@@ -33,29 +37,52 @@ class Measured(NamedTuple):
 def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
     """Prepare the run, make its three largest steps and keep the ratio. Nothing is written but that."""
     prepared = prepare(recipe)
-    learner, feed, plan = prepared.learner, prepared.feed, prepared.plan
-    learner.limit(prepared.guard.limit_bytes, plan.cache_bytes)
+    learner, (train, valid) = prepared.learner, _batches(prepared)
+    learner.limit(prepared.held_bytes, prepared.plan.cache_bytes)  # as a run: what it takes otherwise is more
     try:
         learner.prepare(tell)
-        batches = [feed.largest()] * recipe.train.grad_accum
         for _ in range(STEPS):
-            learner.step(batches, RATE)
-        learner.evaluate(batches[0])
+            learner.step([train] * recipe.train.grad_accum, RATE)
+        if valid is not None:
+            learner.evaluate(valid)
         memory = learner.memory()
         trains = sum(tensor.info.bytes for tensor in learner.weights())
         state = sum(tensor.info.bytes for tensor in learner.optimizer_state())
     finally:
         learner.close()
-    held, peak = memory.active_memory_bytes, memory.peak_memory_bytes
-    ratio = peak / plan.parts.total
+    plan = _of_these(prepared)
+    ratio = memory.peak_memory_bytes / plan.parts.total
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     kept_ratio.write(model_config.read(folder), learner.backend, ratio)
-    resident = plan.resident
-    parts = (
+    return Measured(plan, memory.peak_memory_bytes, _parts(plan, memory, trains, state), ratio)
+
+
+def _largest(prepared: Prepared) -> tuple[Sequence[int], Sequence[int] | None]:
+    return planning.largest_batches(prepared.guard.setup, prepared.feed, prepared.pace.total)
+
+
+def _batches(prepared: Prepared) -> tuple[Batch, Batch | None]:
+    """The largest of the training and of the validation."""
+    feed, (train, valid) = prepared.feed, _largest(prepared)
+    evaluated = None if valid is None else collate(feed.valid, valid, feed.pad_multiple)
+    return collate(feed.train, train, feed.pad_multiple), evaluated
+
+
+def _of_these(prepared: Prepared) -> Plan:
+    """The plan of these batches alone: NumPy keeps the frozen layers' output of the rows that it has seen."""
+    guard, feed, (train, valid) = prepared.guard, prepared.feed, _largest(prepared)
+    seen = feed._replace(train=[feed.train[row] for row in train], valid=[feed.valid[row] for row in valid or ()])
+    kept_tokens = planning.kept_tokens(prepared.recipe, guard.setup, seen)
+    return make_plan(guard.setup, planning.micro_batch(feed.train, train), guard.evaluated, kept_tokens)
+
+
+def _parts(plan: Plan, memory: Memory, trains: int, state: int) -> tuple[Part, ...]:
+    """Predicted and measured. trains, state: bytes of the weights that train, and of the optimizer."""
+    held, peak, resident = memory.active_memory_bytes, memory.peak_memory_bytes, plan.resident
+    return (
         Part("trainable weights", resident.trainable_weights, trains),
         Part("optimizer", resident.optimizer, state),
         Part("frozen weights and data", resident.frozen_weights + resident.data, held - trains - state),
         Part("a step, beyond what stays", plan.parts.total - resident.total, peak - held),
         Part("peak", plan.parts.total, peak),
     )
-    return Measured(plan, peak, parts, ratio)

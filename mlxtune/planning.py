@@ -143,6 +143,14 @@ def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe | None:
         return None
 
 
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with the backend that it gets here: `auto` is planned as MLX, and on a processor may be NumPy."""
+    if recipe.backend.name != "auto":
+        return recipe
+    folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
+    return _changed(recipe, {"backend.name": choose.choose(recipe.backend, folder).name}) or recipe
+
+
 def row_passes(feed: Feed, paces: Pace) -> int:
     """How many rows a run reads, each time counted."""
     passes = paces.total * feed.batch_size * feed.grad_accum
@@ -194,11 +202,11 @@ def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
     return min(int(most), sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4)
 
 
-def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Rows | None:
+def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:
     """Of batches of row numbers the one that takes the most."""
-    shapes = {micro_batch(rows, batch) for batch in batches}
+    shapes = {micro_batch(rows, batch): batch for batch in batches}
     few = {max(shapes, key=measure) for measure in _measures(setup)} if shapes else set()
-    return max(few, key=lambda shape: plan(setup, shape).parts.total, default=None)
+    return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)] if few else None
 
 
 def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
@@ -218,6 +226,12 @@ def _measures(setup: Setup) -> tuple[Callable[[Rows], int], ...]:
 
 
 def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows | None]:
+    """The shapes of the largest batches."""
+    train, valid = largest_batches(setup, feed, steps)
+    return micro_batch(feed.train, train), None if valid is None else micro_batch(feed.valid, valid)
+
+
+def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int] | None]:
     """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of the validation."""
     train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
     assert train is not None, "a feed has rows"

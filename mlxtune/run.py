@@ -74,16 +74,8 @@ class _Session:
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """The backend's memory and cache held to the plan, until the end.
-
-        MLX works some operations ahead of what is done, up to 8% above the plan, unless it is held: it then waits,
-        which took no time that was seen. On a GPU, and for families whose layers are not known, the plan was never
-        measured, and makes no one wait.
-        """
-        plan, guard = self.prepared.plan, self.prepared.guard
-        free = guard.setup.gpu or not guard.setup.is_known_family
-        held = guard.limit_bytes if free else min(plan.peak_bytes, guard.limit_bytes or plan.peak_bytes)
-        self.learner.limit(held, plan.cache_bytes)
+        """The backend's memory and cache held to the plan, until the end."""
+        self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
         try:
             yield
         finally:

@@ -73,7 +73,8 @@ CHANGES = {
     "checkpoint.keep": (1, {}),
     "backend.precision": ("bf16", {}),
 }
-# Shown elsewhere, as they say where things are and change no number: tests of models, data, backends, run folders.
+# Shown elsewhere, as they say where things are and change no number: tests of models, data, backends, memory,
+# run folders.
 ELSEWHERE = {
     "model.name",
     "model.revision",

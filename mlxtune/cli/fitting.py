@@ -1,7 +1,7 @@
 """What `memory --fit` and `train --fit` share: the option's value, and the recipe that fits."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from typer.core import TyperCommand
 
@@ -10,6 +10,12 @@ from mlxtune.words import n_bytes
 
 HERE = "here"  # --fit without a value: what this machine can safely give
 SAFE_SHARE = 0.9  # of what is free
+
+
+class Fitted(NamedTuple):
+    recipe: Any
+    changes: Mapping[str, Any]
+    limit_bytes: int  # that it was to fit
 
 
 class FitCommand(TyperCommand):
@@ -34,8 +40,8 @@ def with_value(args: Sequence[str]) -> list[str]:
     return found
 
 
-def fitted(recipe: Any, wanted: str, planner: Any = None) -> tuple[Any, Mapping[str, Any]]:
-    """The recipe with the changes that let it fit, and the changes. Raises BadSetting where nothing fits."""
+def fitted(recipe: Any, wanted: str, planner: Any = None) -> Fitted:
+    """The recipe with the changes that let it fit. Raises BadSetting where nothing fits."""
     from mlxtune.planning import Planner
 
     planner = planner or Planner(recipe)
@@ -43,7 +49,7 @@ def fitted(recipe: Any, wanted: str, planner: Any = None) -> tuple[Any, Mapping[
     if limit is None:
         raise BadSetting("--fit", expected="bytes, like 24GB", found=repr(wanted))
     planned, changes = planner.fitting(recipe, limit)
-    return planned.recipe, changes
+    return Fitted(planned.recipe, changes, limit)
 
 
 def safe_bytes(limit_bytes: int) -> int:

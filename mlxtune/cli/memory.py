@@ -35,20 +35,23 @@ def memory(
     from mlxtune.cli.runs import print_json
     from mlxtune.cli.train import built
     from mlxtune.memory.plan import as_json
-    from mlxtune.planning import Planner
+    from mlxtune.planning import Planner, settled
 
     wanted = built(recipe, overrides)
+    if measure:
+        wanted = settled(wanted)
     planner = Planner(wanted)
     changes: Mapping[str, Any] = {}
+    limit_bytes = planner.limit_bytes
     if fit is not None:
-        wanted, changes = fitted(wanted, fit, planner)
+        wanted, changes, limit_bytes = fitted(wanted, fit, planner)
     planned = planner.plan(wanted)
     measured = _measured(wanted, json=json) if measure else None
     if json:
-        document = as_json(planned.plan, planner.limit_bytes, measured and measured.peak_bytes)
+        document = as_json(planned.plan, limit_bytes, measured and measured.peak_bytes)
         print_json({**document, **_about(planner, planned), "changes": dict(changes), "notes": list(planner.notes)})
         return
-    _show(planner, planned, changes)
+    _show(planner, planned, changes, limit_bytes)
     if measured is not None:
         from mlxtune.report.memory import show_measured
 
@@ -74,7 +77,7 @@ def _about(planner: Any, planned: Any) -> dict[str, Any]:
     return {"parameters": parameters, "shapes_from": planner.outline.source, "largest_batch": rows}
 
 
-def _show(planner: Any, planned: Any, changes: Mapping[str, Any]) -> None:
+def _show(planner: Any, planned: Any, changes: Mapping[str, Any], limit_bytes: int) -> None:
     from mlxtune.memory.fit import as_flags
     from mlxtune.memory.guard import in_words
     from mlxtune.memory.readings import now
@@ -93,4 +96,4 @@ def _show(planner: Any, planned: Any, changes: Mapping[str, Any]) -> None:
     ]
     if changes:
         said.append(("fits with", as_flags(changes)))
-    show(planned.plan, planner.limit_bytes, said, planner.savings(recipe)[:3], planner.notes)
+    show(planned.plan, limit_bytes, said, planner.savings(recipe)[:3], planner.notes)

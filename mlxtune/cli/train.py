@@ -40,6 +40,7 @@ def train(
     from mlxtune.cli.fitting import fitted
     from mlxtune.cli.runs import go_on, plan, print_json, run_one
     from mlxtune.memory.fit import as_flags
+    from mlxtune.planning import settled
 
     if resume not in ("auto", "never"):
         own = {"--recipe": recipe, "--dry-run": dry_run, "--fit": fit, "--out": overrides.get("run.out")}
@@ -48,7 +49,7 @@ def train(
         return
     wanted = built(recipe, overrides)
     if fit is not None:
-        wanted, changes = fitted(wanted, fit)
+        wanted, changes, _ = fitted(settled(wanted), fit)
         typer.echo(f"fits with: {as_flags(changes) or 'the settings as they are'}", err=True)
     if not dry_run:
         run_one(wanted, resume, json=json)

@@ -72,9 +72,9 @@ def single_changes(recipe: Tree, n_layers: int) -> Iterator[dict[str, Any]]:
     """One change at a time, for showing what each would save."""
     train, backend, strategy = recipe["train"], recipe["backend"], recipe["strategy"]
     if train["batch_size"] > 1:
-        half = train["batch_size"] // 2
-        accum = -(-train["batch_size"] * train["grad_accum"] // half)
-        yield {"train.batch_size": half, "train.grad_accum": accum}
+        rows = train["batch_size"] * train["grad_accum"]
+        fewer_rows = next(n for n in range(train["batch_size"] // 2, 0, -1) if rows % n == 0)
+        yield {"train.batch_size": fewer_rows, "train.grad_accum": rows // fewer_rows}
     if not backend["grad_checkpoint"]:
         yield {"backend.grad_checkpoint": True}
     if _can_keep(recipe):

@@ -20,11 +20,20 @@ class TooLarge(RunStopped):
 class Guard:
     """The largest shapes that are known to fit, and what a new one would need.
 
-    measured: what the run was seen to take over what was planned for it, 1 until it is more.
+    factor: what the run was seen to take over what was planned for it, 1 until it is more. evaluated, kept_tokens: as
+    of `plan`: the validation and what is kept take memory beside every step.
     """
 
-    def __init__(self, setup: Setup, limit_bytes: int, factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        limit_bytes: int,
+        factor: float = 1.0,
+        evaluated: Rows | None = None,
+        kept_tokens: int = 0,
+    ) -> None:
         self.setup, self.limit_bytes, self.factor = setup, limit_bytes, factor
+        self.evaluated, self.kept_tokens = evaluated, kept_tokens
         self.known: dict[Rows, Plan] = {}
         self.largest: Plan | None = None
 
@@ -45,9 +54,9 @@ class Guard:
                 self.largest = needed
 
     def needed(self, rows: Rows) -> Plan:
-        """The plan of a step with such a micro-batch."""
+        """The plan of a run with such a micro-batch."""
         if rows not in self.known:
-            self.known[rows] = plan(self.setup, rows, factor=self.factor)
+            self.known[rows] = plan(self.setup, rows, self.evaluated, self.kept_tokens, self.factor)
         return self.known[rows]._replace(factor=self.factor)
 
     def fits(self, rows: Rows) -> bool:

@@ -38,6 +38,11 @@ def memory() -> Memory:
     return Memory(mx.get_active_memory(), mx.get_peak_memory(), mx.get_cache_memory())
 
 
+def forget_peak() -> None:
+    """The peak begins anew: MLX counts that of the process, and a run is not the first in it if recipes run in turn."""
+    mx.reset_peak_memory()
+
+
 class Limits:
     """MLX's limits of memory and cache while a run holds them.
 

@@ -76,6 +76,7 @@ class MlxLearner:
     def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
         """Read the weights, add what the Selection adds, compute once what is kept, make the optimizer's state."""
         device.hold_in_memory()
+        device.forget_peak()
         weights = self._read_what_trains()
         if self.selection.untie_head:
             head.untie(self.model, self.anatomy)
