@@ -27,11 +27,12 @@ learner = MlxLearner(Job(folder, "fp32", LastN(last_n=1, head=False), AdamW(), N
 learner.plan(Work(rows, collate(rows, (0, 3)), 40, "random"))
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))  # more than this is refused by the system
-learner.limit(limit * 2 // 3, 64 << 20)  # as a run holds it
+learner.limit(limit // 2, 64 << 20)  # as a run holds it
 learner.prepare()
 losses = [learner.step([collate(rows, (0, 3))], 1e-3).loss.loss_sum for _ in range(4)]
 print(json.dumps({"peak": mx.get_peak_memory(), "losses": losses, "kept": learner.network.prefix.file is not None}))
 """
+SHARE = 0.6  # of the weights' bytes that the process may take: the system counts what libraries hold besides MLX, too
 CONFIG = {
     "model_type": "llama",
     "hidden_size": 1024,
@@ -71,7 +72,7 @@ def train(folder, limit, keep):
 def test_three_hundred_million_weights_train_within_a_third_of_their_bytes(folder):
     n_bytes = (folder / "model.safetensors").stat().st_size
     assert n_bytes > 4 * 290e6
-    found = train(folder, n_bytes // 2, "auto")  # the system counts what the libraries hold, too
+    found = train(folder, int(SHARE * n_bytes), "auto")
     assert found.returncode == 0, found.stderr[-2000:]
     run = json.loads(found.stdout.splitlines()[-1])
     assert run["kept"]
@@ -83,4 +84,4 @@ def test_three_hundred_million_weights_train_within_a_third_of_their_bytes(folde
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to such a limit")
 def test_the_limit_is_one_that_the_whole_model_would_not_keep(folder):
     n_bytes = (folder / "model.safetensors").stat().st_size
-    assert train(folder, n_bytes // 2, "off").returncode != 0
+    assert train(folder, int(SHARE * n_bytes), "off").returncode != 0

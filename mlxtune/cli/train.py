@@ -1,5 +1,6 @@
 """`mlxtune train`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +50,8 @@ def train(
         return
     wanted = built(recipe, overrides)
     if fit is not None:
-        wanted, changes, _ = fitted(settled(wanted), fit)
+        fitting, changes, limit_bytes = fitted(settled(wanted), fit)
+        wanted = replace(fitting, backend=replace(fitting.backend, memory_limit_bytes=limit_bytes))
         typer.echo(f"fits with: {as_flags(changes) or 'the settings as they are'}", err=True)
     if not dry_run:
         run_one(wanted, resume, json=json)
