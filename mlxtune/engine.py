@@ -205,7 +205,8 @@ def _evaluate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
     else:
         progress.evals_since_best += 1
     progress.evaluated_step, progress.seconds = progress.step, progress.seconds + seconds
-    return Eval(progress.step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best)
+    memory = learner.memory()
+    return Eval(progress.step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best, memory)
 
 
 def evaluate(learner: Evaluator, rows: Sequence[TokenRow], *, batch_size: int, pad_multiple: int) -> LossSum:

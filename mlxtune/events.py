@@ -56,6 +56,7 @@ class Start:
     padding_waste: float  # share of the positions of an epoch's batches that are padding
     memory_limit_bytes: int
     predicted_peak_bytes: int  # of memory, as the plan has it
+    memory: Memory  # before the first step
     notes: tuple[str, ...] = ()  # what the user should know: the head is tied, rows skipped, how validation was split
     best_eval_loss: float | None = None  # of the sittings before this one
     best_step: int | None = None
@@ -90,6 +91,7 @@ class Eval:
     rows: int
     seconds: float
     best: bool
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Checkpoint:
     path: str
     bytes: int
     seconds: float
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,16 @@ class End:
     best_eval_loss: float | None
     best_step: int | None
     wall_seconds: float
-    peak_memory_bytes: int
+    memory: Memory
     run: str
     adapter: str | None
     message: str = ""
     exit_code: int = field(default=0)
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The largest active memory of the run."""
+        return self.memory.peak_memory_bytes
 
 
 Event = Preparing | Start | Step | Eval | Checkpoint | Notice | End

@@ -185,6 +185,7 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         padding_waste=0.0 if learner.packs_rows else padding_waste(lengths, batches, MULTIPLE),
         memory_limit_bytes=prepared.guard.limit_bytes,
         predicted_peak_bytes=prepared.plan.peak_bytes,
+        memory=learner.memory(),
         notes=(*prepared.notes, *learner.notes),
         best_eval_loss=progress.best_loss,
         best_step=progress.best_step,

@@ -180,7 +180,8 @@ class _Session:
         self.saved = checkpoint.save(self.folder, self.progress.step, weights, optimizer, state)
         checkpoint.prune(self.folder, self.prepared.recipe.checkpoint.keep)
         n_bytes = sum(file.stat().st_size for file in self.saved.iterdir())
-        self._tell(Checkpoint(self.progress.step, str(self.saved), n_bytes, perf_counter() - began))
+        seconds, memory = perf_counter() - began, self.learner.memory()
+        self._tell(Checkpoint(self.progress.step, str(self.saved), n_bytes, seconds, memory))
 
     def _save_adapter(self) -> None:
         about = {
@@ -230,7 +231,7 @@ class _Session:
             best_eval_loss=progress.best_loss,
             best_step=progress.best_step,
             wall_seconds=progress.seconds,
-            peak_memory_bytes=self.learner.memory().peak_memory_bytes,
+            memory=self.learner.memory(),
             run=str(self.folder),
             adapter=str(self.adapter) if self.adapter.exists() else None,
             message=str(error) if error else message,

@@ -7,6 +7,7 @@ from typing import Any
 from mlxtune.events import Checkpoint, End, Eval, Event, Memory, Notice, Start, Step
 
 GB = 10**9
+MEMORY = Memory(30 * GB, 34 * GB, GB)
 
 
 def start(**changed: Any) -> Start:
@@ -35,6 +36,7 @@ def start(**changed: Any) -> Start:
         "padding_waste": 0.031,
         "memory_limit_bytes": 48 * GB,
         "predicted_peak_bytes": 31 * GB,
+        "memory": Memory(17 * GB, 18 * GB, 0),
         "notes": ("No validation file: 50 of 1,000 rows were set aside.",),
     }
     return Start(**told | changed)
@@ -49,7 +51,7 @@ def step(number: int, **changed: Any) -> Step:
         "tokens_per_second": 690.0,
         "learning_rate": 1e-5,
         "grad_norm": 1.1,
-        "memory": Memory(30 * GB, 34 * GB, GB),
+        "memory": MEMORY,
         "seconds": 1.45,
     }
     return Step(**told | changed)
@@ -57,11 +59,11 @@ def step(number: int, **changed: Any) -> Step:
 
 def evaluation(number: int, best: bool = True) -> Eval:
     loss = 1.25 + 1.6 * math.exp(-number / 180)
-    return Eval(number, loss, math.exp(loss), tokens=5120, rows=50, seconds=4.2, best=best)
+    return Eval(number, loss, math.exp(loss), tokens=5120, rows=50, seconds=4.2, best=best, memory=MEMORY)
 
 
 def checkpoint(number: int) -> Checkpoint:
-    return Checkpoint(number, f"runs/story/checkpoints/{number:06d}", bytes=14 * GB, seconds=3.1)
+    return Checkpoint(number, f"runs/story/checkpoints/{number:06d}", bytes=14 * GB, seconds=3.1, memory=MEMORY)
 
 
 def end(**changed: Any) -> End:
@@ -73,7 +75,7 @@ def end(**changed: Any) -> End:
         "best_eval_loss": 1.2562,
         "best_step": 1000,
         "wall_seconds": 1495.0,
-        "peak_memory_bytes": 34 * GB,
+        "memory": MEMORY,
         "run": "runs/story",
         "adapter": "runs/story/adapter",
     }
@@ -103,8 +105,8 @@ def odd_events() -> Iterator[Event]:
     yield start(model="[bold]a[/b] \x1b[31m\n", run="", strategy="")
     for number, odd in enumerate((nan, inf, -inf, 0.0, -1.0, 1e300), start=1):
         yield step(number, loss=odd, grad_norm=odd, learning_rate=odd, tokens_per_second=odd, seconds=odd, tokens=0)
-        yield Eval(number, odd, odd, tokens=0, rows=0, seconds=odd, best=True)
-        yield Checkpoint(number, "", bytes=0, seconds=odd)
+        yield Eval(number, odd, odd, tokens=0, rows=0, seconds=odd, best=True, memory=MEMORY)
+        yield Checkpoint(number, "", bytes=0, seconds=odd, memory=MEMORY)
     yield step(5_000_000, skipped=True, memory=Memory(0, 0, 0))
     yield Notice(0, "")
     yield end(status="a new one", final_loss=None, best_eval_loss=None, best_step=None, wall_seconds=nan, adapter=None)

@@ -43,7 +43,7 @@ class Guard:
             if self._is_smaller(rows):
                 continue
             needed = self.needed(rows)
-            if needed.peak_bytes > self.limit_bytes:
+            if not self._within(needed):
                 raise TooLarge(
                     f"step {step:,}",
                     expected=f"a batch that fits {size(self.limit_bytes)}",
@@ -61,7 +61,11 @@ class Guard:
 
     def fits(self, rows: Rows) -> bool:
         """Whether it does."""
-        return self._is_smaller(rows) or self.needed(rows).peak_bytes <= self.limit_bytes
+        return self._is_smaller(rows) or self._within(self.needed(rows))
+
+    def _within(self, needed: Plan) -> bool:
+        """Where the limit is not known, all is."""
+        return not self.limit_bytes or needed.peak_bytes <= self.limit_bytes
 
     def note(self, memory: Memory) -> None:
         """Learn from what was measured: later batches are expected to be off by as much."""
@@ -74,7 +78,7 @@ class Guard:
         return any(
             all(a <= b for a, b in zip(mine, _measures(other, packed), strict=True))
             for other, found in self.known.items()
-            if found.parts.total * self.factor <= self.limit_bytes
+            if self._within(found._replace(factor=self.factor))
         )
 
 

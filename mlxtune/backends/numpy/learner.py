@@ -51,6 +51,7 @@ class NumpyLearner:
         self.notes = (*notes, *_conversion(self.sources, job.precision))
         self.precision, self.device = job.precision, device.name()
         self.memory_limit_bytes = device.memory_bytes()
+        self.is_prepared = False
         self.steps, self.updates = 0, 0
         self.scale = loss_scale.LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
 
@@ -77,7 +78,7 @@ class NumpyLearner:
         self.model.recomputes = self.job.grad_checkpoint
         limit_bytes = 0 if self.job.prefix_cache == "off" else int(device.PREFIX_SHARE * self.memory_limit_bytes)
         self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes)
-        self.peak_bytes = 0
+        self.peak_bytes, self.is_prepared = 0, True
 
     def _layout(self) -> Layout:
         adapters = layout.adapter_shapes(self.selection.adapters)
@@ -191,6 +192,8 @@ class NumpyLearner:
 
     def memory(self) -> Memory:
         """Bytes of the arrays held. Working memory counts as in use in the peak, and between steps as a cache."""
+        if not self.is_prepared:
+            return Memory(0, 0, 0)
         held, working = self._held_bytes(), self.model.ws.bytes
         return Memory(held, max(self.peak_bytes, held + working), working)
 
