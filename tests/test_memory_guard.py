@@ -155,7 +155,7 @@ def test_every_event_tells_active_peak_and_cached_bytes(tmp_path, data, backend)
     assert memories[-1].cache_memory_bytes > 0
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     names = Memory.__dataclass_fields__
-    assert {line["event"] for line in logged} >= {"start", "eval", "step", "checkpoint", "end"}
+    assert {line["event"] for line in logged} >= {"start", "step", "checkpoint", "end"}
     assert all(name in line for line in logged if line["event"] != "notice" for name in names)
     assert [{name: line[name] for name in names} for line in logged if line["event"] == "step"] == [
         {name: getattr(memory, name) for name in names} for memory in memories
