@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mlxtune import planning
+from mlxtune import run_shape
 from mlxtune.data.batches import collate
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
@@ -58,7 +58,7 @@ def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
 
 
 def _largest(prepared: Prepared) -> tuple[Sequence[int], Sequence[int] | None]:
-    return planning.largest_batches(prepared.guard.setup, prepared.feed, prepared.pace.total)
+    return run_shape.largest_batches(prepared.guard.setup, prepared.feed, prepared.pace.total)
 
 
 def _batches(prepared: Prepared) -> tuple[Batch, Batch | None]:
@@ -72,8 +72,8 @@ def _of_these(prepared: Prepared) -> Plan:
     """The plan of these batches alone: NumPy keeps the frozen layers' output of the rows that it has seen."""
     guard, feed, (train, valid) = prepared.guard, prepared.feed, _largest(prepared)
     seen = feed._replace(train=[feed.train[row] for row in train], valid=[feed.valid[row] for row in valid or ()])
-    kept_tokens = planning.kept_tokens(prepared.recipe, guard.setup, seen)
-    return make_plan(guard.setup, planning.micro_batch(feed.train, train), guard.evaluated, kept_tokens)
+    kept_tokens = run_shape.kept_tokens(prepared.recipe, guard.setup, seen)
+    return make_plan(guard.setup, run_shape.micro_batch(feed.train, train), guard.evaluated, kept_tokens)
 
 
 def _parts(plan: Plan, memory: Memory, trains: int, state: int) -> tuple[Part, ...]:

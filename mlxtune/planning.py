@@ -1,16 +1,14 @@
 """From a recipe to the plan of its memory: with the learner that is to run, or from the model's outline alone."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mlxtune.backends import choose
-from mlxtune.backends.base import Learner
-from mlxtune.backends.numpy.device import PREFIX_SHARE, memory_bytes
 from mlxtune.backends.row_file import PAYS_FROM
 from mlxtune.data import load as data
-from mlxtune.data.batches import MULTIPLE, eval_plan
-from mlxtune.data.types import Dataset, TokenRow
-from mlxtune.engine import Feed, Pace, pace
+from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.types import Dataset
+from mlxtune.engine import Feed, pace
 from mlxtune.memory import fit, kept_ratio
 from mlxtune.memory import outline as outlines
 from mlxtune.memory.plan import Plan, plan
@@ -18,14 +16,10 @@ from mlxtune.memory.setup import Rows, Setup, rows_of
 from mlxtune.models import hub, tokenizer
 from mlxtune.models import outline as model_outline
 from mlxtune.models.aliases import TINY
-from mlxtune.models.config import ModelConfig
-from mlxtune.models.dimensions import Dimensions
 from mlxtune.recipe import Recipe, as_tree, build
+from mlxtune.run_shape import PRECISION_BYTES, Trained, kept_tokens, of_feed, row_passes, setup_of
 from mlxtune.strategies.choose import check_layers, select
-from mlxtune.strategies.selection import Anatomy, Selection
-from mlxtune.strategies.size import MASTER_BYTES, MOMENT_BYTES
 
-PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 NO_DATA = "No --data: every row is taken to have {:,} tokens (--max-seq-length), all with loss."
 NO_FAMILY = "{} is planned as a model of the Llama family of its sizes: --measure shows how far that is off."
 MAY_BE_NUMPY = "Planned for MLX. Without a GPU, as here, --backend auto may take NumPy: --backend numpy plans that."
@@ -65,7 +59,8 @@ class Planner:
         anatomy = outlines.anatomy(self.outline, element)
         keeps = self.backend == "mlx" and self._keeps(recipe)
         selection = select(recipe.strategy, anatomy)
-        setup = setup_of(recipe, self.backend, anatomy, selection, self.dimensions, keeps, self.machine.on_gpu)
+        model = Trained(anatomy, selection, self.dimensions)
+        setup = setup_of(recipe, model, self.backend, keeps_prefix=keeps, on_gpu=self.machine.on_gpu)
         rows, evaluated = self._rows(recipe, setup)
         tokens = 0 if self.dataset is None else kept_tokens(recipe, setup, self._feed(recipe))
         return Planned(recipe, plan(setup, rows, evaluated, tokens, self.factor), setup, rows, evaluated)
@@ -149,91 +144,3 @@ def settled(recipe: Recipe) -> Recipe:
         return recipe
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     return _changed(recipe, {"backend.name": choose.choose(recipe.backend, folder).name}) or recipe
-
-
-def row_passes(feed: Feed, paces: Pace) -> int:
-    """How many rows a run reads, each time counted."""
-    passes = paces.total * feed.batch_size * feed.grad_accum
-    return passes + (1 + paces.total // paces.eval_every) * len(feed.valid)
-
-
-def setup_of(
-    recipe: Recipe,
-    backend: str,
-    anatomy: Anatomy,
-    selection: Selection,
-    dimensions: Dimensions,
-    keeps_prefix: bool,
-    on_gpu: bool,
-) -> Setup:
-    """All that memory depends on but the rows."""
-    train, optimizer, precision = recipe.train, recipe.optimizer, recipe.backend.precision
-    ordered = train.clip_norm is None and train.grad_accum == 1 and precision != "fp16"
-    return Setup(
-        backend=backend,
-        gpu=on_gpu,
-        anatomy=anatomy,
-        selection=selection,
-        dimensions=dimensions,
-        element_bytes=4 if backend == "numpy" else PRECISION_BYTES[precision],
-        moment_bytes=MOMENT_BYTES[optimizer.moments],
-        master_bytes=MASTER_BYTES if optimizer.low_precision == "master" else 0,
-        clips=not ordered or recipe.backend.update_order == "after",
-        accumulates=train.grad_accum > 1,
-        grad_checkpoint=recipe.backend.grad_checkpoint,
-        keeps_prefix=keeps_prefix and selection.first_layer > 0,
-        packs=backend == "mlx",
-    )
-
-
-def of_learner(recipe: Recipe, learner: Learner, config: ModelConfig) -> Setup:
-    """The same from what a learner knows."""
-    dimensions = outlines.dimensions(config)
-    anatomy, selection, keeps = learner.anatomy, learner.selection, learner.keeps_prefix
-    found = setup_of(recipe, learner.backend, anatomy, selection, dimensions, keeps, learner.on_gpu)
-    return found._replace(packs=learner.packs_rows, is_known_family=Dimensions.of(config) is not None)
-
-
-def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
-    """Of the distinct rows whose frozen layers' output NumPy keeps in memory."""
-    if recipe.backend.prefix_cache == "off" or setup.selection.first_layer == 0:
-        return 0
-    most = PREFIX_SHARE * memory_bytes() / (4 * setup.dimensions.hidden_size)
-    return min(int(most), sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4)
-
-
-def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:
-    """Of batches of row numbers the one that takes the most."""
-    shapes = {micro_batch(rows, batch): batch for batch in batches}
-    few = {max(shapes, key=measure) for measure in _measures(setup)} if shapes else set()
-    return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)] if few else None
-
-
-def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
-    """The shape of one batch of row numbers."""
-    supervised = sum(int(rows[index].supervised[1:].sum()) for index in batch)
-    return rows_of([len(rows[index].tokens) for index in batch], supervised, MULTIPLE)
-
-
-def _measures(setup: Setup) -> tuple[Callable[[Rows], int], ...]:
-    """What memory grows with: a batch that has the most of none of them is not the largest."""
-    packed = setup.packs
-    return (
-        lambda shape: shape.places(packed=packed),
-        lambda shape: shape.squares(packed=packed),
-        lambda shape: shape.n_supervised,
-    )
-
-
-def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows | None]:
-    """The shapes of the largest batches."""
-    train, valid = largest_batches(setup, feed, steps)
-    return micro_batch(feed.train, train), None if valid is None else micro_batch(feed.valid, valid)
-
-
-def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int] | None]:
-    """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of the validation."""
-    train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
-    assert train is not None, "a feed has rows"
-    valid = eval_plan([len(row.tokens) for row in feed.valid], batch_size=feed.batch_size) if feed.valid else []
-    return train, largest(setup, valid, feed.valid)

@@ -4,7 +4,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxtune import planning
+from mlxtune import run_shape
 from mlxtune.backends.base import Job, Learner, Work
 from mlxtune.backends.choose import learner as make_learner
 from mlxtune.data import load as data
@@ -79,10 +79,10 @@ def prepare(recipe: Recipe) -> Prepared:
 
 def _memory(recipe: Recipe, learner: Learner, feed: Feed, paces: Pace, config: ModelConfig) -> tuple[Plan, Guard]:
     """The plan of the largest batch, and what holds the run to it."""
-    setup = planning.of_learner(recipe, learner, config)
-    rows, evaluated = planning.of_feed(setup, feed, paces.total)
+    setup = run_shape.of_learner(recipe, learner, config)
+    rows, evaluated = run_shape.of_feed(setup, feed, paces.total)
     factor = kept_ratio.read(config, learner.backend)
-    kept_tokens = planning.kept_tokens(recipe, setup, feed)
+    kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
     limit = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
     guard = Guard(setup, limit, factor, evaluated, kept_tokens)
     return plan(setup, rows, evaluated, kept_tokens, factor), guard
@@ -115,7 +115,7 @@ def _first_too_large(guard: Guard, feed: Feed, steps: int) -> tuple[int, Rows | 
     per_epoch = len(feed.windows(0))
     for epoch in range(-(-steps // per_epoch)):
         for place, window in enumerate(feed.windows(epoch)[: steps - epoch * per_epoch]):
-            for rows in (planning.micro_batch(feed.train, batch) for batch in window):
+            for rows in (run_shape.micro_batch(feed.train, batch) for batch in window):
                 if not guard.fits(rows):
                     return epoch * per_epoch + place + 1, rows
     return steps, None
@@ -152,7 +152,7 @@ def _job(recipe: Recipe, folder: Path) -> Job:
 
 def _work(feed: Feed, paces: Pace, fingerprint: str) -> Work:
     """What the run will ask, from its first step on."""
-    return Work((*feed.train, *feed.valid), feed.largest(), planning.row_passes(feed, paces), fingerprint)
+    return Work((*feed.train, *feed.valid), feed.largest(), run_shape.row_passes(feed, paces), fingerprint)
 
 
 def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:

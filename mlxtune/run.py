@@ -7,7 +7,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from mlxtune import checkpoint, engine, planning, run_folder
+from mlxtune import checkpoint, engine, run_folder, run_shape
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import Checkpoint, End, Eval, Event, Step
@@ -151,7 +151,7 @@ class _Session:
         guard = self.prepared.guard
 
         def check(step: int, window: Sequence[tuple[int, ...]]) -> None:
-            guard.check((planning.micro_batch(feed.train, batch) for batch in window), step)
+            guard.check((run_shape.micro_batch(feed.train, batch) for batch in window), step)
 
         for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress, check):
             self._tell(event)

@@ -21,6 +21,7 @@ cli
 run try_it bench doctor measuring
 prepare run_folder
 planning
+run_shape
 recipe
 from_mlx_lm
 engine export report

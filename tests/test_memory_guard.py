@@ -12,9 +12,9 @@ from mlxtune.memory import guard as guards
 from mlxtune.memory.guard import Guard, TooLarge
 from mlxtune.memory.plan import plan
 from mlxtune.memory.setup import Rows, rows_of
-from mlxtune.planning import micro_batch
 from mlxtune.prepare import prepare
 from mlxtune.recipe import build
+from mlxtune.run_shape import micro_batch
 from tests.support_cli import BACKENDS, write
 from tests.support_memory import outline_folder, setup_of, words
 

@@ -1,0 +1,107 @@
+"""What the plan of memory asks of a recipe, its model and its rows: the Setup, and the largest batches."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from mlxtune.backends.base import Learner
+from mlxtune.backends.numpy.device import PREFIX_SHARE, memory_bytes
+from mlxtune.data.batches import MULTIPLE, eval_plan
+from mlxtune.data.types import TokenRow
+from mlxtune.engine import Feed, Pace
+from mlxtune.memory.outline import dimensions
+from mlxtune.memory.plan import plan
+from mlxtune.memory.setup import Rows, Setup, rows_of
+from mlxtune.models.config import ModelConfig
+from mlxtune.models.dimensions import Dimensions
+from mlxtune.recipe import Recipe
+from mlxtune.strategies.selection import Anatomy, Selection
+from mlxtune.strategies.size import MASTER_BYTES, MOMENT_BYTES
+
+PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def row_passes(feed: Feed, paces: Pace) -> int:
+    """How many rows a run reads, each time counted."""
+    passes = paces.total * feed.batch_size * feed.grad_accum
+    return passes + (1 + paces.total // paces.eval_every) * len(feed.valid)
+
+
+class Trained(NamedTuple):
+    """A model and what trains of it."""
+
+    anatomy: Anatomy
+    selection: Selection
+    dimensions: Dimensions
+
+
+def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool, on_gpu: bool) -> Setup:
+    """All that memory depends on but the rows."""
+    train, optimizer, precision = recipe.train, recipe.optimizer, recipe.backend.precision
+    ordered = train.clip_norm is None and train.grad_accum == 1 and precision != "fp16"
+    return Setup(
+        backend=backend,
+        gpu=on_gpu,
+        anatomy=model.anatomy,
+        selection=model.selection,
+        dimensions=model.dimensions,
+        element_bytes=4 if backend == "numpy" else PRECISION_BYTES[precision],
+        moment_bytes=MOMENT_BYTES[optimizer.moments],
+        master_bytes=MASTER_BYTES if optimizer.low_precision == "master" else 0,
+        clips=not ordered or recipe.backend.update_order == "after",
+        accumulates=train.grad_accum > 1,
+        grad_checkpoint=recipe.backend.grad_checkpoint,
+        keeps_prefix=keeps_prefix and model.selection.first_layer > 0,
+        packs=backend == "mlx",
+    )
+
+
+def of_learner(recipe: Recipe, learner: Learner, config: ModelConfig) -> Setup:
+    """The same from what a learner knows."""
+    model = Trained(learner.anatomy, learner.selection, dimensions(config))
+    found = setup_of(recipe, model, learner.backend, keeps_prefix=learner.keeps_prefix, on_gpu=learner.on_gpu)
+    return found._replace(packs=learner.packs_rows, is_known_family=Dimensions.of(config) is not None)
+
+
+def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
+    """Of the distinct rows whose frozen layers' output NumPy keeps in memory."""
+    if recipe.backend.prefix_cache == "off" or setup.selection.first_layer == 0:
+        return 0
+    most = PREFIX_SHARE * memory_bytes() / (4 * setup.dimensions.hidden_size)
+    return min(int(most), sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4)
+
+
+def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:
+    """Of batches of row numbers the one that takes the most."""
+    shapes = {micro_batch(rows, batch): batch for batch in batches}
+    few = {max(shapes, key=measure) for measure in _measures(setup)} if shapes else set()
+    return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)] if few else None
+
+
+def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
+    """The shape of one batch of row numbers."""
+    supervised = sum(int(rows[index].supervised[1:].sum()) for index in batch)
+    return rows_of([len(rows[index].tokens) for index in batch], supervised, MULTIPLE)
+
+
+def _measures(setup: Setup) -> tuple[Callable[[Rows], int], ...]:
+    """What memory grows with: a batch that has the most of none of them is not the largest."""
+    packed = setup.packs
+    return (
+        lambda shape: shape.places(packed=packed),
+        lambda shape: shape.squares(packed=packed),
+        lambda shape: shape.n_supervised,
+    )
+
+
+def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows | None]:
+    """The shapes of the largest batches."""
+    train, valid = largest_batches(setup, feed, steps)
+    return micro_batch(feed.train, train), None if valid is None else micro_batch(feed.valid, valid)
+
+
+def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int] | None]:
+    """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of the validation."""
+    train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
+    assert train is not None, "a feed has rows"
+    valid = eval_plan([len(row.tokens) for row in feed.valid], batch_size=feed.batch_size) if feed.valid else []
+    return train, largest(setup, valid, feed.valid)
