@@ -2,6 +2,7 @@
 """The plan beside the peak of real runs: models, strategies, batches, lengths and settings in a grid.
 
     .venv/bin/python scripts/memory_grid.py [--backend mlx numpy] [--only NUMBER ...]
+    .venv/bin/python scripts/memory_grid.py --flat     (500 steps of rows of many lengths: what is held between steps)
 
 Each row is `mlxtune train` in a process of its own, on random weights and rows of random words; predicted is what the
 run said before it began, measured is the backend's peak at its end. The figures are in megabytes.
@@ -125,7 +126,7 @@ def write_rows(case: Case, folder: Path) -> Path:
         return path
     path = folder / "rows.jsonl"
     rows = []
-    for _ in range(case.batch * 8):
+    for _ in range(case.batch * 32 if case is FLAT else case.batch * 8):
         n_words = drawn.randint(8, case.length // 3)
         text = [drawn.choice(WORDS) for _ in range(n_words)]
         rows.append({"prompt": " ".join(text[: n_words // 2]), "completion": " ".join(text[n_words // 2 :])})
@@ -133,13 +134,16 @@ def write_rows(case: Case, folder: Path) -> Path:
     return path
 
 
-def run(case: Case, backend: str) -> tuple[int, int, int]:
-    """Predicted and measured bytes, and the parameters of the model."""
+FLAT = Case(TINY, FULL, 4, 512, ragged=True)
+
+
+def run(case: Case, backend: str, steps: int = 3) -> list[dict[str, Any]]:
+    """The events of a run."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_model(case, folder)
         flags = [*case.flags, "--batch-size", case.batch, "--grad-accum", case.accum, "--precision", case.precision]
-        flags += ["--max-seq-length", case.length, "--max-steps", 3, "--backend", backend, "--out", folder / "run"]
+        flags += ["--max-seq-length", case.length, "--max-steps", steps, "--backend", backend, "--out", folder / "run"]
         command = ["train", "--model", folder, "--data", write_rows(case, folder), *flags, "--json"]
         environment = {**os.environ, "MLXTUNE_CACHE": str(folder / "cache")}
         done = subprocess.run(
@@ -147,17 +151,28 @@ def run(case: Case, backend: str) -> tuple[int, int, int]:
         )
         if done.returncode:
             sys.exit(f"{case}\n{done.stderr}")
-        lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
-        start = next(event for event in map(json.loads, lines) if event["event"] == "start")
-        n_parameters = start["trainable_parameters"] + start["frozen_parameters"]
-        return start["predicted_peak_bytes"], json.loads(done.stdout)["peak_memory_bytes"], n_parameters
+        return [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+
+
+def flat(backend: str) -> None:
+    """Active and cached bytes after some of 500 steps, each of another length."""
+    print(f"| {backend}, step | active | cache | peak |\n|---|---|---|---|")
+    for event in run(FLAT, backend, steps=500):
+        if event["event"] == "step" and (event["step"] in (1, 10) or event["step"] % 100 == 0):
+            held = (event[f"{name}_memory_bytes"] / 1e6 for name in ("active", "cache", "peak"))
+            print(f"| {event['step']} | " + " | ".join(f"{each:.1f}" for each in held) + " |")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backend", nargs="+", choices=("mlx", "numpy"), default=["mlx"])
     parser.add_argument("--only", type=int, nargs="+", help="numbers of cases")
+    parser.add_argument("--flat", action="store_true", help="500 steps of many shapes instead")
     options = parser.parse_args()
+    if options.flat:
+        for backend in options.backend:
+            flat(backend)
+        return
     for backend in options.backend:
         print(f"\n| {backend} | parameters | trains | rows | vocabulary | | predicted | measured | off by |")
         print("|---|---|---|---|---|---|---|---|---|")
@@ -165,7 +180,9 @@ def main() -> None:
         for number, case in enumerate(CASES, start=1):
             if options.only and number not in options.only:
                 continue
-            predicted, measured, n_parameters = run(case, backend)
+            start, *_, end = run(case, backend)
+            predicted, measured = start["predicted_peak_bytes"], end["peak_memory_bytes"]
+            n_parameters = start["trainable_parameters"] + start["frozen_parameters"]
             errors.append(abs(predicted / measured - 1))
             print(_row(number, case, predicted, measured, n_parameters), flush=True)
         print(f"\n{len(errors)} runs: off by {median(errors):.1%} at the median, {max(errors):.1%} at most")
