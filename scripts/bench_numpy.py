@@ -3,7 +3,8 @@
 
     scripts/bench numpy [--threads 1 2] [--sizes 46K 558K 10M 56M] [--rounds 9]
 
-The two take turns, so that what else the machine does meets both. PyTorch's side is a plain module:
+The two take turns, each in a process of its own, so that what else the machine does meets both, and no side's idle
+threads are on the cores in another's turn. PyTorch's side is a plain module:
 RMSNorm, scaled_dot_product_attention, cross_entropy, AdamW(fused=True). A ratio below 1 says that NumPy is faster.
 "kept" is a step of an epoch after the first, when the frozen layers' output is there already. "MLX" is the MLX backend
 on the same processor, with a system OpenBLAS: what `--backend auto` weighs there.
@@ -51,6 +52,7 @@ STRATEGIES = ("full", "last-2")
 SHARES = (1.0, 0.5)  # of the positions that carry loss
 RATE = 1e-4
 TURN_SECONDS = 0.1  # small steps are taken several at a time, as a run takes them: the caches are then warm
+PAUSE_SECONDS = 0.3  # idle threads of a BLAS keep their core busy for a while, and it is another side's turn
 Step = Callable[[], float]
 
 
@@ -207,22 +209,51 @@ def torch_step(size: Size, folder: Path, strategy: str, share: float) -> Step:
     return step
 
 
-def measure(size: Size, folder: Path, strategy: str, share: float, rounds: int) -> dict[str, float]:
-    """Median seconds a step of each side, their steps taken in turn. Raises where their first losses differ."""
-    steps = {"torch": torch_step(size, folder, strategy, share)}
-    steps["numpy"] = numpy_step(size, folder, strategy, share, kept=False)
-    if strategy != "full" and size.layers > 2:
-        steps["kept"] = numpy_step(size, folder, strategy, share, kept=True)
-    if importlib.util.find_spec("mlx") and blas.load_openblas():
-        steps["mlx"] = mlx_step(size, folder, strategy, share)
-    losses = {name: step() for name, step in steps.items()}
+def steps_of(side: str, size: Size, folder: Path, strategy: str, share: float) -> Step:
+    if side == "torch":
+        return torch_step(size, folder, strategy, share)
+    if side == "mlx":
+        return mlx_step(size, folder, strategy, share)
+    return numpy_step(size, folder, strategy, share, kept=side == "kept")
+
+
+def serve(side: str, size: Size, folder: Path, strategy: str, share: float) -> None:
+    """The first loss, and then, for each count of steps that is asked for, the seconds of each."""
+    step = steps_of(side, size, folder, strategy, share)
+    print(json.dumps(step()), flush=True)
+    for line in sys.stdin:
+        print(json.dumps([_timed(step) for _ in range(int(line))]), flush=True)
+
+
+def measure(name: str, strategy: str, share: float, threads: int, rounds: int) -> dict[str, float]:
+    """Median seconds a step of each side, each in a process of its own, in turn. Raises where first losses differ."""
+    sides = ["torch", "numpy"] + (["kept"] if strategy != "full" and SIZES[name].layers > 2 else [])
+    sides += ["mlx"] if importlib.util.find_spec("mlx") and blas.load_openblas() else []
+    servers = {side: start(threads, side, name, strategy, share) for side in sides}
+    losses = {side: float(json.loads(_line(server))) for side, server in servers.items()}
     assert max(losses.values()) - min(losses.values()) < 1e-3, losses
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    in_turn = max(1, min(50, int(TURN_SECONDS / _timed(steps["torch"]))))
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    in_turn = max(1, min(50, int(TURN_SECONDS / median(_turn(servers["torch"], 3)))))
     for _ in range(rounds):
-        for name, step in steps.items():
-            seconds[name] += [_timed(step) for _ in range(in_turn)]
-    return {name: median(times) for name, times in seconds.items()}
+        for side, server in servers.items():
+            seconds[side] += _turn(server, in_turn)
+            time.sleep(PAUSE_SECONDS if threads > 1 else 0)
+    for server in servers.values():
+        server.communicate()
+    return {side: median(times) for side, times in seconds.items()}
+
+
+def _turn(server: "subprocess.Popen[str]", n_steps: int) -> list[float]:
+    assert server.stdin is not None
+    server.stdin.write(f"{n_steps}\n")
+    server.stdin.flush()
+    found: list[float] = json.loads(_line(server))
+    return found
+
+
+def _line(server: "subprocess.Popen[str]") -> str:
+    assert server.stdout is not None
+    return server.stdout.readline()
 
 
 def _timed(step: Step) -> float:
@@ -249,15 +280,15 @@ def largest_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def worker(what: str, name: str, strategy: str, share: float, rounds: int) -> None:
-    """One measurement, in a process of its own; prints JSON."""
+def worker(what: str, side: str, name: str, strategy: str, share: float) -> None:
+    """One side, in a process of its own; prints JSON. what: "serve" or "memory"."""
     size = SIZES[name]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         write_model(size, folder)
-        if what == "time":
-            print(json.dumps(measure(size, folder, strategy, share, rounds)))
-        elif what == "numpy":
+        if what == "serve":
+            serve(side, size, folder, strategy, share)
+        elif side == "numpy":
             from mlxtune.backends.numpy import learner  # noqa: F401 - so that its own size is there before
 
             print(peak_bytes(lambda: numpy_step(size, folder, strategy, share, kept=False)))
@@ -267,12 +298,15 @@ def worker(what: str, name: str, strategy: str, share: float, rounds: int) -> No
             print(peak_bytes(lambda: torch_step(size, folder, strategy, share)))
 
 
-def call(threads: int, *arguments: object) -> Any:
-    """The worker's answer, from a process with so many threads."""
+def start(
+    threads: int, side: str, name: str, strategy: str, share: float, what: str = "serve"
+) -> "subprocess.Popen[str]":
+    """A worker with so many threads."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(names, str(threads))}
-    command = [sys.executable, __file__, "--worker", *map(str, arguments)]
-    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    command = [sys.executable, __file__, "--worker", what, side, name, strategy, str(share)]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
 def main() -> None:
@@ -281,11 +315,11 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-memory", action="store_true")
-    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        what, name, strategy, share = options.worker
-        worker(what, name, strategy, float(share), options.rounds)
+        what, side, name, strategy, share = options.worker
+        worker(what, side, name, strategy, float(share))
         return
     blas.choose_kernels()  # for the processes that measure
     import torch
@@ -297,13 +331,16 @@ def main() -> None:
         for strategy in STRATEGIES:
             for share in SHARES:
                 for threads in options.threads:
-                    print(_row(name, strategy, share, threads, memory=not options.no_memory), flush=True)
+                    print(_row(name, strategy, share, threads, options), flush=True)
 
 
-def _row(name: str, strategy: str, share: float, threads: int, *, memory: bool) -> str:
-    found = call(threads, "time", name, strategy, share)
+def _row(name: str, strategy: str, share: float, threads: int, options: argparse.Namespace) -> str:
+    found = measure(name, strategy, share, threads, options.rounds)
     kept = f"{found['kept'] / found['torch']:.2f}" if "kept" in found else ""
-    ours, theirs = (call(threads, side, name, strategy, share) if memory else 0 for side in ("numpy", "torch"))
+    ours, theirs = (
+        0 if options.no_memory else int(start(threads, side, name, strategy, share, "memory").communicate()[0])
+        for side in ("numpy", "torch")
+    )
     cells = [name, strategy, "all" if share == 1 else "half", threads]
     cells += [f"{found[side] * 1e3:,.2f}" for side in ("torch", "numpy")]
     cells += [f"{found['numpy'] / found['torch']:.2f}", kept, f"{ours / theirs:.2f}" if theirs else ""]
