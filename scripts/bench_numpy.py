@@ -213,6 +213,7 @@ def steps_of(side: str, size: Size, folder: Path, strategy: str, share: float) -
     if side == "torch":
         return torch_step(size, folder, strategy, share)
     if side == "mlx":
+        blas.load_openblas()
         return mlx_step(size, folder, strategy, share)
     return numpy_step(size, folder, strategy, share, kept=side == "kept")
 
