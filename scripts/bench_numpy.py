@@ -15,7 +15,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlxtune.backends import blas
+from mlxtune.backends.resident import peak_resident_bytes
 
 
 class Size(NamedTuple):
@@ -265,20 +265,11 @@ def _timed(step: Step) -> float:
 
 def peak_bytes(step_of: Callable[[], Step]) -> int:
     """What three steps, and the model before them, add to the largest resident size of this process."""
-    before = largest_resident_bytes()
+    before = peak_resident_bytes()
     step = step_of()
     for _ in range(3):
         step()
-    return largest_resident_bytes() - before
-
-
-def largest_resident_bytes() -> int:
-    """Of this process alone: on Linux getrusage begins with the size of the process that started it."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return peak_resident_bytes() - before
 
 
 def worker(what: str, side: str, name: str, strategy: str, share: float) -> None:

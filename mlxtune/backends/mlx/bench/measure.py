@@ -2,11 +2,8 @@
 
 import ctypes
 import platform
-import resource
-import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -16,6 +13,7 @@ from mlxtune.backends.mlx import device
 from mlxtune.backends.mlx.bench.flops import step_flops
 from mlxtune.backends.mlx.bench.spec import Case, Result
 from mlxtune.backends.mlx.load import PRECISIONS
+from mlxtune.backends.resident import peak_resident_bytes
 
 SIDE = 1024  # of the matrices whose product is timed
 PRODUCTS = 5
@@ -78,15 +76,6 @@ class Recorder:
             blas=blas_in_words(),
             used=used,
         )
-
-
-def peak_resident_bytes() -> int:
-    """The largest resident size of this process. Linux's ru_maxrss would take in that of the process it came from."""
-    status = Path("/proc/self/status")
-    if status.is_file():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def matrix_rate(precision: str) -> float:
