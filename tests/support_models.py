@@ -1,5 +1,6 @@
 """Tiny models with random weights, learners of them, and batches by hand: what the tests of a training step share."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def make_learner(folder: Path, strategy: Strategy, precision: str = "fp32", **ch
     learner = MlxLearner(Job(folder, precision, strategy, **settings))
     learner.prepare()
     return learner
+
+
+def step_peak_bytes(learner: MlxLearner, batches: Sequence[Batch]) -> int:
+    """Of one step, above what is held before it; the lowest of three, since MLX frees behind its worker threads."""
+    peaks = []
+    for _ in range(3):
+        mx.synchronize()
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        learner.step(batches, 1e-3)
+        peaks.append(mx.get_peak_memory() - before)
+    return min(peaks)
 
 
 def in_one_piece(arrays: Arrays) -> Arrays:

@@ -21,7 +21,7 @@ from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
 from mlxtune.strategies.selection import LoraAdapter
 from tests.support_architectures import ARCHITECTURES, write_architecture
-from tests.support_models import contents, make_batch, write_model
+from tests.support_models import contents, make_batch, step_peak_bytes, write_model
 
 STRATEGIES = {
     "last-n": LastN(last_n=2),
@@ -176,16 +176,7 @@ def deep_model(tmp_path_factory):
 
 
 def peak_bytes(learner):
-    """Of one step, above what is held before it; the lower of two, since MLX frees behind its worker threads."""
-    batches = [make_batch(0, lengths=(TOKENS + 1,))]
-    peaks = []
-    for _ in range(2):
-        mx.synchronize()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        learner.step(batches, 1e-3)
-        peaks.append(mx.get_peak_memory() - before)
-    return min(peaks)
+    return step_peak_bytes(learner, [make_batch(0, lengths=(TOKENS + 1,))])
 
 
 @pytest.mark.usefixtures("on_cpu")

@@ -21,7 +21,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
-from tests.support_models import VOCABULARY, contents, make_batch, make_learner, write_model
+from tests.support_models import VOCABULARY, contents, make_batch, make_learner, step_peak_bytes, write_model
 
 LAST = LastN(last_n=2)
 DROPOUT = Lora(rank=4, scale=2.0, dropout=0.1)
@@ -198,16 +198,7 @@ def wide_model(tmp_path_factory):
 
 
 def peak_bytes(learner, micro_batches, lengths=ROWS):
-    """Of one step, above what is held before it; the lowest of three, since MLX frees behind its worker threads."""
-    batches = [make_batch(i, lengths=lengths) for i in range(micro_batches)]
-    peaks = []
-    for _ in range(3):
-        mx.synchronize()
-        before = mx.get_active_memory()
-        mx.reset_peak_memory()
-        learner.step(batches, 1e-3)
-        peaks.append(mx.get_peak_memory() - before)
-    return min(peaks)
+    return step_peak_bytes(learner, [make_batch(i, lengths=lengths) for i in range(micro_batches)])
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Updates inside the backward pass: the same bytes, fewer gradients held."""
 
-import mlx.core as mx
 import pytest
 
 from mlxtune.backends.base import Job
@@ -10,7 +9,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
-from tests.support_models import contents, make_batch, make_learner, write_model
+from tests.support_models import contents, make_batch, make_learner, step_peak_bytes, write_model
 
 STRATEGIES = {
     "last-n": LastN(last_n=2),
@@ -72,14 +71,7 @@ def test_fewer_gradients_are_held_at_once(tmp_path, strategy):
     def peak(order):
         learner, batch = learner_of(tmp_path, strategy, order), make_batch(0, lengths=(6, 5))
         learner.step([batch], 1e-3)
-        peaks = []
-        for _ in range(3):
-            mx.synchronize()
-            before = mx.get_active_memory()
-            mx.reset_peak_memory()
-            learner.step([batch], 1e-3)
-            peaks.append(mx.get_peak_memory() - before)
-        return min(peaks)
+        return step_peak_bytes(learner, [batch])
 
     assert peak("auto") < 0.7 * peak("after")
 
