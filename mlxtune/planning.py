@@ -129,11 +129,8 @@ def _dataset(recipe: Recipe) -> Dataset | None:
 
 def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe | None:
     """The recipe with other values of some keys; None where they contradict the rest."""
-    tree = {name: dict(keys) for name, keys in as_tree(recipe).items()}
-    if "strategy.target" not in changes and tree["strategy"].get("target") is not None:
-        tree["strategy"]["target"] = tuple(tree["strategy"]["target"])
     try:
-        return build(tree, changes)
+        return build(as_tree(recipe), changes)
     except ValueError:
         return None
 

@@ -1,6 +1,6 @@
 """What the plan of memory asks of a recipe, its model and its rows: the Setup, and the largest batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mlxtune.backends.base import Learner
@@ -73,24 +73,17 @@ def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
 def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:
     """Of batches of row numbers the one that takes the most."""
     shapes = {micro_batch(rows, batch): batch for batch in batches}
-    few = {max(shapes, key=measure) for measure in _measures(setup)} if shapes else set()
-    return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)] if few else None
+    if not shapes:
+        return None
+    grown = {shape: shape.grows_with(packed=setup.packs) for shape in shapes}
+    few = {max(grown, key=lambda shape: grown[shape][place]) for place in range(len(next(iter(grown.values()))))}
+    return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)]
 
 
 def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
     """The shape of one batch of row numbers."""
     supervised = sum(int(rows[index].supervised[1:].sum()) for index in batch)
     return rows_of([len(rows[index].tokens) for index in batch], supervised, MULTIPLE)
-
-
-def _measures(setup: Setup) -> tuple[Callable[[Rows], int], ...]:
-    """What memory grows with: a batch that has the most of none of them is not the largest."""
-    packed = setup.packs
-    return (
-        lambda shape: shape.places(packed=packed),
-        lambda shape: shape.squares(packed=packed),
-        lambda shape: shape.n_supervised,
-    )
 
 
 def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows | None]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from mlxtune.storage import write_json
 
 ABOUT = "about.json"
+LAYERS_AT_ONCE = 4  # of a stage: how many are in memory
 PAYS_FROM = 1.2  # passes over the rows that a run would make, for each that the file takes
 KEPT = 2  # folders of one model: two runs that alternate do not drop each other's
 Tokens = NDArray[np.int32]

@@ -137,7 +137,8 @@ def _fewer_layers(strategy: Mapping[str, Any], n_layers: int) -> list[int]:
 
 
 def _shorter(length: int) -> list[int]:
-    """
+    """Halves of a length.
+
     >>> _shorter(1024)
     [512, 256, 128]
     """

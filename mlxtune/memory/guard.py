@@ -74,21 +74,12 @@ class Guard:
 
     def _is_smaller(self, rows: Rows) -> bool:
         """Than one that fits, in everything that memory grows with."""
-        packed, mine = self.setup.packs, _measures(rows, self.setup.packs)
+        packed, mine = self.setup.packs, rows.grows_with(packed=self.setup.packs)
         return any(
-            all(a <= b for a, b in zip(mine, _measures(other, packed), strict=True))
+            all(a <= b for a, b in zip(mine, other.grows_with(packed=packed), strict=True))
             for other, found in self.known.items()
             if self._within(found._replace(factor=self.factor))
         )
-
-
-def _measures(rows: Rows, packed: bool) -> tuple[int, ...]:
-    return (
-        rows.places(packed=packed),
-        rows.squares(packed=packed),
-        rows.largest_square(packed=packed),
-        rows.n_supervised,
-    )
 
 
 def in_words(rows: Rows) -> str:

@@ -17,9 +17,10 @@ What a layer keeps for its backward pass, in elements:
     2 h S   sines and cosines, float32, on a processor
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from math import prod
 
+from mlxtune.backends.row_file import LAYERS_AT_ONCE
 from mlxtune.backends.shards import shard_rows
 from mlxtune.memory.parts import Parts
 from mlxtune.memory.setup import Rows, Setup
@@ -48,8 +49,8 @@ def resident(setup: Setup) -> Parts:
     """What is there between two steps."""
     base, selection = setup.anatomy.parameters, setup.selection
     trains = set(selection.train)
-    gone = () if not setup.keeps_prefix else _prefix_names(setup)
-    frozen = sum(p.bytes for name, p in base.items() if name not in trains and not name.startswith(gone or "\0"))
+    gone = _prefix_names(setup) if setup.keeps_prefix else ()
+    frozen = sum(p.bytes for name, p in base.items() if name not in trains and not name.startswith(gone))
     return Parts(
         frozen_weights=frozen,
         trainable_weights=sum(weight for _, weight in trained(setup)),
@@ -151,20 +152,12 @@ def kept_bytes(setup: Setup, rows: Rows, layer: int) -> int:
     )
 
 
-def _trains(setup: Setup, layer: int) -> "Trains":
-    names = [name for name in setup.selection.train if name.startswith(setup.anatomy.layers[layer])]
-    names += [a.module for a in setup.selection.adapters if a.module.startswith(setup.anatomy.layers[layer])]
-    return Trains(names)
-
-
-class Trains:
-    """Whether anything that trains in a layer has a word in its name."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
-
-    def __call__(self, word: str) -> bool:
-        return any(word in name for name in self.names)
+def _trains(setup: Setup, layer: int) -> Callable[[str], bool]:
+    """Whether anything that trains in the layer has a word in its name."""
+    prefix = setup.anatomy.layers[layer]
+    trained = (*setup.selection.train, *(adapter.module for adapter in setup.selection.adapters))
+    names = [name for name in trained if name.startswith(prefix)]
+    return lambda word: any(word in name for name in names)
 
 
 def _mlp_bytes(setup: Setup, rows: Rows) -> int:
@@ -265,12 +258,3 @@ def _prefix_pass(setup: Setup, rows: Rows) -> Parts:
         trainable_weights=start.trainable_weights,
         activations=_forward_only(setup, rows).activations,
     )
-
-
-LAYERS_AT_ONCE = 4  # as backends.mlx.prefix
-
-
-def explained(setup: Setup, rows: Rows) -> Iterator[tuple[str, int]]:
-    """Lines for a reader: what a trained layer keeps, and what one is worked on with."""
-    yield "kept of each trained layer", kept_bytes(setup, rows, len(setup.anatomy.layers) - 1)
-    yield "worked on in its attention's backward pass", _attention_bytes(setup, rows)

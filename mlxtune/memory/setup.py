@@ -52,6 +52,11 @@ class Rows(NamedTuple):
         """Those of the longest row; padded rows are computed together."""
         return max(self.lengths) ** 2 if packed else self.squares(packed=False)
 
+    def grows_with(self, *, packed: bool) -> tuple[int, ...]:
+        """What memory grows with: rows with less of all of it take less."""
+        squares = self.squares(packed=packed), self.largest_square(packed=packed)
+        return (self.places(packed=packed), *squares, self.n_supervised)
+
 
 def rows_of(lengths: Sequence[int], n_supervised: int, multiple: int) -> Rows:
     """Rows with so many tokens each, of which the last is only predicted."""

@@ -8,8 +8,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.backends.base import Job, Work
-from mlxtune.backends.mlx.prefix import FILE_TYPES, LAYERS_AT_ONCE
-from mlxtune.backends.row_file import PAYS_FROM, RowFile, Tokens, cache_folder
+from mlxtune.backends.mlx.prefix import FILE_TYPES
+from mlxtune.backends.row_file import LAYERS_AT_ONCE, PAYS_FROM, RowFile, Tokens, cache_folder
 from mlxtune.errors import BadSetting
 from mlxtune.storage import free_bytes
 from mlxtune.words import size

@@ -17,11 +17,10 @@ import numpy as np
 from mlxtune.backends.mlx.forward import Forward
 from mlxtune.backends.mlx.layout import Layout
 from mlxtune.backends.mlx.unread import Unread
-from mlxtune.backends.row_file import RowFile, Tokens
+from mlxtune.backends.row_file import LAYERS_AT_ONCE, RowFile, Tokens
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Preparing
 
-LAYERS_AT_ONCE = 4
 NOTE_EVERY = 64  # batches: how much of a pass that is killed is done again
 FILE_TYPES: dict[mx.Dtype, np.dtype[Any]] = {
     mx.float32: np.dtype(np.float32),
