@@ -4,8 +4,9 @@
     scripts/bench numpy [--threads 1 2] [--sizes 46K 558K 10M 56M] [--rounds 9]
 
 The two take turns, each in a process of its own, so that what else the machine does meets both, and no side's idle
-threads are on the cores in another's turn. PyTorch's side is a plain module:
-RMSNorm, scaled_dot_product_attention, cross_entropy, AdamW(fused=True). A ratio below 1 says that NumPy is faster.
+threads are on the cores in another's turn. A ratio is the median of the rounds' own ratios, as a processor's clock
+changes between rounds; below 1 it says that NumPy is faster. PyTorch's side is a plain module: RMSNorm,
+scaled_dot_product_attention, cross_entropy, AdamW(fused=True).
 "kept" is a step of an epoch after the first, when the frozen layers' output is there already. "MLX" is the MLX backend
 on the same processor, with a system OpenBLAS: what `--backend auto` weighs there.
 """
@@ -226,8 +227,8 @@ def serve(side: str, size: Size, folder: Path, strategy: str, share: float) -> N
         print(json.dumps([_timed(step) for _ in range(int(line))]), flush=True)
 
 
-def measure(name: str, strategy: str, share: float, threads: int, rounds: int) -> dict[str, float]:
-    """Median seconds a step of each side, each in a process of its own, in turn. Raises where first losses differ."""
+def measure(name: str, strategy: str, share: float, threads: int, rounds: int) -> dict[str, list[float]]:
+    """Each side's seconds a step in each round, each in a process of its own. Raises where first losses differ."""
     sides = ["torch", "numpy"] + (["kept"] if strategy != "full" and SIZES[name].layers > 2 else [])
     sides += ["mlx"] if importlib.util.find_spec("mlx") and blas.load_openblas() else []
     servers = {side: start(threads, side, name, strategy, share) for side in sides}
@@ -235,13 +236,13 @@ def measure(name: str, strategy: str, share: float, threads: int, rounds: int) -
     assert max(losses.values()) - min(losses.values()) < 1e-3, losses
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     in_turn = max(1, min(50, int(TURN_SECONDS / median(_turn(servers["torch"], 3)))))
-    for _ in range(rounds):
-        for side, server in servers.items():
-            seconds[side] += _turn(server, in_turn)
+    for number in range(rounds):
+        for side in sides if number % 2 == 0 else reversed(sides):
+            seconds[side].append(median(_turn(servers[side], in_turn)))
             time.sleep(PAUSE_SECONDS if threads > 1 else 0)
     for server in servers.values():
         server.communicate()
-    return {side: median(times) for side, times in seconds.items()}
+    return seconds
 
 
 def _turn(server: "subprocess.Popen[str]", n_steps: int) -> list[float]:
@@ -328,16 +329,20 @@ def main() -> None:
 
 def _row(name: str, strategy: str, share: float, threads: int, options: argparse.Namespace) -> str:
     found = measure(name, strategy, share, threads, options.rounds)
-    kept = f"{found['kept'] / found['torch']:.2f}" if "kept" in found else ""
+    kept = _ratio(found["kept"], found["torch"]) if "kept" in found else ""
     ours, theirs = (
         0 if options.no_memory else int(start(threads, side, name, strategy, share, "memory").communicate()[0])
         for side in ("numpy", "torch")
     )
     cells = [name, strategy, "all" if share == 1 else "half", threads]
-    cells += [f"{found[side] * 1e3:,.2f}" for side in ("torch", "numpy")]
-    cells += [f"{found['numpy'] / found['torch']:.2f}", kept, f"{ours / theirs:.2f}" if theirs else ""]
-    cells.append(f"{found['mlx'] * 1e3:,.2f}" if "mlx" in found else "")
+    cells += [f"{median(found[side]) * 1e3:,.2f}" for side in ("torch", "numpy")]
+    cells += [_ratio(found["numpy"], found["torch"]), kept, f"{ours / theirs:.2f}" if theirs else ""]
+    cells.append(f"{median(found['mlx']) * 1e3:,.2f}" if "mlx" in found else "")
     return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> str:
+    return f"{median(mine / other for mine, other in zip(ours, theirs, strict=True)):.2f}"
 
 
 def _processor() -> str:

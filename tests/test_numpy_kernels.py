@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Workspace
 from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels import cross_entropy
@@ -48,8 +49,8 @@ def rotary(x, d_out):
 
 
 def gated(x, d_out):
-    n_features = x["x"].shape[1] // 2
-    sigmoid, out = np.empty_like(x["x"][:, :n_features]), np.empty_like(x["x"][:, :n_features])
+    n_features = x["x"].shape[0] // 2
+    sigmoid, out = np.empty_like(x["x"][:n_features]), np.empty_like(x["x"][:n_features])
     swiglu(x["x"], sigmoid, out)
     d_x, again = np.empty_like(x["x"]), np.empty_like(out)
     if d_out is not None:
@@ -60,12 +61,12 @@ def gated(x, d_out):
 
 def attention(x, d_out, window=None):
     ws = Workspace(x["q"].dtype.type)
-    n_group = x["q"].shape[2] // x["k"].shape[2]
+    n_group = x["q"].shape[1] // x["k"].shape[1]
     heads = Heads(x["q"], x["k"], x["v"])
     out, kept = attend(heads, n_group, window, ws, "kept.")
     if d_out is None:
         return out.copy(), {}
-    products = np.vecdot(d_out, out)[..., None]
+    products = np.vecdot(d_out, out)
     gradients = attend_backward(d_out.copy(), products, heads, kept, ws)
     return out.copy(), dict(zip("qkv", gradients, strict=True))
 
@@ -96,11 +97,11 @@ def head(x, d_out):
     return np.array([loss], x["x"].dtype), {"x": d_x, "weight": d_weight}
 
 
-QKV = {"q": (2, 2, 2 * 70, 4), "k": (2, 2, 70, 4), "v": (2, 2, 70, 4)}
+QKV = {"q": (3, 2 * 150, 4), "k": (3, 150, 4), "v": (3, 150, 4)}
 CASES: dict[str, tuple[Case, dict[str, tuple[int, ...]]]] = {
     "norm": (norm, {"x": (3, 5, 8), "weight": (8,)}),
     "rotary": (rotary, {"x": (2, 5, 3, 8)}),
-    "swiglu": (gated, {"x": (6, 10)}),
+    "swiglu": (gated, {"x": (10, 6)}),
     "attention": (attention, QKV),
     "attention in a window": (windowed, QKV),
     "linear": (projection, {"x": (7, 5), "weight": (8, 5), "bias": (8,), "a": (5, 3), "b": (3, 4)}),
@@ -167,14 +168,14 @@ def torch_twins(torch):
         return turned * torch.tensor(FACTORS)[:, None]
 
     def attention(q, k, v, window=None):
-        n_rows, n_kv, n_merged, size = q.shape
-        n_tokens = k.shape[2]
-        q = q.reshape(n_rows, n_kv, n_tokens, n_merged // n_tokens, size).transpose(2, 3).flatten(1, 2)
-        k, v = (part.repeat_interleave(n_merged // n_tokens, 1) for part in (k, v))
+        n_pairs, n_merged, size = q.shape
+        n_tokens = k.shape[1]
+        q = q.reshape(n_pairs, n_tokens, n_merged // n_tokens, size).transpose(1, 2)
+        k, v = (part[:, None].repeat_interleave(n_merged // n_tokens, 1) for part in (k, v))
         distance = torch.arange(n_tokens)[:, None] - torch.arange(n_tokens)
         mask = (distance >= 0) & (distance < (window or n_tokens))
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
-        return out.unflatten(1, (n_kv, -1)).transpose(2, 3).flatten(2, 3)
+        return out.transpose(1, 2).flatten(1, 2)
 
     def linear(x, weight, bias, a, b):
         kept = torch.from_numpy(Dropout(1, 2, 0).mask(4, 0.3, np.empty(tuple(x.shape), np.float32)))
@@ -188,7 +189,7 @@ def torch_twins(torch):
     return {
         "norm": lambda x, weight: functional.rms_norm(x, weight.shape, weight, EPSILON),
         "rotary": rotary,
-        "swiglu": lambda x: functional.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
+        "swiglu": lambda x: functional.silu(x.chunk(2)[0]) * x.chunk(2)[1],
         "attention": attention,
         "attention in a window": lambda q, k, v: attention(q, k, v, window=7),
         "linear": linear,
@@ -211,3 +212,17 @@ def test_outputs_and_gradients_agree_with_torch(name):
     for key, leaf in leaves.items():
         assert gradients[key].dtype == np.float32
         assert worst(gradients[key], leaf.grad) < TORCH, key
+
+
+def test_threads_change_no_bit_of_the_attention(monkeypatch):
+    x = inputs({"q": (5, 2 * 150, 4), "k": (5, 150, 4), "v": (5, 150, 4)}, np.float32)
+    d_out = np.random.default_rng(1).normal(size=x["q"].shape).astype(np.float32)
+    for case in (attention, windowed):
+        found = []
+        for count in (1, 3):
+            monkeypatch.setattr(threads, "threads", lambda count=count: count)
+            monkeypatch.setattr(threads, "LEAST", 1)
+            out, gradients = case(x, d_out.copy())
+            found.append([out, *gradients.values()])
+        for one, many in zip(*found, strict=True):
+            assert np.array_equal(one, many)

@@ -255,8 +255,8 @@ def _attend(window: int | None, p: Pass, place: str) -> Asked:
     n_heads = p.n_rows * p.d.n_heads
     yield "attended_heads", p.n_places * p.d.n_heads * p.d.head_dim
     yield f"{place}sums", n_heads * p.n_tokens
-    for block in _blocks(p.n_tokens, window):
-        yield f"{place}weights{block.begin}" if place else "weights", n_heads * block.scores
+    for number, block in enumerate(_blocks(p.n_tokens, window)):
+        yield f"{place}weights{number}" if place else "weights", n_heads * block.scores
 
 
 def _attend_backward(window: int | None, p: Pass) -> Asked:

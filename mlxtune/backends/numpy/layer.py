@@ -65,8 +65,8 @@ class Kept(NamedTuple):
     attended_NO: Array
     middle_ND: Array  # after the attention's residual
     scale2_N: Array
-    gate_up_N2F: Array
-    sigmoid_NF: Array
+    gate_up_2FN: Array
+    sigmoid_FN: Array
 
 
 def forward(
@@ -76,8 +76,8 @@ def forward(
 
     place: names the memory of the output, and of all that is kept.
     """
-    activated_NF, kept = _inside(layer, x_ND, p, place if keep else "", cache)
-    next_ND = linear(activated_NF, layer.down, p.ws(f"{place}next", *x_ND.shape), p.dropout, p.ws)
+    activated_FN, kept = _inside(layer, x_ND, p, place if keep else "", cache)
+    next_ND = linear(activated_FN.T, layer.down, p.ws(f"{place}next", *x_ND.shape), p.dropout, p.ws)
     next_ND += kept.middle_ND
     return next_ND, kept
 
@@ -98,20 +98,21 @@ def _inside(layer: Layer, x_ND: Array, p: Pass, inner: str, cache: Cache | None)
     heads, scales_qk = _heads(layer, qkv, p, inner)
     if cache is not None:
         heads = cache.extend(heads)
-    out_BKMh, attention = attend(heads, p.heads_HKh[0] // p.heads_HKh[1], layer.window, ws, inner or None)
+    out_PMh, attention = attend(heads, p.heads_HKh[0] // p.heads_HKh[1], layer.window, ws, inner or None)
     attended_NO = ws(f"{inner}attended", n_tokens, len(layer.output.weight_OI[0]))
-    _grouped(attended_NO, p)[...] = out_BKMh.reshape(_grouped(attended_NO, p).shape)
+    _grouped(attended_NO, p)[...] = out_PMh.reshape(_grouped(attended_NO, p).shape)
     middle_ND = linear(attended_NO, layer.output, ws(f"{inner}middle", n_tokens, n_hidden), p.dropout, ws)
     middle_ND += x_ND
     scale2_N = rms_norm(middle_ND, layer.norm2.weight, p.epsilon, normed_ND)
     n_features = len(layer.gate_up.weight_OI) // 2
-    gate_up_N2F = linear(normed_ND, layer.gate_up, ws(f"{inner}gate_up", n_tokens, 2 * n_features), p.dropout, ws)
-    sigmoid_NF, activated_NF = ws(f"{inner}sigmoid", n_tokens, n_features), ws("activated", n_tokens, n_features)
-    swiglu(gate_up_N2F, sigmoid_NF, activated_NF)
+    gate_up_2FN = ws(f"{inner}gate_up", 2 * n_features, n_tokens)
+    linear(normed_ND, layer.gate_up, gate_up_2FN.T, p.dropout, ws)
+    sigmoid_FN, activated_FN = ws(f"{inner}sigmoid", n_features, n_tokens), ws("activated", n_features, n_tokens)
+    swiglu(gate_up_2FN, sigmoid_FN, activated_FN)
     kept = Kept(
-        x_ND, scale1_N, qkv, scales_qk, heads, attention, attended_NO, middle_ND, scale2_N, gate_up_N2F, sigmoid_NF
+        x_ND, scale1_N, qkv, scales_qk, heads, attention, attended_NO, middle_ND, scale2_N, gate_up_2FN, sigmoid_FN
     )
-    return activated_NF, kept
+    return activated_FN, kept
 
 
 def _heads(layer: Layer, qkv: Array, p: Pass, place: str) -> tuple[Heads, tuple[Array, Array] | None]:
@@ -126,12 +127,13 @@ def _heads(layer: Layer, qkv: Array, p: Pass, place: str) -> tuple[Heads, tuple[
         scale_k = rms_norm(qk[:, :, n_heads:], layer.k_norm.weight, p.epsilon, normed[:, :, n_heads:])
         qk, scales = normed, (scale_q, scale_k)
     rotate(qk, p.tables, rotated, ws)
-    queries = ws(f"{place}queries", n_rows, n_kv, n_tokens * n_group, size)
-    keys, values = ws(f"{place}keys", n_rows, n_kv, n_tokens, size), ws(f"{place}values", n_rows, n_kv, n_tokens, size)
-    queries.reshape(n_rows, n_kv, n_tokens, n_group, size)[...] = _grouped(rotated[:, :, :n_heads], p)
+    shape_BKTh = (n_rows, n_kv, n_tokens, size)
+    queries = ws(f"{place}queries", n_rows, n_kv, n_tokens, n_group, size)
+    keys, values = ws(f"{place}keys", *shape_BKTh), ws(f"{place}values", *shape_BKTh)
+    queries[...] = _grouped(rotated[:, :, :n_heads], p)
     keys[...] = rotated[:, :, n_heads:].transpose(0, 2, 1, 3)
     values[...] = v.transpose(0, 2, 1, 3)
-    return Heads(queries, keys, values), scales
+    return Heads(*(array.reshape(n_rows * n_kv, -1, size) for array in (queries, keys, values))), scales
 
 
 def _split(qkv: Array, p: Pass) -> tuple[Array, Array]:
@@ -153,11 +155,13 @@ def backward(layer: Layer, gradient_ND: Array, kept: Kept, p: Pass, through: boo
     through: whether the gradient of the input is wanted; the first layer that trains may do without.
     """
     ws = p.ws
-    d_activated = input_gradient(gradient_ND, layer.down, ws("d_activated", *kept.sigmoid_NF.shape), p.dropout, ws)
-    d_gate_up, activated = ws("d_gate_up", *kept.gate_up_N2F.shape), ws("activated", *kept.sigmoid_NF.shape)
-    swiglu_backward(d_activated, kept.gate_up_N2F, kept.sigmoid_NF, d_gate_up, activated)
-    weight_gradients(gradient_ND, activated, layer.down, p.dropout, ws)
-    gradient_ND += _through_norm(d_gate_up, layer.gate_up, layer.norm2, kept.middle_ND, kept.scale2_N, p)
+    shape_FN = kept.sigmoid_FN.shape
+    d_activated_FN, activated_FN = ws("d_activated", *shape_FN), ws("activated", *shape_FN)
+    input_gradient(gradient_ND, layer.down, d_activated_FN.T, p.dropout, ws)
+    d_gate_up_2FN = ws("d_gate_up", *kept.gate_up_2FN.shape)
+    swiglu_backward(d_activated_FN, kept.gate_up_2FN, kept.sigmoid_FN, d_gate_up_2FN, activated_FN)
+    weight_gradients(gradient_ND, activated_FN.T, layer.down, p.dropout, ws)
+    gradient_ND += _through_norm(d_gate_up_2FN.T, layer.gate_up, layer.norm2, kept.middle_ND, kept.scale2_N, p)
     d_attended = input_gradient(gradient_ND, layer.output, ws("d_attended", *kept.attended_NO.shape), p.dropout, ws)
     weight_gradients(gradient_ND, kept.attended_NO, layer.output, p.dropout, ws)
     d_qkv = _attention_backward(layer, d_attended, kept, p)
@@ -189,15 +193,19 @@ def _attention_backward(layer: Layer, gradient_NO: Array, kept: Kept, p: Pass) -
     gradient_BKTGh = ws("d_out", n_rows, n_kv, n_tokens, n_heads // n_kv, size)
     gradient_BKTGh[...] = _grouped(gradient_NO, p)
     product_BKTG = np.vecdot(gradient_BKTGh, _grouped(kept.attended_NO, p))
-    shape_BKMh = kept.heads.queries_BKMh.shape
     d_heads = attend_backward(
-        gradient_BKTGh.reshape(shape_BKMh), product_BKTG.reshape(*shape_BKMh[:3], 1), kept.heads, kept.attention, ws
+        gradient_BKTGh.reshape(kept.heads.queries_PMh.shape),
+        product_BKTG.reshape(kept.attention.sums_PM.shape),
+        kept.heads,
+        kept.attention,
+        ws,
     )
     d_qkv = ws("d_qkv", n_rows * n_tokens, (n_heads + 2 * n_kv) * size)
     d_qk, d_v = _split(d_qkv, p)
-    _grouped(d_qk[:, :, :n_heads], p)[...] = d_heads.queries_BKMh.reshape(gradient_BKTGh.shape)
-    d_qk[:, :, n_heads:] = d_heads.keys_BKSh.transpose(0, 2, 1, 3)
-    d_v[...] = d_heads.values_BKSh.transpose(0, 2, 1, 3)
+    shape_BKTh = (n_rows, n_kv, n_tokens, size)
+    _grouped(d_qk[:, :, :n_heads], p)[...] = d_heads.queries_PMh.reshape(gradient_BKTGh.shape)
+    d_qk[:, :, n_heads:] = d_heads.keys_PSh.reshape(shape_BKTh).transpose(0, 2, 1, 3)
+    d_v[...] = d_heads.values_PSh.reshape(shape_BKTh).transpose(0, 2, 1, 3)
     rotate_backward(d_qk, p.tables, ws)
     if layer.q_norm is not None and layer.k_norm is not None and kept.scales_qk is not None:
         qk, _ = _split(kept.qkv, p)

@@ -1,6 +1,6 @@
-"""Elementwise work shared among as many threads as the BLAS has; NumPy lets go of the interpreter while it works.
+"""Work outside the BLAS shared among as many threads as it has; NumPy lets go of the interpreter while it works.
 
-A part's result is the same whoever computes it, so the number of threads changes no bit of what is elementwise.
+A part's result is the same whoever computes it, so the number of threads changes no bit of it.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,12 +9,14 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from mlxtune.backends.numpy.device import threads
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 FEWEST = 4  # parts: fewer are done before another thread is awake
+LEAST = 1 << 18  # elements of a work with products in it: with fewer, waking the threads takes longer than they save
 
 
 def each(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
@@ -26,6 +28,25 @@ def each(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     if threads() == 1 or len(parts) < FEWEST:
         return [work(part) for part in parts]
     return list(_pool().map(work, parts))
+
+
+def share(work: Callable[[slice], None], n_things: int, n_elements: int) -> None:
+    """`work` on slices of `n_things`, one for each thread, in which products run on that thread alone.
+
+    The BLAS would split each of them among its own threads, though they are too small to gain by it.
+    """
+    n_slices = min(threads(), n_things) if n_elements >= LEAST else 1
+    if n_slices == 1:
+        work(slice(0, n_things))
+        return
+    ends = [n_things * number // n_slices for number in range(n_slices + 1)]
+    with _blas().limit(limits=1):
+        list(_pool().map(work, map(slice, ends[:-1], ends[1:])))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 @cache

@@ -1,109 +1,163 @@
 """Causal attention by blocks of queries, with grouped queries and an optional window.
 
-B rows, T query tokens, S key tokens (the last T of them are the queries'), K key-value heads, G queries a key head,
-h features a head. Queries of a key head are merged into rows of one matrix, (T, G) -> T * G, so that a group is one
-product. A block of queries is multiplied with no key that lies after it: half of the work of the whole square.
+P pairs of a row and a key-value head, G queries a key head, T query tokens, M = T * G of them, S key tokens (the last T
+of them are the queries'), h features a head. Queries of a key head are merged into rows of one matrix, so that a group
+is one product. A block of queries is multiplied with no key that lies after it: half of the work of the whole square.
 
-The softmax is not normalised where it is made: `weights` are exp(score - largest), and the sums divide the output.
+Scores have the keys first, as the largest of each column is found several times faster than that of each row. The
+softmax is not normalised where it is made: `weights` are exp(score - largest), and the sums divide the output.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
+from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Array, Workspace
 
 BLOCK = 64  # queries; the triangle of one block that is computed for nothing is then small
-AFTER = np.triu(np.full((BLOCK, BLOCK), -np.inf, np.float32), 1)  # added to the scores of keys after the query
 
 
 class Heads(NamedTuple):
     """Queries are rotated and scaled, keys are rotated."""
 
-    queries_BKMh: Array  # M is T * G
-    keys_BKSh: Array
-    values_BKSh: Array
+    queries_PMh: Array
+    keys_PSh: Array
+    values_PSh: Array
 
 
 class Block(NamedTuple):
     queries: slice  # of M
     keys: slice  # of S
-    weights: Array  # (B, K, queries, keys)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of a pair's scores: how many keys, how many queries."""
+        return self.keys.stop - self.keys.start, self.queries.stop - self.queries.start
 
 
 class Attention(NamedTuple):
     """What the backward pass needs besides the heads and the output."""
 
     blocks: list[Block]
-    sums_BKM1: Array
+    weights_PSM: list[Array]  # of each block
+    sums_PM: Array
 
 
 def attend(heads: Heads, n_group: int, window: int | None, ws: Workspace, place: str | None) -> tuple[Array, Attention]:
-    """The output, (B, K, M, h), and what backward needs if `place` names where to keep it: else one block's memory."""
-    queries, keys, values = heads
-    shape_BKM = queries.shape[:-1]
-    out, sums = ws("attended_heads", *queries.shape), ws(f"{place or ''}sums", *shape_BKM, 1)
-    ones = np.ones((keys.shape[2], 1), keys.dtype)  # a product with them sums four times as fast as a reduction
+    """The output, (P, M, h), and what backward needs if `place` names where to keep it: else one block's memory."""
+    (n_pairs, n_queries, size), n_keys = heads.queries_PMh.shape, heads.keys_PSh.shape[1]
+    out, sums = ws("attended_heads", n_pairs, n_queries, size), ws(f"{place or ''}sums", n_pairs, n_queries)
+    blocks = _blocks(n_queries // n_group, n_keys, n_group, window)
+    kept = _one_room("weights", n_pairs, blocks, ws) if place is None else _rooms(place, n_pairs, blocks, ws)
+    ones = np.ones(n_keys, ws.dtype)  # a product with them sums faster than a reduction
+
+    def attend_of(pairs: slice) -> None:
+        queries, keys, values = (array[pairs] for array in heads)
+        for (rows, columns), all_weights in zip(blocks, kept, strict=True):
+            weights = all_weights[pairs]
+            np.matmul(keys[:, columns], queries[:, rows].swapaxes(1, 2), out=weights)
+            _hide(weights, n_group, window)
+            weights -= np.maximum.reduce(weights, 1, keepdims=True)
+            np.exp(weights, out=weights)
+            np.matmul(ones[: weights.shape[1]], weights, out=sums[pairs, rows])
+            np.matmul(weights.swapaxes(1, 2), values[:, columns], out=out[pairs, rows])
+        np.divide(out[pairs], sums[pairs, :, None], out=out[pairs])
+
+    threads.share(attend_of, n_pairs, _n_scores(heads, blocks))
+    return out, Attention(blocks, kept, sums)
+
+
+def _blocks(n_tokens: int, n_keys: int, n_group: int, window: int | None) -> list[Block]:
+    earlier = n_keys - n_tokens
     blocks = []
-    n_tokens = queries.shape[2] // n_group
-    earlier = keys.shape[2] - n_tokens
     for begin in range(0, n_tokens, BLOCK):
         end = min(begin + BLOCK, n_tokens)
         low = 0 if window is None else max(0, earlier + begin - window + 1)
-        rows, columns = slice(begin * n_group, end * n_group), slice(low, earlier + end)
-        name = "weights" if place is None else f"{place}weights{begin}"
-        weights = ws(name, *shape_BKM[:2], rows.stop - rows.start, columns.stop - low)
-        np.matmul(queries[:, :, rows], keys[:, :, columns].swapaxes(-1, -2), out=weights)
-        _hide(weights.reshape(*shape_BKM[:2], end - begin, n_group, -1), earlier + begin - low, window)
-        weights -= weights.max(-1, keepdims=True)
-        np.exp(weights, out=weights)
-        np.matmul(weights, ones[: weights.shape[-1]], out=sums[:, :, rows])
-        np.matmul(weights, values[:, :, columns], out=out[:, :, rows])
-        blocks.append(Block(rows, columns, weights))
-    out /= sums
-    return out, Attention(blocks, sums)
+        blocks.append(Block(slice(begin * n_group, end * n_group), slice(low, earlier + end)))
+    return blocks
 
 
-def _hide(scores_BKTGS: Array, first: int, window: int | None) -> None:
-    """Scores of keys after the query, or too far before it, become -inf. first: the column of the first query."""
-    n_tokens = scores_BKTGS.shape[2]
+def _n_scores(heads: Heads, blocks: list[Block]) -> int:
+    return sum(len(heads.keys_PSh) * n_keys * n_queries for n_keys, n_queries in (block.shape for block in blocks))
+
+
+def _rooms(place: str, n_pairs: int, blocks: list[Block], ws: Workspace) -> list[Array]:
+    return [ws(f"{place}weights{number}", n_pairs, *block.shape) for number, block in enumerate(blocks)]
+
+
+def _one_room(name: str, n_pairs: int, blocks: list[Block], ws: Workspace) -> list[Array]:
+    """The same memory for all blocks; each pair has its own part of it, as threads may be at different blocks."""
+    sizes = [n_keys * n_queries for n_keys, n_queries in (block.shape for block in blocks)]
+    room = ws(name, n_pairs, max(sizes))
+    return [room[:, :size].reshape(n_pairs, *block.shape) for size, block in zip(sizes, blocks, strict=True)]
+
+
+def _hide(scores_PSM: Array, n_group: int, window: int | None) -> None:
+    """Scores of keys after the query, or too far before it, become -inf. The last key is the last query's."""
+    _, n_keys, n_queries = scores_PSM.shape
+    n_tokens = n_queries // n_group
+    first = n_keys - n_tokens  # the key of the first query
     if n_tokens > 1:
-        scores_BKTGS[..., first:] += AFTER[:n_tokens, None, :n_tokens]
-    if window is not None and first + n_tokens > window:
-        distance = first + np.arange(n_tokens)[:, None] - np.arange(scores_BKTGS.shape[-1])
-        np.copyto(scores_BKTGS, -np.inf, where=(distance >= window)[:, None, :])
+        scores_PSM[:, first:] += _after(n_group)[:n_tokens, :n_queries]
+    if window is not None and n_keys > window:
+        distance = first + np.arange(n_queries) // n_group - np.arange(n_keys)[:, None]
+        np.copyto(scores_PSM, -np.inf, where=distance >= window)
+
+
+@cache
+def _after(n_group: int) -> Array:
+    """(BLOCK, BLOCK * G), added to the scores: -inf where the key comes after the query."""
+    after = np.tril(np.full((BLOCK, BLOCK), -np.inf, np.float32), -1)
+    return np.repeat(after, n_group, axis=1)
 
 
 def attend_backward(
-    gradient_BKMh: Array, products_BKM1: Array, heads: Heads, attention: Attention, ws: Workspace
+    gradient_PMh: Array, products_PM: Array, heads: Heads, attention: Attention, ws: Workspace
 ) -> Heads:
     """Gradients of queries, keys and values. gradient: of the output, overwritten. products: its dot with the output.
 
     With P = weights / sums: dV = P' g, dscores = P * (g V' - products), dQ = dscores K, dK = dscores' Q.
     """
-    queries, keys, values = heads
-    gradient_BKMh /= attention.sums_BKM1
-    products_BKM1 /= attention.sums_BKM1
-    gradients = Heads(ws("d_queries", *queries.shape), ws("d_keys", *keys.shape), ws("d_values", *values.shape))
-    covered = False
-    for rows, columns, weights in reversed(attention.blocks):  # the last block sees all keys, but for a window
-        gradient = gradient_BKMh[:, :, rows]
-        if not covered and columns.start > 0:
-            gradients.keys_BKSh[...] = gradients.values_BKSh[...] = 0.0
-            covered = True
-        _write_or_add(weights, gradient, gradients.values_BKSh[:, :, columns], covered, ws)
-        scores = np.matmul(gradient, values[:, :, columns].swapaxes(-1, -2), out=ws("d_scores", *weights.shape))
-        scores -= products_BKM1[:, :, rows]
-        scores *= weights
-        np.matmul(scores, keys[:, :, columns], out=gradients.queries_BKMh[:, :, rows])
-        _write_or_add(scores, queries[:, :, rows], gradients.keys_BKSh[:, :, columns], covered, ws)
-        covered = True
+    shapes = (array.shape for array in heads)
+    gradients = Heads(
+        *(ws(name, *shape) for name, shape in zip(("d_queries", "d_keys", "d_values"), shapes, strict=True))
+    )
+    blocks, n_pairs = attention.blocks, len(heads.keys_PSh)
+    all_scores = _one_room("d_scores", n_pairs, blocks, ws)
+    covers = blocks[-1].keys.start == 0  # the last block sees all keys, but for a window; the others add to its part
+    adding = blocks[:-1] if covers else blocks
+    longest = max((block.shape[0] for block in adding), default=0)
+    all_parts = ws("d_part", n_pairs, longest, heads.keys_PSh.shape[2]) if adding else None
+
+    def backward_of(pairs: slice) -> None:
+        (queries, keys, values), (d_queries, d_keys, d_values) = (
+            [array[pairs] for array in group] for group in (heads, gradients)
+        )
+        gradient, products, sums = gradient_PMh[pairs], products_PM[pairs], attention.sums_PM[pairs]
+        gradient /= sums[..., None]
+        products /= sums
+        if not covers:
+            d_keys[...] = d_values[...] = 0.0
+        for number in reversed(range(len(blocks))):
+            rows, columns = blocks[number]
+            weights, scores = attention.weights_PSM[number][pairs], all_scores[number][pairs]
+            part = None if all_parts is None or (covers and number == len(blocks) - 1) else all_parts[pairs]
+            _write_or_add(weights, gradient[:, rows], d_values[:, columns], part)
+            np.matmul(values[:, columns], gradient[:, rows].swapaxes(1, 2), out=scores)
+            scores -= products[:, None, rows]
+            scores *= weights
+            np.matmul(scores.swapaxes(1, 2), keys[:, columns], out=d_queries[:, rows])
+            _write_or_add(scores, queries[:, rows], d_keys[:, columns], part)
+
+    threads.share(backward_of, n_pairs, _n_scores(heads, blocks))
     return gradients
 
 
-def _write_or_add(left: Array, right: Array, out: Array, add: bool, ws: Workspace) -> None:
-    """out = left' @ right, or added to it."""
-    if add:
-        out += np.matmul(left.swapaxes(-1, -2), right, out=ws("d_part", *out.shape))
+def _write_or_add(left_PSM: Array, right_PMh: Array, out_PSh: Array, part_PSh: Array | None) -> None:
+    """out = left @ right, or, with memory for the product, added to it."""
+    if part_PSh is None:
+        np.matmul(left_PSM, right_PMh, out=out_PSh)
     else:
-        np.matmul(left.swapaxes(-1, -2), right, out=out)
+        out_PSh += np.matmul(left_PSM, right_PMh, out=part_PSh[:, : out_PSh.shape[1]])
