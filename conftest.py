@@ -15,7 +15,7 @@ from mlxtune.backends import blas
 
 HAS_MLX = all(importlib.util.find_spec(name) for name in ("mlx", "mlx_lm"))
 
-blas.choose_kernels()
+blas.configure()
 blas.load_openblas()
 
 

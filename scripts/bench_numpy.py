@@ -52,7 +52,7 @@ SIZES = {
 STRATEGIES = ("full", "last-2")
 SHARES = (1.0, 0.5)  # of the positions that carry loss
 RATE = 1e-4
-TURN_SECONDS = 0.1  # small steps are taken several at a time, as a run takes them: the caches are then warm
+FEWEST, TURN_SECONDS = 3, 0.1  # of steps in a turn, as a run takes one after the other: the caches are then warm
 PAUSE_SECONDS = 0.3  # idle threads of a BLAS keep their core busy for a while, and it is another side's turn
 Step = Callable[[], float]
 
@@ -235,7 +235,7 @@ def measure(name: str, strategy: str, share: float, threads: int, rounds: int) -
     losses = {side: float(json.loads(_line(server))) for side, server in servers.items()}
     assert max(losses.values()) - min(losses.values()) < 1e-3, losses
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    in_turn = max(1, min(50, int(TURN_SECONDS / median(_turn(servers["torch"], 3)))))
+    in_turn = max(FEWEST, min(50, int(TURN_SECONDS / median(_turn(servers["torch"], 3)))))
     for number in range(rounds):
         for side in sides if number % 2 == 0 else reversed(sides):
             seconds[side].append(median(_turn(servers[side], in_turn)))
@@ -314,7 +314,7 @@ def main() -> None:
         what, side, name, strategy, share = options.worker
         worker(what, side, name, strategy, float(share))
         return
-    blas.choose_kernels()  # for the processes that measure
+    blas.configure()  # for the processes that measure
     import torch
 
     print(f"Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}, {_processor()}\n")

@@ -69,7 +69,7 @@ def test_the_panel_says_which_blas_mlx_computes_with(mlx_on, monkeypatch, tmp_pa
 
 def test_kernels_that_the_user_chose_stay(monkeypatch):
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    blas.choose_kernels()
+    blas.configure()
     assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"
 
 

@@ -56,7 +56,7 @@ def program(
 
 def main() -> None:
     """Run the program. An MlxtuneError is one message on standard error and its exit code."""
-    blas.choose_kernels()
+    blas.configure()
     try:
         app()
     except MlxtuneError as error:

@@ -46,7 +46,7 @@ def _last_words(returncode: int, stderr: str) -> str:
 
 def main() -> None:
     """The BLAS is chosen before anything imports MLX or NumPy, as in a run."""
-    blas.choose_kernels()
+    blas.configure()
     if sys.argv[1] == "mlx":
         blas.load_openblas()
     measured = import_module(f"mlxtune.backends.{sys.argv[1]}.probe").measure()

@@ -1,6 +1,7 @@
 """Work outside the BLAS shared among as many threads as it has; NumPy lets go of the interpreter while it works.
 
-A part's result is the same whoever computes it, so the number of threads changes no bit of it.
+A part's result is the same whoever computes it, so the number of threads changes no bit of it. Parts are large: threads
+wait for the interpreter between two operations, and with operations of 10 us two are slower than one.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,6 @@ from mlxtune.backends.numpy.device import threads
 
 Part = TypeVar("Part")
 Result = TypeVar("Result")
-FEWEST = 4  # parts: fewer are done before another thread is awake
 LEAST = 1 << 18  # elements of a work with products in it: with fewer, waking the threads takes longer than they save
 
 
@@ -25,7 +25,7 @@ def each(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
     >>> each(lambda part: part * 2, range(5))
     [0, 2, 4, 6, 8]
     """
-    if threads() == 1 or len(parts) < FEWEST:
+    if threads() == 1 or len(parts) == 1:
         return [work(part) for part in parts]
     return list(_pool().map(work, parts))
 

@@ -15,7 +15,7 @@ from mlxtune.backends.numpy.weights import round_to, widen
 from mlxtune.optim.adamw import Moments, Scalars, rounded
 from mlxtune.optim.rounding import stochastic
 
-BLOCK = 1 << 16  # elements: 256 KiB of each of weight, gradient, m, v and what is between
+BLOCK = 1 << 18  # elements: 1 MiB of each of weight, gradient, m, v and what is between
 ROUNDING_STREAM, MOMENT_STREAM = 1 << 32, (1 << 32) + 1  # beside those of the adapters' dropout
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 

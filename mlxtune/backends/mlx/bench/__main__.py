@@ -10,7 +10,7 @@ from mlxtune.backends.mlx.bench.spec import spec_from_json
 
 def main() -> None:
     """The BLAS is chosen before anything imports MLX or NumPy, for both sides alike."""
-    blas.choose_kernels()
+    blas.configure()
     blas.load_openblas()
     spec = spec_from_json(sys.stdin.read())
     result = import_module(f"mlxtune.backends.mlx.bench.{spec.work}").run(spec)

@@ -11,7 +11,7 @@ from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Array, Workspace
 
 CHUNK_ELEMENTS = 1 << 25  # logits at once: 128 MiB, 1,048 tokens of a vocabulary of 32,000
-BLOCK_ELEMENTS = 1 << 16  # logits that stay in the cache while they are worked on
+BLOCK_ELEMENTS = 1 << 18  # logits that stay in the cache while they are worked on
 MERGE_ELEMENTS = 1 << 22  # of the head's gradient at once, where a second chunk is added to it
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Array
 
-BLOCK = 1 << 17  # elements: 512 KiB of each array; with smaller ones threads wait for the interpreter
+BLOCK = 1 << 17  # elements: 512 KiB of each array
 
 
 def swiglu(gate_up_2FN: Array, sigmoid_FN: Array, out_FN: Array) -> None:
