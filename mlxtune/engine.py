@@ -6,7 +6,7 @@ to stop it stops taking events, and who wants to go on later keeps the Progress.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple, Protocol
 
@@ -62,19 +62,18 @@ class Feed(NamedTuple):
         """The micro-batches of one window."""
         return [collate(self.train, rows, multiple=self.pad_multiple) for rows in window]
 
-    def largest(self) -> Batch:
-        """The micro-batch with the most tokens, of the first epoch and of the validation."""
+    def largest(self, steps: int) -> Batch:
+        """The micro-batch with the most tokens, of the first steps of the first epoch."""
+        return self._most_tokens(self.train, (batch for window in self.windows(0)[:steps] for batch in window))
 
-        def tokens(rows: Sequence[TokenRow], batch: Sequence[int]) -> int:
-            return sum(len(rows[index].tokens) for index in batch)
+    def largest_evaluated(self) -> Batch | None:
+        """The batch of the validation with the most tokens."""
+        batches = eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size)
+        return self._most_tokens(self.valid, batches) if batches else None
 
-        trained = max((batch for window in self.windows(0) for batch in window), key=lambda b: tokens(self.train, b))
-        chosen, of = trained, self.train
-        if self.valid:
-            evaluated = eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size)[0]
-            if tokens(self.valid, evaluated) > tokens(self.train, trained):
-                chosen, of = evaluated, self.valid
-        return collate(of, chosen, multiple=self.pad_multiple)
+    def _most_tokens(self, rows: Sequence[TokenRow], batches: Iterable[tuple[int, ...]]) -> Batch:
+        most = max(batches, key=lambda batch: sum(len(rows[index].tokens) for index in batch))
+        return collate(rows, most, multiple=self.pad_multiple)
 
 
 class Pace(NamedTuple):

@@ -152,7 +152,9 @@ def _job(recipe: Recipe, folder: Path) -> Job:
 
 def _work(feed: Feed, paces: Pace, fingerprint: str) -> Work:
     """What the run will ask, from its first step on."""
-    return Work((*feed.train, *feed.valid), feed.largest(), run_shape.row_passes(feed, paces), fingerprint)
+    rows, evaluated = (*feed.train, *feed.valid), feed.largest_evaluated()
+    most = max(int(b.lengths_B.sum()) for b in (feed.largest(paces.per_epoch), evaluated) if b is not None)
+    return Work(rows, feed.largest(paces.total), evaluated, most, run_shape.row_passes(feed, paces), fingerprint)
 
 
 def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:

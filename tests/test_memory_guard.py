@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune import checkpoint, run
+from mlxtune.data.load import DataSettings
 from mlxtune.errors import BadSetting
 from mlxtune.events import Memory, Start, Step
 from mlxtune.memory import guard as guards
@@ -211,6 +212,18 @@ def test_a_limit_below_the_plan_is_that_to_which_mlx_is_held(tmp_path, data):
     look = Look(mx)
     run.start(recipe_of(data, "mlx", **settings), [look])
     assert {memory for memory, _ in look.seen} == {limit}
+
+
+def test_the_check_at_the_start_stays_within_the_plan_though_the_validation_has_longer_rows(tmp_path):
+    pytest.importorskip("mlx.core", reason="MLX is not installed")
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    write(rows / "train.jsonl", [{"text": words(SHORT, seed)} for seed in range(2 * STEPS)])
+    write(rows / "valid.jsonl", [{"text": words(2 * LONG, seed)} for seed in range(4)])
+    settings = {"data__valid_share": DataSettings().valid_share, "train__max_steps": 1, "strategy__last_n": "all"}
+    run.start(recipe_of(rows, "mlx", **settings, run__out=str(tmp_path / "run")))
+    start = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert start["peak_memory_bytes"] < start["predicted_peak_bytes"]
 
 
 def test_a_second_run_of_a_process_measures_its_own_peak(tmp_path, data):

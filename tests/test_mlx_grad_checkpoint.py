@@ -14,7 +14,7 @@ from mlxtune.backends.mlx import lora, recompute, self_check
 from mlxtune.backends.mlx.forward import WHOLE
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.lora import LoraLinear
-from mlxtune.backends.mlx.passes import KEEPS_ALL
+from mlxtune.backends.mlx.passes import KEEPS_ALL, RowsToCheck
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -202,7 +202,7 @@ def test_the_self_check_of_the_longest_rows_takes_no_more_than_a_step(deep_model
     peaks = []
     for checkpoints in (True, False):
         learner = MlxLearner(Job(deep_model, "fp32", Full(), AdamW(), 1.0, 0, grad_checkpoint=checkpoints))
-        learner.largest = [np.arange(512, dtype=np.int32) % 90]
+        learner.checked = RowsToCheck([np.arange(512, dtype=np.int32) % 90], ())
         mx.synchronize()
         mx.reset_peak_memory()
         learner.prepare()

@@ -24,7 +24,7 @@ folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 random = np.random.default_rng(0)
 rows = [TokenRow(random.integers(0, 4000, n).astype(np.int32), np.arange(n) > n // 2, "") for n in (40, 31, 25, 38)]
 learner = MlxLearner(Job(folder, "fp32", LastN(last_n=1, head=False), AdamW(), None, 0, sys.argv[3]))
-learner.plan(Work(rows, collate(rows, (0, 3)), 40, "random"))
+learner.plan(Work(rows, collate(rows, (0, 3)), None, 78, 40, "random"))
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))  # more than this is refused by the system
 learner.limit(limit // 2, 64 << 20)  # as a run holds it

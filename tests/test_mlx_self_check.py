@@ -11,7 +11,7 @@ from mlxtune.backends.mlx.forward import WHOLE, Form, Forward
 from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.load import load_lazily
-from mlxtune.backends.mlx.passes import Passes
+from mlxtune.backends.mlx.passes import Passes, RowsToCheck
 from mlxtune.backends.mlx.self_check import COMPARED_TOKENS, SPLIT, for_check
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
@@ -79,6 +79,20 @@ def test_a_model_that_lets_packed_rows_see_each_other_gets_padded_rows_and_the_p
     assert any("not packed" in note for note in learner.notes)
 
 
+def test_packing_that_fails_on_the_longer_rows_of_the_validation_alone_is_not_used(tmp_path, monkeypatch):
+    by_rows = packing._rows
+    monkeypatch.setattr(
+        packing, "_rows", lambda heads, cache, *given: by_rows(heads, cache, *given) * (1 if cache.ends[-1] < 60 else 2)
+    )
+    write_model(tmp_path)
+    for lengths, packed in (((10, 9), True), ((50, 40), False)):
+        learner = MlxLearner(Job(tmp_path, "fp32", LastN(last_n=1), AdamW(), None, 0))
+        trained, evaluated = make_batch(0, (24, 17)), make_batch(0, lengths)
+        learner.checked = RowsToCheck.of(trained, evaluated)
+        learner.prepare()
+        assert learner.network.forward.form.packed == packed
+
+
 def test_a_split_that_is_off_by_one_bit_is_not_used(tmp_path, monkeypatch):
     exact = Forward.prefix
     monkeypatch.setattr(Forward, "prefix", lambda self, layout: _nudged(exact(self, layout)))
@@ -102,7 +116,7 @@ def test_the_frozen_layers_are_not_in_memory_after_the_check(tmp_path):
     learner = MlxLearner(Job(write_architecture(tmp_path, "llama"), "fp32", LastN(last_n=1), AdamW(), None, 0))
     weights = learner._read_what_trains()
     before = mx.get_active_memory()
-    passes = Passes(learner.model, learner.anatomy, learner.selection, learner.largest, weights)
+    passes = Passes(learner.model, learner.anatomy, learner.selection, learner.checked, weights)
     passes.forward(probe(learner.model), grad_checkpoint=False)
     layer = sum(a.nbytes for name, a in tree_flatten(learner.model.parameters()) if name.startswith("model.layers.0."))
     assert mx.get_active_memory() - before < layer

@@ -68,7 +68,9 @@ class Work(NamedTuple):
     """What a run is going to ask of its Learner."""
 
     rows: Sequence[TokenRow]  # all that are trained on and evaluated
-    largest: Batch  # the micro-batch with the most tokens
+    largest: Batch  # the micro-batch with the most tokens, of those that are trained on
+    evaluated: Batch | None  # the same of the validation
+    batch_tokens: int  # the most of any batch, of the whole first epoch however short the run
     row_passes: int  # how many rows are read until the end, each time counted
     model_fingerprint: str
 

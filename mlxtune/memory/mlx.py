@@ -236,13 +236,13 @@ def _update_element_bytes(setup: Setup) -> int:
 
 
 def _forward_only(setup: Setup, rows: Rows) -> Parts:
-    """The validation: nothing is kept, one layer and one shard are worked on."""
+    """The validation: nothing is kept, one layer and one shard are worked on; its exponentials are the result."""
     d, e = setup.dimensions, setup.element_bytes
     places, squares = rows.places(packed=setup.packs), rows.squares(packed=setup.packs)
     attention = e * d.n_heads * squares + e * places * (2 * d.hidden_size + 3 * d.n_heads * d.head_dim)
     return Parts(
         activations=max(attention, e * places * (3 * d.intermediate_size + 2 * d.hidden_size)),
-        head_loss=_shard_work(setup, rows.n_supervised),
+        head_loss=_shard_work(setup, rows.n_supervised) + e * rows.n_supervised * shard_rows(d.vocab_size),
     )
 
 

@@ -20,10 +20,11 @@ FILES_AT_ONCE = 2  # a stage reads one and writes the next
 
 
 class Keeping(NamedTuple):
-    """rows: distinct, longest first, as they lie in the file."""
+    """rows: distinct, longest first, as they lie in the file. batch_tokens: that the pass reads at once."""
 
     file: RowFile
     rows: list[Tokens]
+    batch_tokens: int
     note: str
 
 
@@ -36,11 +37,13 @@ def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Kee
         return None
     if job.prefix_cache == "off":
         return None
-    rows = _distinct(work)
+    rows, n_tokens = _distinct(work), work.batch_tokens
     file = _file(job, work, rows, first, width, dtype)
     layers = f"the first {first:,} layers" if first > 1 else "the first layer"
     if file.done()[0] == first:
-        return Keeping(file, rows, f"The output of {layers} is there from an earlier run ({size(file.bytes)}).")
+        return Keeping(
+            file, rows, n_tokens, f"The output of {layers} is there from an earlier run ({size(file.bytes)})."
+        )
     if job.prefix_cache == "auto" and work.row_passes < PAYS_FROM * len(rows):
         return f"The output of {layers} is not kept: {work.row_passes:,} passes over {len(rows):,} rows do not pay."
     needed, free = FILES_AT_ONCE * file.bytes + SPARE_BYTES, free_bytes(file.folder)
@@ -53,7 +56,9 @@ def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Kee
         )
     if free < needed:
         return f"The output of {layers} is not kept: that takes {size(needed)} on the disk, {size(free)} are free."
-    return Keeping(file, rows, f"The output of {layers} is computed once and kept: {size(file.bytes)} on the disk.")
+    return Keeping(
+        file, rows, n_tokens, f"The output of {layers} is computed once and kept: {size(file.bytes)} on the disk."
+    )
 
 
 def _distinct(work: Work) -> list[Tokens]:
@@ -71,7 +76,7 @@ def _file(job: Job, work: Work, rows: list[Tokens], first: int, width: int, dtyp
         "type": str(dtype),
         "width": width,
         "layers at once": LAYERS_AT_ONCE,
-        "largest": int(work.largest.lengths_B.sum()),
+        "largest": work.batch_tokens,
         "pass": PASS,
         "mlx": version("mlx"),
         "mlx-lm": version("mlx-lm"),

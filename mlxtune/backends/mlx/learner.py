@@ -20,12 +20,12 @@ from mlxtune.backends.mlx.load import PRECISIONS, load_lazily
 from mlxtune.backends.mlx.network import Network
 from mlxtune.backends.mlx.ordered import Ordered
 from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained
-from mlxtune.backends.mlx.passes import Passes, inside, names
+from mlxtune.backends.mlx.passes import Passes, RowsToCheck, inside, names
 from mlxtune.backends.mlx.prefix import Prefix
 from mlxtune.backends.mlx.self_check import some_rows
 from mlxtune.backends.mlx.stand_in import Call, as_it_is
 from mlxtune.backends.mlx.unread import Unread
-from mlxtune.backends.row_file import Tokens, drop_older
+from mlxtune.backends.row_file import drop_older
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
 from mlxtune.optim import adamw, clip
@@ -54,7 +54,7 @@ class MlxLearner:
         self.names = names(self.selection)
         self.precision, self.device, self.notes = job.precision, device.name(), notes
         self.memory_limit_bytes = device.memory_limit_bytes()
-        self.largest: Sequence[Tokens] = some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0])
+        self.checked = RowsToCheck(some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0]), ())
         self.keeping: Keeping | None = None
         self.keeps_prefix, self.packs_rows = False, True
         self.on_gpu, self.limits = not device.is_processor(), device.Limits()
@@ -63,8 +63,7 @@ class MlxLearner:
 
     def plan(self, work: Work) -> None:
         """Decide whether the frozen layers' output is kept. Raises BadSetting for a disk that cannot hold it."""
-        batch = work.largest
-        self.largest = [tokens[:length] for tokens, length in zip(batch.tokens_BT, batch.lengths_B, strict=True)]
+        self.checked = RowsToCheck.of(work.largest, work.evaluated)
         width = self.anatomy.parameters[self.anatomy.embedding].shape[1]
         dtype = PRECISIONS[self.precision]
         found = keeping.decide(self.job, work, self.selection.first_layer, width, dtype)
@@ -82,7 +81,7 @@ class MlxLearner:
             head.untie(self.model, self.anatomy)
         found = probe(self.model)
         lora.attach(self.model, self.selection.adapters, self.job.seed)
-        passes = Passes(self.model, self.anatomy, self.selection, self.largest, weights)
+        passes = Passes(self.model, self.anatomy, self.selection, self.checked, weights)
         forward, told = passes.forward(found, grad_checkpoint=self.job.grad_checkpoint)
         self.notes = (*self.notes, *told)
         prefix = Prefix(forward, PRECISIONS[self.precision])
@@ -91,7 +90,7 @@ class MlxLearner:
             self.keeping, self.keeps_prefix = None, False
         if self.keeping is not None:
             prefix.file = self.keeping.file
-            prefix.fill(self.keeping.rows, weights, sum(map(len, self.largest)), tell)
+            prefix.fill(self.keeping.rows, weights, self.keeping.batch_tokens, tell)
             drop_older(self.keeping.file.folder)
         else:
             weights.read()

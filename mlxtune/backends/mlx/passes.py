@@ -12,24 +12,45 @@ from mlxtune.backends.mlx.self_check import SelfCheck, for_check
 from mlxtune.backends.mlx.stand_in import Call
 from mlxtune.backends.mlx.unread import Unread
 from mlxtune.backends.row_file import Tokens
+from mlxtune.data.types import Batch
 from mlxtune.strategies.selection import Anatomy, Selection
 
 KEEPS_ALL = "Layers keep all that the backward pass needs"
 
 
+class RowsToCheck(NamedTuple):
+    """The run's longest rows, those of one batch; evaluated: of the validation, where these have more tokens."""
+
+    trained: Sequence[Tokens]
+    evaluated: Sequence[Tokens]
+
+    @classmethod
+    def of(cls, trained: Batch, evaluated: Batch | None) -> "RowsToCheck":
+        """Out of the largest batches."""
+        longer = evaluated is not None and int(evaluated.lengths_B.sum()) > int(trained.lengths_B.sum())
+        return cls(_rows(trained), _rows(evaluated) if evaluated is not None and longer else ())
+
+
+def _rows(batch: Batch) -> list[Tokens]:
+    return [tokens[:length] for tokens, length in zip(batch.tokens_BT, batch.lengths_B, strict=True)]
+
+
 class Passes(NamedTuple):
-    """A model with its adapters, what trains of it, and the rows to try it on, which are the run's longest."""
+    """A model with its adapters, what trains of it, and the rows to try it on."""
 
     model: nn.Module
     anatomy: Anatomy
     selection: Selection
-    rows: Sequence[Tokens]
+    rows: RowsToCheck
     weights: Unread
 
     def forward(self, found: FoundHead | None, *, grad_checkpoint: bool) -> tuple[Forward, tuple[str, ...]]:
         """The passes, and what the user should know of them."""
         first = self.selection.first_layer
-        check = SelfCheck(self.model, first, self._earliest, for_check(self.rows), self.weights.forget, found)
+        rows = for_check(self.rows.trained)
+        check = SelfCheck(self.model, first, self._earliest, rows, self.weights.forget, found)
+        if self.rows.evaluated:
+            check = check._replace(evaluated=for_check(self.rows.evaluated))
         if grad_checkpoint:
             check = check._replace(around=self._recomputing)
         form, head_of_form, notes = check.best()
@@ -50,7 +71,7 @@ class Passes(NamedTuple):
         calls = {n: recompute.recomputed(inside(trains, layers[n]), forward.attending) for n in numbers}
         outside = (self.anatomy.embedding, self.anatomy.head, head.HEAD)  # large, and not what a layer reads
         compared = [name for name in trains if name not in outside]
-        fault = recompute.Check(forward, compared, self.rows[-1], self.weights.forget).fault(calls)
+        fault = recompute.Check(forward, compared, self.rows.trained[-1], self.weights.forget).fault(calls)
         if fault is not None:
             return (f"{KEEPS_ALL}: for this model, computing it again would not be exact ({fault}).",)
         forward.around = calls

@@ -1,8 +1,9 @@
 """The check at the start of every run: which form of the passes is exact for this model, seen by trying it.
 
 The reference is the whole model on one short row alone, as anybody would run it. Cutting at a layer must give the same
-bits. Packed, that row comes last, after rows that make the longest sequence of the run: its logits, and one gradient of
-their loss, must agree within rounding. The first form of LADDER that holds is taken; what failed before it is said.
+bits. Packed, that row comes last, after rows that make the longest sequence of the training: its logits, and one
+gradient of their loss, must agree within rounding; its logits alone, where the validation has a longer one. The first
+form of LADDER that holds is taken; what failed before it is said.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,6 +64,7 @@ class SelfCheck(NamedTuple):
     """What the forms are tried on. parameter: the one whose gradient is compared. forget: see `unread`.
 
     around: what is called in the layers' places, see `Forward`: computed again, the longest rows take little memory.
+    evaluated: as rows, for a forward pass alone: with a gradient it could take more than any step of the run.
     """
 
     model: nn.Module
@@ -72,6 +74,7 @@ class SelfCheck(NamedTuple):
     forget: Callable[[], None]
     head: FoundHead | None
     around: Around = _nothing
+    evaluated: Batch | None = None
 
     def best(self) -> Checked:
         """The first form of the ladder that agrees with the whole model."""
@@ -121,7 +124,18 @@ class SelfCheck(NamedTuple):
             return f"logits differ by {logits:.1g} of the largest"
         if not gradient <= GRADIENT_WITHIN[dtype]:
             return f"a gradient differs by {gradient:.1g} of its largest entry"
-        return None
+        if self.evaluated is None or not form.packed:
+            return None
+        logits = _difference(self._logits(form, self.evaluated), self._logits(WHOLE, _last(self.evaluated)))
+        return None if logits <= LOGITS_WITHIN[dtype] else f"logits far on differ by {logits:.1g} of the largest"
+
+    def _logits(self, form: Form, rows: Batch) -> mx.array:
+        forward = Forward(self.model, self.first, form, self.head)
+        layout = forward.lay_out(rows)
+        logits_NV = forward.logits(layout, forward.prefix(layout))
+        self.forget()
+        mx.eval(logits_NV)
+        return logits_NV
 
     def _outcome(self, form: Form, around: Around = _nothing, *, alone: bool = False) -> Outcome:
         forward = Forward(self.model, self.first, form, self.head)

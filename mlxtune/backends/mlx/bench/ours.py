@@ -25,7 +25,8 @@ def run(spec: Spec) -> Result:
     """Train, from after the imports on."""
     case = spec.case
     made = [rows.token_row(row) for row in rows.make_rows(case)]
-    work = Work(made, rows.largest(made, case), case.epochs * case.rows, "bench")
+    largest = rows.largest(made, case)
+    work = Work(made, largest, None, int(largest.lengths_B.sum()), case.epochs * case.rows, "bench")
     if spec.techniques is not None:
         force(form_of(spec.techniques))
     recorder = Recorder(case)
