@@ -111,6 +111,7 @@ def result(**changes):
     given = {
         "losses": [2.0, 1.0],
         "before_seconds": 1.0,
+        "first_step_seconds": 0.5,
         "epoch_seconds": [3.0, 1.0],
         "real_tokens": 100,
         "supervised_tokens": 40,

@@ -31,7 +31,9 @@ def measures(case: Case) -> list[Measure]:
     return [
         Measure("real_tokens_per_second", "real tokens/s", lambda r: r.real_tokens / r.whole_seconds, count),
         Measure("supervised_tokens_per_second", "supervised tokens/s", _supervised_rate, count),
+        Measure("import_seconds", "imports, s", lambda r: r.import_seconds, _seconds, compared=False),
         Measure("before_seconds", "before the first step, s", lambda r: r.before_seconds, _seconds, compared=False),
+        Measure("first_step_seconds", "first step, s", lambda r: r.first_step_seconds, _seconds, compared=False),
         *(_epoch(number) for number in range(1, case.epochs + 1)),
         Measure("whole_seconds", "whole, s", lambda r: r.whole_seconds, _seconds),
         Measure("peak_bytes", "peak of MLX", lambda r: r.peak_bytes, size),

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from importlib import import_module
 
 from mlxtune.backends import blas
@@ -13,8 +14,11 @@ def main() -> None:
     blas.configure()
     blas.load_openblas()
     spec = spec_from_json(sys.stdin.read())
-    result = import_module(f"mlxtune.backends.mlx.bench.{spec.work}").run(spec)
-    print(json.dumps(result and result._asdict()))
+    began = time.perf_counter()
+    work = import_module(f"mlxtune.backends.mlx.bench.{spec.work}")
+    imported = time.perf_counter() - began
+    result = work.run(spec)
+    print(json.dumps(result and result._replace(import_seconds=imported)._asdict()))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ class Recorder:
         return Result(
             losses=self.losses,
             before_seconds=self.ready_at - self.began,
+            first_step_seconds=self.ends[0] - self.ready_at,
             epoch_seconds=[end - begin for begin, end in pairwise(ends)],
             real_tokens=sum(c.real_tokens for c in self.computed),
             supervised_tokens=sum(c.supervised_tokens for c in self.computed),

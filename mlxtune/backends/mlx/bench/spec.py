@@ -51,6 +51,7 @@ class Result(NamedTuple):
 
     losses: list[float]  # mean of each step's supervised tokens, nats
     before_seconds: float  # until the first step: loading, checks, and what is computed once
+    first_step_seconds: float  # a part of the first epoch's
     epoch_seconds: list[float]
     real_tokens: int  # that are read
     supervised_tokens: int
@@ -63,6 +64,7 @@ class Result(NamedTuple):
     device: str
     blas: str
     used: list[str]  # ours: the techniques in use
+    import_seconds: float = 0.0  # before all other times
 
     @property
     def whole_seconds(self) -> float:
