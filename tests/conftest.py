@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mlxtune.cli import main
+from mlxtune.cli.app import run_here
 from tests.support_cli import Found
 
 
@@ -16,7 +16,7 @@ def mlxtune(tmp_path, monkeypatch, capfd):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["mlxtune", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            main()
+            run_here()
         return Found(int(ended.value.code or 0), *capfd.readouterr())
 
     return call

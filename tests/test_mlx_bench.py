@@ -1,6 +1,10 @@
 """The comparison with mlx-lm's trainer compares like with like, and its arithmetic is right."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from math import prod
 
 import numpy as np
@@ -167,6 +171,17 @@ def test_without_mlx_the_command_says_how_to_install_it(monkeypatch):
 def test_a_worker_that_fails_is_told_with_its_last_words():
     with pytest.raises(RunStopped, match=r"found exit code 1.*\n(.*\n)*.*No module named .*\.nothing"):
         compare._work(Spec("nothing", CASES[0], ""), compare.Settings())
+
+
+def test_a_bench_that_is_told_to_end_takes_its_worker_with_it():
+    command = [sys.executable, "-m", "mlxtune", "bench", "--case", "even"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as bench:
+        assert "uncounted" in bench.stderr.readline()  # said when one worker has ended and the next begins
+        time.sleep(1)
+        bench.terminate()
+        assert bench.wait(timeout=60) == 143
+        with pytest.raises(ProcessLookupError):
+            os.killpg(bench.pid, 0)  # no one of its group is left
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """The program: its verbs, and how an error leaves it."""
 
+import signal
 import sys
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 import typer
@@ -54,9 +56,21 @@ def program(
     DEBUG.set(debug)
 
 
+def _end(number: int, _frame: FrameType | None) -> None:
+    """As a shell reports it. Raised, so that temporary folders and processes that were started end too."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
-    """Run the program. An MlxtuneError is one message on standard error and its exit code."""
+    """The program as a process: what holds for all of it is set, then it is run."""
     blas.configure()
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # transformers imports it in 3 s, for nothing here
+    signal.signal(signal.SIGTERM, _end)
+    run_here()
+
+
+def run_here() -> None:
+    """Run the program in this process. An MlxtuneError is one message on standard error and its exit code."""
     try:
         app()
     except MlxtuneError as error:

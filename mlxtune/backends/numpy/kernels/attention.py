@@ -120,30 +120,23 @@ def attend_backward(
 
     With P = weights / sums: dV = P' g, dscores = P * (g V' - products), dQ = dscores K, dK = dscores' Q.
     """
-    shapes = (array.shape for array in heads)
-    gradients = Heads(
-        *(ws(name, *shape) for name, shape in zip(("d_queries", "d_keys", "d_values"), shapes, strict=True))
-    )
-    blocks, n_pairs = attention.blocks, len(heads.keys_PSh)
-    all_scores = _one_room("d_scores", n_pairs, blocks, ws)
-    covers = blocks[-1].keys.start == 0  # the last block sees all keys, but for a window; the others add to its part
-    adding = blocks[:-1] if covers else blocks
-    longest = max((block.shape[0] for block in adding), default=0)
-    all_parts = ws("d_part", n_pairs, longest, heads.keys_PSh.shape[2]) if adding else None
+    shapes = {"d_queries": heads.queries_PMh.shape, "d_keys": heads.keys_PSh.shape, "d_values": heads.values_PSh.shape}
+    gradients = Heads(*(ws(name, *shape) for name, shape in shapes.items()))
+    blocks, (n_pairs, _, size) = attention.blocks, heads.keys_PSh.shape
+    rooms, parts = _one_room("d_scores", n_pairs, blocks, ws), _parts(n_pairs, blocks, size, ws)
 
     def backward_of(pairs: slice) -> None:
-        (queries, keys, values), (d_queries, d_keys, d_values) = (
-            [array[pairs] for array in group] for group in (heads, gradients)
-        )
+        queries, keys, values = (array[pairs] for array in heads)
+        d_queries, d_keys, d_values = (array[pairs] for array in gradients)
         gradient, products, sums = gradient_PMh[pairs], products_PM[pairs], attention.sums_PM[pairs]
         gradient /= sums[..., None]
         products /= sums
-        if not covers:
+        if parts[-1] is not None:
             d_keys[...] = d_values[...] = 0.0
         for number in reversed(range(len(blocks))):
-            rows, columns = blocks[number]
-            weights, scores = attention.weights_PSM[number][pairs], all_scores[number][pairs]
-            part = None if all_parts is None or (covers and number == len(blocks) - 1) else all_parts[pairs]
+            (rows, columns), all_parts = blocks[number], parts[number]
+            weights, scores = attention.weights_PSM[number][pairs], rooms[number][pairs]
+            part = None if all_parts is None else all_parts[pairs]
             _write_or_add(weights, gradient[:, rows], d_values[:, columns], part)
             np.matmul(values[:, columns], gradient[:, rows].swapaxes(1, 2), out=scores)
             scores -= products[:, None, rows]
@@ -153,6 +146,19 @@ def attend_backward(
 
     threads.share(backward_of, n_pairs, _n_scores(heads, blocks))
     return gradients
+
+
+def _parts(n_pairs: int, blocks: list[Block], size: int, ws: Workspace) -> list[Array | None]:
+    """Memory for what each block adds to the gradients of keys and values.
+
+    None for the last where it sees all keys, as it does but for a window: it goes first, and what it gives is written.
+    """
+    covers = blocks[-1].keys.start == 0
+    adding = blocks[:-1] if covers else blocks
+    if not adding:
+        return [None]
+    room = ws("d_part", n_pairs, max(block.shape[0] for block in adding), size)
+    return [*(room for _ in adding), *([None] if covers else [])]
 
 
 def _write_or_add(left_PSM: Array, right_PMh: Array, out_PSh: Array, part_PSh: Array | None) -> None:
