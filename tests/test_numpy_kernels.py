@@ -1,6 +1,7 @@
 """Every kernel's gradient, against central differences in float64 and against PyTorch in float32."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -75,14 +76,16 @@ def windowed(x, d_out):
     return attention(x, d_out, window=7)
 
 
-def projection(x, d_out):
+def projection(x, d_out, order="C"):
+    """order: F has the features first in the memory of inputs and outputs."""
     ws, dropout = Workspace(x["x"].dtype.type), Dropout(seed=1, step=2, micro_batch=0)
-    d = {name: np.empty_like(array) for name, array in x.items()}
+    given, d = np.asarray(x["x"], order=order), {name: np.empty_like(array) for name, array in x.items()}
     adapter = LowRank(slice(2, 6), x["a"], x["b"], d["a"], d["b"], scale=1.5, dropout=0.3, number=4)
     module = Linear(x["weight"], x["bias"], d["weight"], d["bias"], (adapter,))
-    out = linear(x["x"], module, np.empty((len(x["x"]), len(x["weight"])), x["x"].dtype), dropout, ws)
+    out = linear(given, module, np.empty((len(given), len(x["weight"])), given.dtype, order=order), dropout, ws)
     if d_out is not None:
-        weight_gradients(d_out, x["x"], module, dropout, ws)
+        d_out, d["x"] = np.asarray(d_out, order=order), np.empty_like(given)
+        weight_gradients(d_out, given, module, dropout, ws)
         input_gradient(d_out, module, d["x"], dropout, ws)
     return out, d
 
@@ -98,13 +101,15 @@ def head(x, d_out):
 
 
 QKV = {"q": (3, 2 * 150, 4), "k": (3, 150, 4), "v": (3, 150, 4)}
+LINEAR = {"x": (7, 5), "weight": (8, 5), "bias": (8,), "a": (5, 3), "b": (3, 4)}
 CASES: dict[str, tuple[Case, dict[str, tuple[int, ...]]]] = {
     "norm": (norm, {"x": (3, 5, 8), "weight": (8,)}),
     "rotary": (rotary, {"x": (2, 5, 3, 8)}),
     "swiglu": (gated, {"x": (10, 6)}),
     "attention": (attention, QKV),
     "attention in a window": (windowed, QKV),
-    "linear": (projection, {"x": (7, 5), "weight": (8, 5), "bias": (8,), "a": (5, 3), "b": (3, 4)}),
+    "linear": (projection, LINEAR),
+    "linear, features first": (partial(projection, order="F"), LINEAR),
     "head": (head, {"x": (7, 5), "weight": (11, 5)}),
 }
 EVERY_CASE = pytest.mark.parametrize("name", CASES)
@@ -177,8 +182,9 @@ def torch_twins(torch):
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
         return out.transpose(1, 2).flatten(1, 2)
 
-    def linear(x, weight, bias, a, b):
-        kept = torch.from_numpy(Dropout(1, 2, 0).mask(4, 0.3, np.empty(tuple(x.shape), np.float32)))
+    def linear(x, weight, bias, a, b, features_first=False):
+        mask = Dropout(1, 2, 0).mask(4, 0.3, np.empty(tuple(x.T.shape if features_first else x.shape), np.float32))
+        kept = torch.from_numpy(mask.T if features_first else mask)
         part = 1.5 * ((x * kept) @ a) @ b
         return functional.linear(x, weight, bias) + functional.pad(part, (2, 2))
 
@@ -193,6 +199,7 @@ def torch_twins(torch):
         "attention": attention,
         "attention in a window": lambda q, k, v: attention(q, k, v, window=7),
         "linear": linear,
+        "linear, features first": partial(linear, features_first=True),
         "head": head,
     }
 

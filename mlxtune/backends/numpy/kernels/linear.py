@@ -38,7 +38,7 @@ def linear(x_NI: Array, module: Linear, out_NO: Array, dropout: Dropout | None, 
         out_NO += module.bias_O
     for adapter in module.adapters:
         low_Nr = _low(x_NI, adapter, dropout, ws)
-        part_NO = np.matmul(low_Nr, adapter.b_rO, out=ws("low_out", len(x_NI), adapter.b_rO.shape[1]))
+        part_NO = np.matmul(low_Nr, adapter.b_rO, out=_ordered_as(out_NO, "low_out", adapter.b_rO.shape[1], ws))
         part_NO *= adapter.scale
         out_NO[:, adapter.columns] += part_NO
     return out_NO
@@ -49,9 +49,9 @@ def input_gradient(gradient_NO: Array, module: Linear, out_NI: Array, dropout: D
     np.matmul(gradient_NO, module.weight_OI, out=out_NI)
     for adapter in module.adapters:
         low_Nr = _low_gradient(gradient_NO, adapter, ws)
-        part_NI = np.matmul(low_Nr, adapter.a_Ir.T, out=ws("low_in", *out_NI.shape))
+        part_NI = np.matmul(low_Nr, adapter.a_Ir.T, out=_ordered_as(out_NI, "low_in", out_NI.shape[1], ws))
         if dropout is not None and adapter.dropout:
-            part_NI *= dropout.mask(adapter.number, adapter.dropout, ws("mask", *out_NI.shape))
+            part_NI *= _mask(out_NI, adapter, dropout, ws)
         out_NI += part_NI
     return out_NI
 
@@ -86,6 +86,19 @@ def _low_gradient(gradient_NO: Array, adapter: LowRank, ws: Workspace) -> Array:
 def _dropped(x_NI: Array, adapter: LowRank, dropout: Dropout | None, ws: Workspace) -> Array:
     if dropout is None or not adapter.dropout:
         return x_NI
-    mask = dropout.mask(adapter.number, adapter.dropout, ws("mask", *x_NI.shape))
-    mask *= x_NI
-    return mask
+    mask_NI = _mask(x_NI, adapter, dropout, ws)
+    mask_NI *= x_NI
+    return mask_NI
+
+
+def _mask(of_NI: Array, adapter: LowRank, dropout: Dropout, ws: Workspace) -> Array:
+    """Drawn in the array's order: an input and its gradient have the same."""
+    mask_NI = _ordered_as(of_NI, "mask", of_NI.shape[1], ws)
+    dropout.mask(adapter.number, adapter.dropout, mask_NI if mask_NI.flags.c_contiguous else mask_NI.T)
+    return mask_NI
+
+
+def _ordered_as(other_NA: Array, name: str, width: int, ws: Workspace) -> Array:
+    """Memory for (N, width), tokens or features first as in the other: to add arrays of two orders takes 30 times."""
+    n_tokens = len(other_NA)
+    return ws(name, n_tokens, width) if other_NA.flags.c_contiguous else ws(name, width, n_tokens).T
