@@ -231,7 +231,7 @@ def test_a_second_run_of_a_process_measures_its_own_peak(tmp_path, data):
     large = run.start(recipe_of(data, "mlx", run__out=str(tmp_path / "large")))
     short = write(tmp_path / "short.jsonl", [{"text": words(SHORT, seed)} for seed in range(6)])
     small = run.start(recipe_of(short, "mlx", run__out=str(tmp_path / "small")))
-    assert small.peak_memory_bytes < 0.75 * large.peak_memory_bytes
+    assert small.peak_memory_bytes < large.peak_memory_bytes / 2
 
 
 # The guard alone

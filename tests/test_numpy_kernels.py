@@ -224,12 +224,16 @@ def test_outputs_and_gradients_agree_with_torch(name):
 def test_threads_change_no_bit_of_the_attention(monkeypatch):
     x = inputs({"q": (5, 2 * 150, 4), "k": (5, 150, 4), "v": (5, 150, 4)}, np.float32)
     d_out = np.random.default_rng(1).normal(size=x["q"].shape).astype(np.float32)
+    pool, shared = threads._pool, []
+    monkeypatch.setattr(threads, "_pool", lambda: shared.append(True) or pool())
+    monkeypatch.setattr(threads, "LEAST", 1)
     for case in (attention, windowed):
         found = []
         for count in (1, 3):
             monkeypatch.setattr(threads, "threads", lambda count=count: count)
-            monkeypatch.setattr(threads, "LEAST", 1)
+            shared.clear()
             out, gradients = case(x, d_out.copy())
+            assert len(shared) == (0 if count == 1 else 2)  # forward and backward
             found.append([out, *gradients.values()])
         for one, many in zip(*found, strict=True):
             assert np.array_equal(one, many)
