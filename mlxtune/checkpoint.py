@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mlxtune.errors import BadRun
 from mlxtune.settings import section
-from mlxtune.storage import Tensor, TensorInfo, read_header, replace_folder, write_json, write_tensors
+from mlxtune.storage import Tensor, TensorInfo, fill_folder, place_folder, read_header, write_json, write_tensors
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
@@ -33,18 +33,28 @@ def step_folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"{step:06d}"
 
 
-def save(run: Path, step: int, weights: Iterable[Tensor], optimizer: Iterable[Tensor], state: dict[str, Any]) -> Path:
-    """Write the checkpoint of a step. state: JSON; the files' sha256 are added to it."""
+def write(run: Path, step: int, weights: Iterable[Tensor], optimizer: Iterable[Tensor]) -> None:
+    """Write the tensors of a step. They may change when this returns; the checkpoint is there after `settle`."""
 
-    def write(folder: Path) -> None:
-        sha256 = {
-            WEIGHTS: write_tensors(folder / WEIGHTS, weights),
-            OPTIMIZER: write_tensors(folder / OPTIMIZER, optimizer),
-        }
+    def tensors(folder: Path) -> None:
+        write_tensors(folder / WEIGHTS, weights)
+        write_tensors(folder / OPTIMIZER, optimizer)
+
+    fill_folder(step_folder(run, step), tensors)
+
+
+def settle(run: Path, step: int, state: dict[str, Any]) -> Path:
+    """Hash what `write` wrote, wait for the disk, and give the checkpoint its name.
+
+    state: JSON; the files' sha256 are added to it. Touches files alone, so that a thread may do it.
+    """
+
+    def hashed(folder: Path) -> None:
+        sha256 = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
         write_json(folder / STATE, {**state, "sha256": sha256})
 
     target = step_folder(run, step)
-    replace_folder(target, write)
+    place_folder(target, hashed)
     return target
 
 

@@ -1,17 +1,19 @@
 """The loop: batches x learner -> events. No files, no screen, no array library.
 
-A *window* is the micro-batches of one optimizer step. `Progress` is all that the loop knows of where it is; who wants
-to stop it stops taking events, and who wants to go on later keeps the Progress.
+A *window* is the micro-batches of one optimizer step, made in a thread during the step before. `Progress` is all that
+the loop knows of where it is; who wants to stop it takes no more events, and who wants to go on later keeps it.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Annotated, NamedTuple, Protocol
 
 from pydantic import Field
 
+from mlxtune.ahead import made_ahead
 from mlxtune.backends.base import Learner, LossSum, StepResult
 from mlxtune.data.batches import collate, eval_batches, eval_plan, plan
 from mlxtune.data.types import Batch, TokenRow
@@ -22,6 +24,7 @@ from mlxtune.settings import section
 
 Count = Annotated[int, Field(ge=1)]
 EVALS_A_RUN = 10  # when eval_every is not given
+OVERFLOWED = "The float16 gradient overflowed: nothing was updated, the loss scale is halved."
 
 
 @section
@@ -43,6 +46,14 @@ class TrainSettings:
             raise BadSetting("train.max_steps", expected="max_steps or epochs", found=found, remedy="Give one of them.")
 
 
+class Window(NamedTuple):
+    """Row numbers of each micro-batch of one optimizer step. epoch and number are counted from 0."""
+
+    epoch: int
+    number: int
+    batches: Sequence[tuple[int, ...]]
+
+
 class Feed(NamedTuple):
     """The rows of a run and how they are cut into windows."""
 
@@ -57,6 +68,13 @@ class Feed(NamedTuple):
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
         lengths = [len(row.tokens) for row in self.train]
         return plan(lengths, batch_size=self.batch_size, grad_accum=self.grad_accum, seed=self.seed, epoch=epoch)
+
+    def windows_from(self, epoch: int, number: int) -> Iterator[Window]:
+        """All windows from this one of this epoch on, epoch after epoch, without end."""
+        for each in count(epoch):
+            for place, batches in enumerate(self.windows(each)):
+                if each > epoch or place >= number:
+                    yield Window(each, place, batches)
 
     def batches(self, window: Sequence[tuple[int, ...]]) -> list[Batch]:
         """The micro-batches of one window."""
@@ -142,21 +160,26 @@ def train(
     before_step: is given each step's number and row numbers before it begins; what it raises ends the loop there.
     """
     paces = pace(settings, feed)
-    windows = feed.windows(progress.epoch)
-    while True:
-        if eval_is_due(feed, progress, paces):
-            yield _evaluate(learner, feed, progress)
-        if progress.step >= paces.total or _out_of_patience(settings, progress):
-            return
-        if progress.window == len(windows):
-            progress.epoch, progress.window = progress.epoch + 1, 0
-            windows = feed.windows(progress.epoch)
-        before_step(progress.step + 1, windows[progress.window])
-        rate = learning_rate(schedule, progress.step + 1, paces.total)
-        step = _step(learner, feed.batches(windows[progress.window]), rate, progress)
-        yield step
-        if step.skipped:
-            yield Notice(step.step, "The float16 gradient overflowed: nothing was updated, the loss scale is halved.")
+    windows = feed.windows_from(progress.epoch, progress.window)
+    with made_ahead(windows, lambda window: _batches(learner, feed, window)) as ahead:
+        while True:
+            if eval_is_due(feed, progress, paces):
+                yield _evaluate(learner, feed, progress)
+            if progress.step >= paces.total or _out_of_patience(settings, progress):
+                return
+            window, batches = next(ahead)
+            progress.epoch, progress.window = window.epoch, window.number
+            before_step(progress.step + 1, window.batches)
+            step = _step(learner, batches, learning_rate(schedule, progress.step + 1, paces.total), progress)
+            yield step
+            if step.skipped:
+                yield Notice(step.step, OVERFLOWED)
+
+
+def _batches(learner: Learner, feed: Feed, window: Window) -> list[Batch]:
+    batches = feed.batches(window.batches)
+    learner.read_ahead(batches)
+    return batches
 
 
 def eval_is_due(feed: Feed, progress: Progress, paces: Pace) -> bool:

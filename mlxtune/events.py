@@ -96,7 +96,7 @@ class Eval:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint that is on the disk."""
+    """A checkpoint that is on the disk. seconds: that training stood still for it."""
 
     kind: ClassVar[str] = "checkpoint"
     step: int

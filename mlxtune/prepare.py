@@ -147,6 +147,7 @@ def _job(recipe: Recipe, folder: Path) -> Job:
         backend.prefix_cache,
         backend.update_order,
         backend.grad_checkpoint,
+        train.batch_size,
     )
 
 

@@ -4,19 +4,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from mlxtune import checkpoint, engine, run_folder, run_shape
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import Checkpoint, End, Eval, Event, Step
-from mlxtune.export import adapter
 from mlxtune.memory.guard import LOWER, TooLarge
 from mlxtune.prepare import Prepared, prepare, start_event
 from mlxtune.recipe import Recipe, build
 from mlxtune.report.base import Report
 from mlxtune.report.log import Log, rewind
+from mlxtune.saving import Saved, Saving
 from mlxtune.signals import StopRequests
 from mlxtune.storage import free_bytes, recover_folder
 from mlxtune.words import size
@@ -64,8 +63,8 @@ class _Session:
     def __init__(self, prepared: Prepared, folder: Path, reports: Sequence[Report]) -> None:
         self.prepared, self.folder, self.reports = prepared, folder, list(reports)
         self.learner, self.progress = prepared.learner, Progress()
-        self.saved: Path | None = None
-        self.adapter = folder / run_folder.ADAPTER
+        self.adapter, saved = folder / run_folder.ADAPTER, run_folder.newest_checkpoint(folder)
+        self.saving = Saving(folder, self.adapter, prepared.recipe.checkpoint.keep, saved, self._tell_saved)
 
     def run(self) -> End:
         """Begin or go on, train, end."""
@@ -83,7 +82,8 @@ class _Session:
 
     def _run(self) -> End:
         self._begin_or_resume()
-        with closing(Log(self.folder / run_folder.METRICS)) as log, StopRequests() as requests:
+        log = Log(self.folder / run_folder.METRICS)
+        with closing(log), self.saving.at_work(), StopRequests() as requests:
             self.reports.append(log)
             self._tell(start_event(self.prepared, str(self.folder), self.progress))
             end = self._train_until_the_end(requests)
@@ -93,15 +93,15 @@ class _Session:
     def _begin_or_resume(self) -> None:
         folder, fingerprints = self.folder, self.prepared.fingerprints
         recover_folder(self.adapter)
-        self.saved = run_folder.newest_checkpoint(folder)
-        state = checkpoint.load_state(self.saved) if self.saved else {}
+        saved = self.saving.saved
+        state = checkpoint.load_state(saved) if saved else {}
         if run_folder.is_run(folder):
             run_folder.refuse_differences(folder, run_folder.differences(self.prepared.recipe, fingerprints, folder))
             self._refuse_finished(state)
         run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
         self.learner.prepare(self._tell)
-        if self.saved:
-            self._restore(self.saved, state)
+        if saved:
+            self._restore(saved, state)
         rewind(folder / run_folder.METRICS, self.progress.step)
 
     def _refuse_finished(self, state: dict[str, Any]) -> None:
@@ -123,16 +123,12 @@ class _Session:
 
     def _train_until_the_end(self, requests: StopRequests) -> End:
         try:
-            self._train(requests)
-            self._save()
-            if not self.prepared.feed.valid or not self.adapter.exists():
-                self._save_adapter()
+            self._train_and_save(requests)
         except NotFinite as error:
             return self._end("stopped", self._not_finite(error))
         except OSError as error:
             return self._end("stopped", self._disk_fault(error))
         except TooLarge as error:
-            self._save()
             return self._end("stopped", self._too_large(error))
         except RunStopped as error:
             return self._end("stopped", error)
@@ -146,6 +142,20 @@ class _Session:
     def _complete(self) -> bool:
         return self.progress.step >= self.prepared.pace.total
 
+    def _train_and_save(self, requests: StopRequests) -> None:
+        """Train to the end or to where it stops; what is saved then is on the disk, whatever ended it."""
+        try:
+            self._train(requests)
+            self._save()
+            self.saving.wait()
+            if not self.prepared.feed.valid or not self.adapter.exists():
+                self._save_adapter()
+        except TooLarge:
+            self._save()
+            raise
+        finally:
+            self.saving.wait()
+
     def _train(self, requests: StopRequests) -> None:
         recipe, feed, paces = self.prepared.recipe, self.prepared.feed, self.prepared.pace
         guard = self.prepared.guard
@@ -155,6 +165,7 @@ class _Session:
 
         for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress, check):
             self._tell(event)
+            self.saving.look()
             if isinstance(event, Step):
                 guard.note(event.memory)
             if isinstance(event, Eval) and event.best:
@@ -167,21 +178,12 @@ class _Session:
 
     def _save(self) -> None:
         """A checkpoint of this step, unless there is one."""
-        target = checkpoint.step_folder(self.folder, self.progress.step)
-        if target == self.saved:
-            return
-        began = perf_counter()
         state = {
             "progress": asdict(self.progress),
             "learner": self.learner.scalars(),
             "fingerprints": self.prepared.fingerprints,
         }
-        weights, optimizer = self.learner.weights(), self.learner.optimizer_state()
-        self.saved = checkpoint.save(self.folder, self.progress.step, weights, optimizer, state)
-        checkpoint.prune(self.folder, self.prepared.recipe.checkpoint.keep)
-        n_bytes = sum(file.stat().st_size for file in self.saved.iterdir())
-        seconds, memory = perf_counter() - began, self.learner.memory()
-        self._tell(Checkpoint(self.progress.step, str(self.saved), n_bytes, seconds, memory))
+        self.saving.save_checkpoint(self.progress.step, self.learner, state)
 
     def _save_adapter(self) -> None:
         about = {
@@ -189,7 +191,10 @@ class _Session:
             "step": self.progress.step,
             "eval_loss": self.progress.best_loss,
         }
-        adapter.save(self.adapter, self.learner.weights(), self.learner.anatomy, self.learner.selection, about)
+        self.saving.save_adapter(self.learner, about)
+
+    def _tell_saved(self, saved: Saved) -> None:
+        self._tell(Checkpoint(saved.step, str(saved.path), saved.bytes, saved.seconds, self.learner.memory()))
 
     def _not_finite(self, error: NotFinite) -> RunStopped:
         result, rows = error.result, [self.prepared.dataset.train[row].source for row in error.rows]
@@ -209,13 +214,14 @@ class _Session:
     def _disk_fault(self, error: OSError) -> RunStopped:
         return RunStopped(
             str(error.filename or self.folder),
-            expected=f"to write the files of step {self.progress.step:,}",
+            expected="to write the files of the run",
             found=error.strerror or str(error),
             remedy=f"{self._last_good()}\nMake room and resume with: mlxtune train --resume {self.folder}",
         )
 
     def _last_good(self) -> str:
-        return f"The last good checkpoint: {self.saved}." if self.saved else "There is no checkpoint yet."
+        saved = self.saving.saved
+        return f"The last good checkpoint: {saved}." if saved else "There is no checkpoint yet."
 
     def _tell(self, event: Event) -> None:
         for report in self.reports:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mlxtune.backends.base import Learner
-from mlxtune.backends.numpy.device import PREFIX_SHARE, memory_bytes
+from mlxtune.backends.numpy.device import PREFIX_SHARE, memory_bytes, row_threads
 from mlxtune.data.batches import MULTIPLE, eval_plan
 from mlxtune.data.types import TokenRow
 from mlxtune.engine import Feed, Pace
@@ -52,6 +52,7 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool
         grad_checkpoint=recipe.backend.grad_checkpoint,
         keeps_prefix=keeps_prefix and model.selection.first_layer > 0,
         packs=backend == "mlx",
+        row_threads=row_threads(train.batch_size) if backend == "numpy" else 1,
     )
 
 

@@ -1,15 +1,15 @@
 """Files that are whole or absent, whenever the machine stops: JSON, tensors, folders.
 
-Tensors are written one at a time, straight from the memory they live in, and hashed on the way: eleven gigabytes of
-moments need no second copy and no second reading.
+Tensors are written one at a time, straight from the memory they live in: eleven gigabytes of moments need no second
+copy. A folder is filled first and put in its place later, once the disk has it; a thread may wait for that.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -36,16 +36,11 @@ class Tensor(NamedTuple):
     read: Callable[[], NDArray[np.generic]]
 
 
-def write_tensors(path: Path, tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> str:
-    """Write a safetensors file, flushed to the disk, and give its sha256. The format: huggingface/safetensors."""
-    rows = list(tensors)
-    digest = hashlib.sha256()
+def write_tensors(path: Path, tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, which may not be on the disk yet. The format: huggingface/safetensors."""
     with path.open("wb") as file:
-        for block in _blocks(rows, metadata or {}):
-            digest.update(block)
+        for block in _blocks(list(tensors), metadata or {}):
             file.write(block)
-        _flush(file)
-    return digest.hexdigest()
 
 
 def _blocks(rows: list[Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
@@ -99,17 +94,29 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
 
     Raises what `write` raises, after the half-written folder is gone.
     """
+    fill_folder(target, write)
+    place_folder(target)
+
+
+def fill_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """The first half of `replace_folder`: the folder is filled beside target, and may not be on the disk yet."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial, old = (target.with_name(f".{target.name}.{word}") for word in ("partial", "old"))
-    for leftover in (partial, old):
+    for leftover in (_partial(target), _old(target)):
         shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir()
-    try:
-        write(partial)
+    _partial(target).mkdir()
+    with _gone_if_it_fails(target):
+        write(_partial(target))
+
+
+def place_folder(target: Path, finish: Callable[[Path], None] = lambda _: None) -> None:
+    """The second half: once the disk has all files, the folder takes target's place. finish: adds files to it first."""
+    partial, old = _partial(target), _old(target)
+    with _gone_if_it_fails(target):
+        finish(partial)
+        for path in partial.iterdir():
+            with path.open("r+b") as file:
+                _flush(file)
         _flush_folder(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     if target.exists():
         target.rename(old)
     partial.rename(target)
@@ -117,11 +124,27 @@ def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _partial(target: Path) -> Path:
+    return target.with_name(f".{target.name}.partial")
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+@contextmanager
+def _gone_if_it_fails(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(_partial(target), ignore_errors=True)
+        raise
+
+
 def recover_folder(target: Path) -> None:
     """Undo a `replace_folder` that was killed between its two renames."""
-    old = target.with_name(f".{target.name}.old")
-    if old.exists() and not target.exists():
-        old.rename(target)
+    if _old(target).exists() and not target.exists():
+        _old(target).rename(target)
 
 
 def free_bytes(folder: Path) -> int:

@@ -107,7 +107,7 @@ def job(size: Size, folder: Path, strategy: str, *, kept: bool = False) -> Any:
     from mlxtune.strategies.last_n import LastN
 
     chosen = Full() if strategy == "full" else LastN(last_n=min(2, size.layers))
-    return Job(folder, "fp32", chosen, AdamW(), None, 0, "on" if kept else "off")
+    return Job(folder, "fp32", chosen, AdamW(), None, 0, "on" if kept else "off", batch_rows=size.rows)
 
 
 def numpy_step(size: Size, folder: Path, strategy: str, share: float, *, kept: bool) -> Step:

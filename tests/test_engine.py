@@ -1,6 +1,7 @@
 """The loop, with a learner that only counts: what is trained when, and where it goes on."""
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,10 @@ class Counting:
     """Remembers the rows of each step; its loss is what it is told."""
 
     def __init__(self, losses=(), eval_losses=()):
-        self.steps, self.losses, self.eval_losses = [], list(losses), list(eval_losses)
+        self.steps, self.announced, self.losses, self.eval_losses = [], [], list(losses), list(eval_losses)
+
+    def read_ahead(self, batches):
+        self.announced.append([batch.rows for batch in batches])
 
     def step(self, batches, learning_rate):  # noqa: ARG002 - the protocol
         self.steps.append([batch.rows for batch in batches])
@@ -65,6 +69,39 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone():
     run(rare, feed(), epochs=2, eval_every=1000)
     assert frequent.steps == rare.steps
     assert frequent.steps[:3] != frequent.steps[3:]
+
+
+def test_the_next_batches_are_made_while_a_step_computes_and_announced_before_it():
+    learner, made = Counting(), threading.Event()
+    step, announce = learner.step, learner.read_ahead
+
+    def announcing(batches):
+        announce(batches)
+        if len(learner.announced) == 2:
+            made.set()
+
+    def waiting(batches, learning_rate):
+        assert made.wait(timeout=30)  # the second window's are made during the first step, or never
+        return step(batches, learning_rate)
+
+    learner.step, learner.read_ahead = waiting, announcing
+    run(learner, feed(), epochs=2)
+    assert learner.announced[: len(learner.steps)] == learner.steps
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("mlxtune-ahead")]
+
+
+def test_a_fault_in_making_a_batch_ends_the_loop_at_its_step():
+    learner, announced = Counting(), []
+
+    def failing(batches):
+        announced.append(batches)
+        if len(announced) == 3:
+            raise OSError("the disk is gone")
+
+    learner.read_ahead = failing
+    with pytest.raises(OSError, match="the disk is gone"):
+        run(learner, feed(), epochs=2)
+    assert len(learner.steps) == 2
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5])

@@ -19,7 +19,7 @@ LEVELS = """
 __main__
 cli
 run try_it bench doctor measuring
-prepare run_folder
+prepare run_folder saving
 planning
 run_shape
 recipe
@@ -28,7 +28,7 @@ engine export report
 memory
 backends
 strategies optim models data checkpoint
-settings storage strict_yaml signals
+settings storage strict_yaml signals ahead
 errors events words checks
 __init__
 """

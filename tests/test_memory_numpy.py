@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from mlxtune.backends.numpy import layout
+from mlxtune.backends.numpy import device, layout, threads
 from mlxtune.backends.numpy.kernels import cross_entropy
 from mlxtune.backends.numpy.learner import NumpyLearner
 from mlxtune.data.types import Batch
@@ -45,6 +45,7 @@ class Case(NamedTuple):
     moments: str = "fp32"
     low_precision: Any = None
     prefix_cache: str = "auto"
+    row_threads: int = 1
     chunk: int = cross_entropy.CHUNK_ELEMENTS
     changes: Any = ()  # to the model's config, as pairs
 
@@ -82,6 +83,9 @@ CASES = {
     "last 1, head frozen": Case("llama", LastN(last_n=1, head=False)),
     "last 1, long rows": Case("qwen3", LastN(last_n=1), lengths=LONG, evaluated=(200,), share=0.1),
     "last 1, nothing kept": Case("llama", LastN(last_n=1), prefix_cache="off"),
+    "last 1, a thread a row": Case("llama", LastN(last_n=1), row_threads=3),
+    "last 1, fewer threads than rows": Case("qwen3", LastN(last_n=1), lengths=(*RAGGED, *LONG, *SHORT), row_threads=2),
+    "last 1, fewer rows than threads": Case("llama", LastN(last_n=1), lengths=LONG, row_threads=2),
     "last 2": Case("llama", LastN(last_n=2), share=0.1),
     "last 2, head untied": Case("qwen2, tied, yarn", LastN(last_n=2, head=True), moments="bf16"),
     "last 2, checkpoints": Case("mistral, long window", LastN(last_n=2), grad_checkpoint=True),
@@ -122,7 +126,7 @@ class Found(NamedTuple):
 def ran(case: Case, folder) -> Found:
     write_model(folder, **{**KINDS[case.kind], **dict(case.changes)})
     optimizer = AdamW(moments=case.moments, low_precision=case.low_precision)
-    settings = {"grad_checkpoint": case.grad_checkpoint, "prefix_cache": case.prefix_cache}
+    settings = {"grad_checkpoint": case.grad_checkpoint, "prefix_cache": case.prefix_cache, "batch_rows": len(RAGGED)}
     made = learner(folder, case.strategy, case.precision, optimizer=optimizer, **settings)
     trained = [batch_of(case.lengths, case, seed) for seed in range(2 * case.accumulate)]
     made.step(trained[: case.accumulate], 1e-3)
@@ -156,18 +160,25 @@ def planned(case: Case, folder) -> Setup:
         grad_checkpoint=case.grad_checkpoint,
         keeps_prefix=False,
         packs=False,
+        row_threads=case.row_threads,
     )
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def found(request, tmp_path, monkeypatch):
     monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", request.param.chunk)
+    for module in (device, threads):
+        monkeypatch.setattr(module, "threads", lambda: request.param.row_threads)
     return ran(request.param, tmp_path)
 
 
 def taken(made: NumpyLearner) -> dict[str, int]:
     """The working arrays of a learner: names and elements."""
-    return {name: array.size for name, array in made.model.ws._buffers.items()}
+    return {
+        f"thread{number}.{name}" if number > 0 else name: array.size
+        for number, ws in enumerate(made.prefix.workspaces)
+        for name, array in ws._buffers.items()
+    }
 
 
 def test_the_plan_is_what_a_run_takes_to_the_byte(found):

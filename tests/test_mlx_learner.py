@@ -21,6 +21,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
+from tests.support_backend import save
 from tests.support_models import VOCABULARY, contents, make_batch, make_learner, step_peak_bytes, write_model
 
 LAST = LastN(last_n=2)
@@ -505,7 +506,7 @@ def test_a_restored_learner_goes_on_to_the_same_bytes(model, tmp_path, strategy,
     unbroken, killed, resumed = (make_learner(model, strategy, precision, **changes) for _ in range(3))
     run_steps(unbroken, [0, 1, 2, 3])
     run_steps(killed, [0, 1])
-    folder = checkpoint.save(tmp_path, 2, killed.weights(), killed.optimizer_state(), {"learner": killed.scalars()})
+    folder = save(tmp_path, 2, killed, {"learner": killed.scalars()})
     scalars = checkpoint.load_state(folder)["learner"]
     resumed.restore(folder / checkpoint.WEIGHTS, folder / checkpoint.OPTIMIZER, scalars)
     assert state(resumed) == state(killed)

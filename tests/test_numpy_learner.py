@@ -7,8 +7,8 @@ import pytest
 
 from mlxtune import checkpoint
 from mlxtune.backends.base import Learner
+from mlxtune.backends.numpy import device, threads, update
 from mlxtune.backends.numpy import learner as learner_module
-from mlxtune.backends.numpy import update
 from mlxtune.backends.numpy.arrays import Workspace
 from mlxtune.backends.numpy.update import Noise, Span, State
 from mlxtune.backends.numpy.weights import round_to, widen
@@ -19,6 +19,7 @@ from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
 from mlxtune.strategies.size import sizes
+from tests.support_backend import save
 from tests.support_numpy import KINDS, learner, random_batch, worst, write_model
 
 LAST, LORA = LastN(last_n=1), Lora(rank=4, scale=2.0, dropout=0.2)
@@ -106,7 +107,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(strategy, optimizer, precision, 
     whole, part = (learner(model, strategy, precision, **settings) for _ in range(2))
     for made in (whole, part):
         made.step(window(0), RATE)
-    saved = checkpoint.save(tmp_path, 1, part.weights(), part.optimizer_state(), {})
+    saved = save(tmp_path, 1, part)
     resumed = learner(model, strategy, precision, **settings)
     weights, optimizer = saved / checkpoint.WEIGHTS, saved / checkpoint.OPTIMIZER
     checkpoint.check_tensors(weights, (tensor.info for tensor in resumed.weights()))
@@ -155,6 +156,21 @@ def test_the_prefix_is_computed_once_for_a_row_whatever_batch_it_comes_in(model,
     assert np.array_equal(made.prefix.hidden(narrow), kept)
     assert len([last for last in computed if last == made.selection.first_layer]) == 3
     assert made.prefix.bytes == sum(int(length) - 1 for length in batch.lengths_B) * 32 * 4
+
+
+def test_a_row_has_the_same_bits_in_a_batch_with_a_row_for_every_thread_and_alone(tmp_path, monkeypatch):
+    """A BLAS that splits a product gives it other last bits."""
+    for module in (device, threads):
+        monkeypatch.setattr(module, "threads", lambda: 2)
+    wide = {"hidden_size": 128, "intermediate_size": 512}
+    made = learner(write_model(tmp_path, **{**KINDS["llama"], **wide}), LAST, batch_rows=2, prefix_cache="off")
+    batch = random_batch(n_rows=5, n_tokens=150)
+    together = made.prefix.hidden(batch).reshape(5, -1, 128).copy()
+    for row, length in enumerate(batch.lengths_B.tolist()):
+        alone = Batch((row,), *(array[row : row + 1] for array in batch[1:]))
+        assert np.array_equal(made.prefix.hidden(alone)[: length - 1], together[row, : length - 1])
+    assert made.prefix.working_bytes > 0
+    assert made.memory().cache_memory_bytes == made.model.ws.bytes + made.prefix.working_bytes
 
 
 def test_rows_of_other_tokens_never_share_a_prefix(model):
@@ -278,7 +294,7 @@ def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model, tmp_p
     assert half.memory().active_memory_bytes == exact.memory().active_memory_bytes - trained
     half.step(window(0), RATE)
     assert {tensor.info.dtype for tensor in half.optimizer_state()} == {"BF16"}
-    saved = checkpoint.save(tmp_path, 1, half.weights(), half.optimizer_state(), {})
+    saved = save(tmp_path, 1, half)
     header = 8 + int.from_bytes((saved / checkpoint.OPTIMIZER).read_bytes()[:8], "little")
     assert (saved / checkpoint.OPTIMIZER).stat().st_size == header + trained
     for made, optimizer in ((exact, "fp32"), (half, "bf16")):

@@ -12,6 +12,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
+from tests.support_backend import save
 from tests.support_numpy import KINDS, job, learner, random_batch, worst, write_model
 
 pytest.importorskip("mlx", reason="MLX is not installed")
@@ -44,13 +45,9 @@ def windows(steps, accumulate=1):
     return [[random_batch(n_tokens=33, seed=step * 7 + i) for i in range(accumulate)] for step in range(steps)]
 
 
-def save(made, run, step=1):
-    return checkpoint.save(run, step, made.weights(), made.optimizer_state(), {})
-
-
 def hand_over(giver, taker, run):
     """As a resumed run does: the files are checked, then read."""
-    saved = save(giver, run)
+    saved = save(run, 1, giver)
     weights, optimizer = saved / checkpoint.WEIGHTS, saved / checkpoint.OPTIMIZER
     checkpoint.check_tensors(weights, (tensor.info for tensor in taker.weights()))
     checkpoint.check_tensors(optimizer, (tensor.info for tensor in taker.optimizer_state()))

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import filelock
@@ -12,6 +13,7 @@ import pytest
 from mlxtune import checkpoint, run
 from mlxtune.errors import BadRun, BadSetting
 from mlxtune.events import Checkpoint, End, Eval, Step
+from mlxtune.export import adapter
 from mlxtune.recipe import build
 from tests.support_backend import BACKEND
 
@@ -129,6 +131,53 @@ def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatc
     assert [path.name for path in checkpoint.folders(Path(broken.run.out))] == ["000002"]
     run.start(broken)
     assert last_bytes(broken.run.out) == last_bytes(whole.run)
+
+
+def test_killed_while_a_checkpoint_is_on_its_way_to_the_disk_resumes_to_the_same_bytes(recipe, monkeypatch):
+    whole, broken, settle = run.start(recipe("whole")), recipe("broken"), checkpoint.settle
+
+    def dies(folder, step, state):
+        if step == 4:
+            raise SystemExit("killed")
+        return settle(folder, step, state)
+
+    monkeypatch.setattr(checkpoint, "settle", dies)
+    with pytest.raises(SystemExit):
+        run.start(broken)
+    monkeypatch.undo()
+    assert [path.name for path in checkpoint.folders(Path(broken.run.out))] == ["000002"]
+    assert (Path(broken.run.out) / "checkpoints" / ".000004.partial").is_dir()  # as a kill leaves it
+    run.start(broken)
+    assert last_bytes(broken.run.out) == last_bytes(whole.run)
+    assert not [*Path(broken.run.out, "checkpoints").glob(".*")]
+
+
+def test_training_goes_on_while_a_checkpoint_is_on_its_way_to_the_disk(recipe, monkeypatch):
+    settle, next_step, keep = checkpoint.settle, threading.Event(), Keep()
+
+    def slow(folder, step, state):
+        assert step != 2 or next_step.wait(timeout=30)  # or the run waits for the disk, and never comes to step 3
+        return settle(folder, step, state)
+
+    class Watch(Keep):
+        def __call__(self, event):
+            if isinstance(event, Step) and event.step == 3:
+                next_step.set()
+
+    monkeypatch.setattr(checkpoint, "settle", slow)
+    assert run.start(recipe(), [keep, Watch()]).status == "done"
+    assert [event.step for event in keep if isinstance(event, Checkpoint)] == [2, 4, 6]
+
+
+def test_what_is_told_of_a_checkpoint_is_on_the_disk(recipe):
+    class Look(Keep):
+        def __call__(self, event):
+            if isinstance(event, Checkpoint):
+                self.append(checkpoint.load_state(Path(event.path))["progress"]["step"])
+
+    look = Look()
+    run.start(recipe(), [look])
+    assert look == [2, 4, 6]
 
 
 def test_the_log_of_a_resumed_run_has_each_step_once(recipe):
@@ -272,6 +321,34 @@ def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_previous_checkpoint_g
     assert checkpoint.load_state(Path(end.run, "checkpoints", "000002"))["progress"]["step"] == 2
     monkeypatch.undo()
     assert run.start(recipe()).status == "done"
+
+
+def test_a_disk_that_fails_while_it_is_waited_for_stops_the_run(recipe, monkeypatch):
+    settle = checkpoint.settle
+
+    def fails(folder, step, state):
+        if step == 4:
+            raise OSError(errno.EIO, "Input/output error", str(folder))
+        return settle(folder, step, state)
+
+    monkeypatch.setattr(checkpoint, "settle", fails)
+    end = run.start(recipe())
+    assert (end.status, end.exit_code) == ("stopped", 3)
+    assert "Input/output error" in end.message
+    assert end.message.count("000002") == 1  # the last good checkpoint
+    monkeypatch.undo()
+    assert run.start(recipe()).status == "done"
+
+
+def test_no_checkpoint_counts_on_an_adapter_that_was_not_saved(recipe, monkeypatch):
+    def fails(folder):
+        raise OSError(errno.EIO, "Input/output error", str(folder))
+
+    monkeypatch.setattr(adapter, "settle", fails)
+    end = run.start(recipe(), [])
+    assert (end.status, end.exit_code) == ("stopped", 3)
+    assert "There is no checkpoint yet." in end.message
+    assert not checkpoint.folders(Path(end.run))
 
 
 def test_the_end_event_has_what_train_json_promises(recipe):

@@ -62,6 +62,7 @@ class Job(NamedTuple):
     prefix_cache: str = "auto"
     update_order: str = "auto"
     grad_checkpoint: bool = False
+    batch_rows: int = 1  # of a micro-batch; the last of an epoch may have fewer
 
 
 class Work(NamedTuple):
@@ -103,6 +104,10 @@ class Learner(Protocol):
 
     def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
         """Read the weights, compute once what can be kept, make the optimizer's state; `tell` hears how far it is."""
+        ...
+
+    def read_ahead(self, batches: Sequence[Batch]) -> None:
+        """Bring near what the next step reads from a disk. Called in a thread during the step before."""
         ...
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:

@@ -9,6 +9,7 @@ of everything that its content depends on: what changes makes another folder.
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 from collections.abc import Sequence
@@ -87,6 +88,10 @@ class RowFile:
     def read(self, stage: int, tokens: Tokens) -> Elements:
         """A row's hidden states before layer `stage`, (tokens, width). Raises KeyError for a row that is not here."""
         return self._map(stage)[self.places[digest(tokens)]]
+
+    def read_ahead(self, stage: int, tokens: Tokens) -> None:
+        """Let the system bring a row's pages into memory; the waiting is this thread's, without the interpreter."""
+        np.bitwise_or.reduce(self.read(stage, tokens).reshape(-1).view(np.uint8)[:: mmap.PAGESIZE])
 
     def write(self, stage: int, row: int, hidden: Elements) -> None:
         """The hidden states of the row with this number."""

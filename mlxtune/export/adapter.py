@@ -12,22 +12,27 @@ from typing import Any
 
 from mlxtune.backends.base import Adapter
 from mlxtune.errors import BadModel
-from mlxtune.storage import Tensor, replace_folder, write_json, write_tensors
+from mlxtune.storage import Tensor, fill_folder, place_folder, write_json, write_tensors
 from mlxtune.strategies.selection import Anatomy, Selection
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 
 
-def save(
+def write(
     folder: Path, weights: Iterable[Tensor], anatomy: Anatomy, selection: Selection, about: dict[str, Any]
 ) -> None:
-    """Write the adapter in the folder's place. about: the model's name, the step, the losses."""
+    """Write the adapter beside the folder, whose place it takes with `settle`. about: the model's name, the losses."""
 
-    def write(partial: Path) -> None:
+    def files(partial: Path) -> None:
         write_tensors(partial / WEIGHTS, weights)
         write_json(partial / CONFIG, config(anatomy, selection, about))
 
-    replace_folder(folder, write)
+    fill_folder(folder, files)
+
+
+def settle(folder: Path) -> None:
+    """Wait for the disk and put what `write` wrote in the folder's place. A thread may do it."""
+    place_folder(folder)
 
 
 def config(anatomy: Anatomy, selection: Selection, about: dict[str, Any]) -> dict[str, Any]:

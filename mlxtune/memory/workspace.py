@@ -74,7 +74,7 @@ def loss_and_gradients(setup: Setup, rows: Rows, windows: Sequence[int | None]) 
     """A micro-batch of a step. windows: of each layer; none where empty."""
     layers, first = _layers(setup, windows), setup.selection.first_layer
     p = Pass(setup.dimensions, len(rows.lengths), rows.padded, drops=True)
-    yield from _hidden(layers[:first], rows, p)
+    yield from _hidden(setup, layers[:first], rows, p)
     last = len(layers) - 1
     for number in range(first, last + 1):
         again = setup.grad_checkpoint and number < last
@@ -91,7 +91,7 @@ def loss(setup: Setup, rows: Rows, windows: Sequence[int | None]) -> Asked:
     """A batch of the validation."""
     layers, first = _layers(setup, windows), setup.selection.first_layer
     p = Pass(setup.dimensions, len(rows.lengths), rows.padded, drops=False)
-    yield from _hidden(layers[:first], rows, p)
+    yield from _hidden(setup, layers[:first], rows, p)
     yield from _run(layers, p, first, len(layers))
     yield "final", rows.n_supervised * p.d.hidden_size
     yield from _logits(rows.n_supervised, p.d.vocab_size)
@@ -119,15 +119,17 @@ QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 OUTPUT, GATE_UP, DOWN = ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",)
 
 
-def _hidden(frozen: Sequence[Layer], rows: Rows, p: Pass) -> Asked:
-    """prefix.py: without frozen layers the embedding alone; else row by row, of which the longest takes most."""
+def _hidden(setup: Setup, frozen: Sequence[Layer], rows: Rows, p: Pass) -> Asked:
+    """prefix.py: without frozen layers the embedding alone; else row by row, each thread in arrays of its own."""
     if not frozen:
         yield "embedded", p.n_places * p.d.hidden_size
         return
     yield "prefix", p.n_places * p.d.hidden_size
-    row = Pass(p.d, 1, max(rows.lengths), drops=False)
-    yield "embedded", row.n_places * p.d.hidden_size
-    yield from _run(frozen, row, 0, len(frozen))
+    for number in range(min(setup.row_threads, len(rows.lengths))):
+        longest = Pass(p.d, 1, max(rows.lengths[number :: setup.row_threads]), drops=False)
+        of_thread = f"thread{number}." if number > 0 else ""
+        yield f"{of_thread}embedded", longest.n_places * p.d.hidden_size
+        yield from ((f"{of_thread}{name}", size) for name, size in _run(frozen, longest, 0, len(frozen)))
 
 
 def _run(layers: Sequence[Layer], p: Pass, first: int, last: int) -> Asked:

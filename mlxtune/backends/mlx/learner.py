@@ -111,6 +111,11 @@ class MlxLearner:
                 mx.eval(array)  # one at a time: a cast weight and its source are never all there together
         return Unread(self.model, self.job.folder, self.precision, before)
 
+    def read_ahead(self, batches: Sequence[Batch]) -> None:
+        """The kept hidden states of the batches' rows, into memory."""
+        for batch in batches:
+            self.network.prefix.read_ahead(batch)
+
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
         n_tokens = sum(batch.n_supervised for batch in batches)

@@ -42,6 +42,13 @@ class Prefix:
         rows = [batch.tokens_BT[row, :length] for row, length in enumerate(layout.lengths)]
         return self._from_file(self.file, self.forward.first, rows, layout)
 
+    def read_ahead(self, batch: Batch) -> None:
+        """What `hidden` of the batch will read, if it reads a file."""
+        if self.file is None or not self.forward.first:
+            return
+        for row, length in enumerate(batch.lengths_B.tolist()):
+            self.file.read_ahead(self.forward.first, batch.tokens_BT[row, : length - 1])
+
     def _from_file(self, file: RowFile, stage: int, rows: Sequence[Tokens], layout: Layout) -> mx.array:
         found = [file.read(stage, tokens) for tokens in rows]
         if layout.packed:

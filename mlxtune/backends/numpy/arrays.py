@@ -56,6 +56,10 @@ class Workspace:
         view = self._views.get((name, shape))
         return self._make(name, shape) if view is None else view
 
+    def another(self) -> "Workspace":
+        """An empty one of the same type, for another thread."""
+        return type(self)(self.dtype)
+
     def _make(self, name: str, shape: tuple[int, ...]) -> Array:
         size, known = prod(shape), self._buffers.get(name)
         if known is None or known.size < size:

@@ -23,6 +23,14 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
+def row_threads(batch_rows: int) -> int:
+    """How many threads compute frozen layers, each a row of its own; 1: all of them work on one row after the other.
+
+    A row's last bits depend on which it is, so that it is one of the two for a whole run, whatever batches it has.
+    """
+    return threads() if batch_rows >= threads() else 1
+
+
 def processor() -> str:
     """The processor in words, as far as the system says."""
     info = Path("/proc/cpuinfo")

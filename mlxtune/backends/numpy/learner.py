@@ -77,7 +77,9 @@ class NumpyLearner:
         self.model = Model(self.decoder, self.flat, self.gradient, self.selection.adapters, ws)
         self.model.recomputes = self.job.grad_checkpoint
         limit_bytes = 0 if self.job.prefix_cache == "off" else int(device.PREFIX_SHARE * self.memory_limit_bytes)
-        self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes)
+        self.prefix = Prefix(
+            self.model, self.selection.first_layer, limit_bytes, device.row_threads(self.job.batch_rows)
+        )
         self.peak_bytes, self.is_prepared = 0, True
 
     def _layout(self) -> Layout:
@@ -95,6 +97,9 @@ class NumpyLearner:
             bound = 1 / math.sqrt(adapter.shape[0])
             a = self.flat[f"{adapter.module}.lora_a"]
             a[...] = generator.uniform(-bound, bound, a.shape)
+
+    def read_ahead(self, batches: Sequence[Batch]) -> None:
+        """Nothing is on a disk."""
 
     @np.errstate(all="ignore")  # what is not finite is looked for here, and told by the engine
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
@@ -194,7 +199,7 @@ class NumpyLearner:
         """Bytes of the arrays held. Working memory counts as in use in the peak, and between steps as a cache."""
         if not self.is_prepared:
             return Memory(0, 0, 0)
-        held, working = self._held_bytes(), self.model.ws.bytes
+        held, working = self._held_bytes(), self._working_bytes
         return Memory(held, max(self.peak_bytes, held + working), working)
 
     def limit(self, memory_bytes: int, cache_bytes: int) -> None:
@@ -210,7 +215,11 @@ class NumpyLearner:
         return sum(array.nbytes for array in arrays.values()) + more + self.prefix.bytes
 
     def _note_peak(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, self._held_bytes() + self.model.ws.bytes)
+        self.peak_bytes = max(self.peak_bytes, self._held_bytes() + self._working_bytes)
+
+    @property
+    def _working_bytes(self) -> int:
+        return self.model.ws.bytes + self.prefix.working_bytes
 
 
 def _conversion(sources: Sources, precision: str) -> tuple[str, ...]:

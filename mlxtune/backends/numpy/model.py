@@ -49,9 +49,9 @@ class Model:
         self.head, self.head_gradient, self.tied = weights[head], views.gradient(head), head == EMBEDDING
         self._tables: Tables | None = None
 
-    def embed(self, tokens_BT: Tokens) -> Array:
+    def embed(self, tokens_BT: Tokens, ws: Workspace) -> Array:
         """Hidden states before the first layer, (B * T, D)."""
-        out = self.ws("embedded", tokens_BT.size, self.decoder.hidden_size)
+        out = ws("embedded", tokens_BT.size, self.decoder.hidden_size)
         return np.take(self.embedding, tokens_BT.reshape(-1), axis=0, out=out, mode="clip")
 
     def run(self, hidden: Array, p: Pass, first: int, last: int, caches: Sequence[Cache] | None = None) -> Array:
@@ -126,7 +126,7 @@ class Model:
         """Logits of the token that follows those in the caches and then `tokens`, (V,); the caches grow by `tokens`."""
         tokens_1T = np.asarray(tokens, np.int32)[None]
         p = self.passing((1, len(tokens) + 1), caches[0].n_tokens, None)
-        hidden = self.run(self.embed(tokens_1T), p, 0, len(self.layers), caches)
+        hidden = self.run(self.embed(tokens_1T, self.ws), p, 0, len(self.layers), caches)
         normed_1D = np.empty((1, hidden.shape[1]), hidden.dtype)
         rms_norm(hidden[-1:], self.final_norm.weight, self.decoder.epsilon, normed_1D)
         logits_V: Array = np.matmul(normed_1D, self.head.T)[0]

@@ -40,7 +40,7 @@ class NumpySpeaker:
 
     def evaluate(self, batch: Batch) -> LossSum:
         """The summed loss of a batch."""
-        hidden = self.model.embed(batch.tokens_BT[:, :-1])
+        hidden = self.model.embed(batch.tokens_BT[:, :-1], self.model.ws)
         return LossSum(self.model.loss(batch.tokens_BT, batch.supervised_BT, hidden, 0), batch.n_supervised)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
