@@ -9,13 +9,13 @@ from typing import Any
 from mlxtune import checkpoint, engine, run_folder, run_shape
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
-from mlxtune.events import Checkpoint, End, Eval, Event, Step
+from mlxtune.events import End, Eval, Step
 from mlxtune.memory.guard import LOWER, TooLarge
 from mlxtune.prepare import Prepared, prepare, start_event
 from mlxtune.recipe import Recipe, build
-from mlxtune.report.base import Report
+from mlxtune.report.base import Report, Reports
 from mlxtune.report.log import Log, rewind
-from mlxtune.saving import Saved, Saving
+from mlxtune.saving import Saving
 from mlxtune.signals import StopRequests
 from mlxtune.storage import free_bytes, recover_folder
 from mlxtune.words import size
@@ -61,10 +61,10 @@ class _Session:
     """A run while it is in its folder."""
 
     def __init__(self, prepared: Prepared, folder: Path, reports: Sequence[Report]) -> None:
-        self.prepared, self.folder, self.reports = prepared, folder, list(reports)
+        self.prepared, self.folder, self.tell = prepared, folder, Reports(reports)
         self.learner, self.progress = prepared.learner, Progress()
         self.adapter, saved = folder / run_folder.ADAPTER, run_folder.newest_checkpoint(folder)
-        self.saving = Saving(folder, self.adapter, prepared.recipe.checkpoint.keep, saved, self._tell_saved)
+        self.saving = Saving(self.learner, folder, self.adapter, prepared.recipe.checkpoint.keep, saved, self.tell)
 
     def run(self) -> End:
         """Begin or go on, train, end."""
@@ -84,10 +84,10 @@ class _Session:
         self._begin_or_resume()
         log = Log(self.folder / run_folder.METRICS)
         with closing(log), self.saving.at_work(), StopRequests() as requests:
-            self.reports.append(log)
-            self._tell(start_event(self.prepared, str(self.folder), self.progress))
+            self.tell.all.append(log)
+            self.tell(start_event(self.prepared, str(self.folder), self.progress))
             end = self._train_until_the_end(requests)
-            self._tell(end)
+            self.tell(end)
         return end
 
     def _begin_or_resume(self) -> None:
@@ -99,7 +99,7 @@ class _Session:
             run_folder.refuse_differences(folder, run_folder.differences(self.prepared.recipe, fingerprints, folder))
             self._refuse_finished(state)
         run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
-        self.learner.prepare(self._tell)
+        self.learner.prepare(self.tell)
         if saved:
             self._restore(saved, state)
         rewind(folder / run_folder.METRICS, self.progress.step)
@@ -164,7 +164,7 @@ class _Session:
             guard.check((run_shape.micro_batch(feed.train, batch) for batch in window), step)
 
         for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress, check):
-            self._tell(event)
+            self.tell(event)
             self.saving.look()
             if isinstance(event, Step):
                 guard.note(event.memory)
@@ -183,7 +183,7 @@ class _Session:
             "learner": self.learner.scalars(),
             "fingerprints": self.prepared.fingerprints,
         }
-        self.saving.save_checkpoint(self.progress.step, self.learner, state)
+        self.saving.save_checkpoint(self.progress.step, state)
 
     def _save_adapter(self) -> None:
         about = {
@@ -191,10 +191,7 @@ class _Session:
             "step": self.progress.step,
             "eval_loss": self.progress.best_loss,
         }
-        self.saving.save_adapter(self.learner, about)
-
-    def _tell_saved(self, saved: Saved) -> None:
-        self._tell(Checkpoint(saved.step, str(saved.path), saved.bytes, saved.seconds, self.learner.memory()))
+        self.saving.save_adapter(about)
 
     def _not_finite(self, error: NotFinite) -> RunStopped:
         result, rows = error.result, [self.prepared.dataset.train[row].source for row in error.rows]
@@ -222,10 +219,6 @@ class _Session:
     def _last_good(self) -> str:
         saved = self.saving.saved
         return f"The last good checkpoint: {saved}." if saved else "There is no checkpoint yet."
-
-    def _tell(self, event: Event) -> None:
-        for report in self.reports:
-            report(event)
 
     def _end(self, status: str, error: MlxtuneError | None = None, *, message: str = "", exit_code: int = 0) -> End:
         progress = self.progress

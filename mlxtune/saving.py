@@ -14,31 +14,32 @@ from typing import Any, NamedTuple
 
 from mlxtune import checkpoint
 from mlxtune.backends.base import Learner
+from mlxtune.events import Checkpoint, Event
 from mlxtune.export import adapter
 
 
-class Saved(NamedTuple):
-    """A checkpoint that is on the disk. seconds: that training stood still for it."""
+class _Begun(NamedTuple):
+    """A checkpoint on its way to the disk. seconds: that training stood still for it."""
 
     step: int
-    path: Path
-    bytes: int
     seconds: float
+    path: Future[Path]
 
 
 class Saving:
     """One checkpoint and one adapter at a time are on their way to the disk.
 
-    keep: how many checkpoints stay. saved: the last one that is on the disk. tell: hears of each, in whatever method is
-    called next. Every method raises the OSError of a file that could not be written, whichever it was.
+    keep: how many checkpoints stay. saved: the last one that is on the disk. tell: hears of each checkpoint that is, in
+    whatever method is called next. Every method raises the OSError of a file that could not be written, whichever it
+    was.
     """
 
     def __init__(
-        self, run: Path, adapter_folder: Path, keep: int, saved: Path | None, tell: Callable[[Saved], None]
+        self, learner: Learner, run: Path, best: Path, keep: int, saved: Path | None, tell: Callable[[Event], None]
     ) -> None:
-        self.run, self.adapter, self.keep, self.saved, self.tell = run, adapter_folder, keep, saved, tell
-        self._begun = saved
-        self._checkpoint: Future[Saved] | None = None
+        self.learner, self.run, self.best, self.keep, self.saved, self.tell = learner, run, best, keep, saved, tell
+        self._newest = saved  # on the disk or on its way
+        self._checkpoint: _Begun | None = None
         self._adapter: Future[None] | None = None
         self._thread: ThreadPoolExecutor
 
@@ -48,34 +49,35 @@ class Saving:
         with ThreadPoolExecutor(1, "mlxtune-saving") as self._thread:
             yield
 
-    def save_checkpoint(self, step: int, learner: Learner, state: dict[str, Any]) -> None:
-        """Save a step, unless it is saved. It is there when `tell` hears of it."""
+    def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
+        """Save a step, unless it is saved."""
         target = checkpoint.step_folder(self.run, step)
-        if target == self._begun:
+        if target == self._newest:
             return
         began = perf_counter()
         self._wait_for_checkpoint()
-        checkpoint.write(self.run, step, learner.weights(), learner.optimizer_state())
-        self._begun = target
-        self._checkpoint = self._thread.submit(self._settle, step, state, perf_counter() - began, self._adapter)
+        checkpoint.write(self.run, step, self.learner.weights(), self.learner.optimizer_state())
+        seconds = perf_counter() - began
+        self._checkpoint = _Begun(step, seconds, self._thread.submit(self._settle, step, state, self._adapter))
+        self._newest = target
 
-    def _settle(self, step: int, state: dict[str, Any], seconds: float, before: "Future[None] | None") -> Saved:
-        """before: the adapter that the state counts on, which the thread had to do first."""
-        if before is not None:
-            before.result()
+    def _settle(self, step: int, state: dict[str, Any], best: "Future[None] | None") -> Path:
+        """best: the adapter that the state counts on; the thread has been through it."""
+        if best is not None:
+            best.result()
         path = checkpoint.settle(self.run, step, state)
         checkpoint.prune(self.run, self.keep)
-        return Saved(step, path, sum(file.stat().st_size for file in path.iterdir()), seconds)
+        return path
 
-    def save_adapter(self, learner: Learner, about: dict[str, Any]) -> None:
+    def save_adapter(self, about: dict[str, Any]) -> None:
         """Save what is trained now in the place of the adapter before."""
         self._wait_for_adapter()
-        adapter.write(self.adapter, learner.weights(), learner.anatomy, learner.selection, about)
-        self._adapter = self._thread.submit(adapter.settle, self.adapter)
+        adapter.write(self.best, self.learner.weights(), self.learner.anatomy, self.learner.selection, about)
+        self._adapter = self._thread.submit(adapter.settle, self.best)
 
     def look(self) -> None:
-        """Tell of a checkpoint that came to be on the disk; does not wait."""
-        if self._checkpoint is not None and self._checkpoint.done():
+        """Tell of what came to be on the disk; does not wait."""
+        if self._checkpoint is not None and self._checkpoint.path.done():
             self._wait_for_checkpoint()
         if self._adapter is not None and self._adapter.done():
             self._wait_for_adapter()
@@ -86,12 +88,12 @@ class Saving:
         self._wait_for_adapter()
 
     def _wait_for_checkpoint(self) -> None:
-        coming, self._checkpoint = self._checkpoint, None
-        if coming is None:
+        begun, self._checkpoint = self._checkpoint, None
+        if begun is None:
             return
-        saved = coming.result()
-        self.saved = saved.path
-        self.tell(saved)
+        self.saved = begun.path.result()
+        n_bytes = sum(file.stat().st_size for file in self.saved.iterdir())
+        self.tell(Checkpoint(begun.step, str(self.saved), n_bytes, begun.seconds, self.learner.memory()))
 
     def _wait_for_adapter(self) -> None:
         coming, self._adapter = self._adapter, None

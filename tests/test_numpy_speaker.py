@@ -75,13 +75,18 @@ def test_tokens_are_drawn_with_their_probability_within_top_p():
 STRATEGIES = [Lora(rank=4, scale=2.0), LastN(last_n=1), LastN(last_n=1, head=True), Full()]
 
 
+def saved(made, run):
+    export.write(run / "adapter", made.weights(), made.anatomy, made.selection, {})
+    export.settle(run / "adapter")
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_saved_adapter_speaks_as_the_learner_that_made_it(strategy, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS["llama, tied"])
     made, batch = learner(folder, strategy), random_batch()
     for _ in range(3):
         made.step([batch], 1e-2)
-    export.save(tmp_path / "adapter", made.weights(), made.anatomy, made.selection, {})
+    saved(made, tmp_path)
     spoken = speaker(folder, export.find(tmp_path / "adapter")).evaluate(batch)
     assert spoken.loss_sum == pytest.approx(made.evaluate(batch).loss_sum, rel=1e-5)
     assert spoken.loss_sum != pytest.approx(speaker(folder).evaluate(batch).loss_sum, rel=1e-2)
@@ -91,7 +96,7 @@ def test_a_saved_adapter_speaks_as_the_learner_that_made_it(strategy, tmp_path):
 def test_an_adapter_of_another_model_is_refused(strategy, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS["llama, tied"])
     made = learner(folder, strategy)
-    export.save(tmp_path / "adapter", made.weights(), made.anatomy, made.selection, {})
+    saved(made, tmp_path)
     adapter = export.find(tmp_path / "adapter")
     for changes in ({"hidden_size": 64}, {"num_hidden_layers": 1}):
         with pytest.raises(BadModel, match="adapter"):
@@ -101,7 +106,7 @@ def test_an_adapter_of_another_model_is_refused(strategy, tmp_path):
 def test_an_adapter_of_a_kind_that_is_not_there_is_refused(tmp_path):
     folder = write_model(tmp_path / "model", **KINDS["llama"])
     made = learner(folder, STRATEGIES[0])
-    export.save(tmp_path / "adapter", made.weights(), made.anatomy, made.selection, {})
+    saved(made, tmp_path)
     document = json.loads((tmp_path / "adapter" / export.CONFIG).read_bytes())
     (tmp_path / "adapter" / export.CONFIG).write_text(json.dumps({**document, "fine_tune_type": "dora"}))
     with pytest.raises(BadModel, match="dora"):

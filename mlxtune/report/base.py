@@ -1,5 +1,6 @@
 """What the run asks of a report: it takes every event in turn, and is closed however the run ends."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from mlxtune.events import Event
@@ -15,3 +16,15 @@ class Report(Protocol):
     def close(self) -> None:
         """Give the screen or the file back; harmless when called twice."""
         ...
+
+
+class Reports:
+    """Several that are told as one. `all` may grow."""
+
+    def __init__(self, reports: Iterable[Report]) -> None:
+        self.all = list(reports)
+
+    def __call__(self, event: Event) -> None:
+        """Tell each, in their order."""
+        for report in self.all:
+            report(event)
