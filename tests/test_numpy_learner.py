@@ -10,7 +10,7 @@ from mlxtune.backends.base import Learner
 from mlxtune.backends.numpy import device, threads, update
 from mlxtune.backends.numpy import learner as learner_module
 from mlxtune.backends.numpy.arrays import Workspace
-from mlxtune.backends.numpy.update import Noise, Span, State
+from mlxtune.backends.numpy.update import Noise, State
 from mlxtune.backends.numpy.weights import round_to, widen
 from mlxtune.data.types import Batch
 from mlxtune.optim import adamw
@@ -80,7 +80,7 @@ def test_the_update_in_blocks_is_that_of_optim(monkeypatch):
     for step in range(1, 51):
         scalars = adamw.scalars(np, settings, step, RATE)
         weight, (m, v) = adamw.update(np, scalars, weight, 0.5 * gradient, Moments(m, v), decays=True)
-        update.update(state, gradient, 0.5, Span(0, 1000, True, "fp32"), scalars, Noise(0, step))
+        update.update(state, gradient, 0.5, 1000, "fp32", scalars, Noise(0, step))
     for found, expected in ((state.weights, weight), (state.m, m), (state.v, v)):
         assert worst(found, expected) < 1e-6
 

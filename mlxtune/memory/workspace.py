@@ -205,8 +205,7 @@ def _backward(layer: Layer, p: Pass) -> Asked:
 
 
 def _through_norm(adapters: Sequence[LoraAdapter], p: Pass) -> Asked:
-    """`unit` and `normed` are asked for where no gradient goes through too: by the MLP, before."""
-    yield "unit", p.n_places * p.d.hidden_size
+    """`normed` is asked for where no gradient goes through too: by the MLP, before."""
     yield "normed", p.n_places * p.d.hidden_size
     yield from _weight_gradients(adapters, p)
     yield "d_normed", p.n_places * p.d.hidden_size

@@ -168,22 +168,22 @@ def backward(layer: Layer, gradient_ND: Array, kept: Kept, p: Pass, through: boo
     if through or layer.norm1.gradient is not None:
         gradient_ND += _through_norm(d_qkv, layer.qkv, layer.norm1, kept.x_ND, kept.scale1_N, p)
     else:
-        _, normed_ND = _renormed(layer.norm1, kept.x_ND, kept.scale1_N, p)
-        weight_gradients(d_qkv, normed_ND, layer.qkv, p.dropout, ws)
+        weight_gradients(d_qkv, _normed(layer.norm1, kept.x_ND, kept.scale1_N, p), layer.qkv, p.dropout, ws)
 
 
-def _renormed(norm: Norm, x_ND: Array, scale_N: Array, p: Pass) -> tuple[Array, Array]:
-    """x times its scale, and the norm's output, once more."""
-    unit_ND = np.multiply(x_ND, scale_N[:, None], out=p.ws("unit", *x_ND.shape))
-    return unit_ND, np.multiply(unit_ND, norm.weight, out=p.ws("normed", *x_ND.shape))
+def _normed(norm: Norm, x_ND: Array, scale_N: Array, p: Pass) -> Array:
+    """The norm's output, once more."""
+    normed_ND = np.multiply(x_ND, scale_N[:, None], out=p.ws("normed", *x_ND.shape))
+    normed_ND *= norm.weight
+    return normed_ND
 
 
 def _through_norm(gradient_NO: Array, module: Linear, norm: Norm, x_ND: Array, scale_N: Array, p: Pass) -> Array:
     """The gradient of x, where y = linear(norm(x)), and those of what trains of the two."""
-    unit_ND, normed_ND = _renormed(norm, x_ND, scale_N, p)
+    normed_ND = _normed(norm, x_ND, scale_N, p)
     weight_gradients(gradient_NO, normed_ND, module, p.dropout, p.ws)
     d_normed_ND = input_gradient(gradient_NO, module, p.ws("d_normed", *x_ND.shape), p.dropout, p.ws)
-    rms_norm_backward(d_normed_ND, unit_ND, scale_N, norm.weight, norm.gradient)
+    rms_norm_backward(d_normed_ND, x_ND, scale_N, norm.weight, norm.gradient, spare_ND=normed_ND)
     return d_normed_ND
 
 
@@ -212,6 +212,6 @@ def _attention_backward(layer: Layer, gradient_NO: Array, kept: Kept, p: Pass) -
         for norm, heads, scale in zip(
             (layer.q_norm, layer.k_norm), (slice(n_heads), slice(n_heads, None)), kept.scales_qk, strict=True
         ):
-            unit = qk[:, :, heads] * scale[..., None]
-            rms_norm_backward(d_qk[:, :, heads], unit, scale, norm.weight, norm.gradient)
+            spare = ws("normed_qk", *qk[:, :, heads].shape)
+            rms_norm_backward(d_qk[:, :, heads], qk[:, :, heads], scale, norm.weight, norm.gradient, spare)
     return d_qkv

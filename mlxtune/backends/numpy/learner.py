@@ -19,7 +19,7 @@ from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.layout import Layout
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.prefix import Prefix
-from mlxtune.backends.numpy.update import Noise, Span, State, update
+from mlxtune.backends.numpy.update import Noise, State, update
 from mlxtune.backends.numpy.weights import Sources
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
@@ -136,17 +136,20 @@ class NumpyLearner:
         settings = self.job.optimizer
         scalars = adamw.scalars(np, settings, self.updates + 1, learning_rate)
         noise = Noise(self.job.seed, self.steps)
-        for span in self._spans():
-            update(self.state, gradient, factor, span, scalars, noise)
+        update(self.state, gradient, factor, self._n_decaying, self._kept_in, scalars, noise)
         self.updates += 1
 
-    def _spans(self) -> Iterator[Span]:
-        """Matrices, then vectors. Adapters are float32 whatever the precision, and train alone."""
-        begin = self.layout.trained_begin
-        vectors, end = self.layout.vectors_begin - begin, self.layout.size - begin
-        precision = "fp32" if self.selection.adapters else self.precision
-        yield Span(0, vectors, adamw.decays(self.job.optimizer, (2, 2)), precision)
-        yield Span(vectors, end, adamw.decays(self.job.optimizer, (2,)), precision)
+    @property
+    def _n_decaying(self) -> int:
+        """Matrices come before vectors."""
+        if adamw.decays(self.job.optimizer, (2,)):
+            return self.layout.size - self.layout.trained_begin
+        return self.layout.vectors_begin - self.layout.trained_begin if adamw.decays(self.job.optimizer, (2, 2)) else 0
+
+    @property
+    def _kept_in(self) -> str:
+        """What the weights that train are kept in: adapters are float32 whatever the precision, and train alone."""
+        return "fp32" if self.selection.adapters else self.precision
 
     @np.errstate(all="ignore")
     def evaluate(self, batch: Batch) -> LossSum:
@@ -158,8 +161,7 @@ class NumpyLearner:
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
-        precision = "fp32" if self.selection.adapters else self.precision
-        return (weights.as_tensor(name, self.flat[name], precision) for name in self.layout.trained)
+        return (weights.as_tensor(name, self.flat[name], self._kept_in) for name in self.layout.trained)
 
     def optimizer_state(self) -> Iterator[Tensor]:
         """Moments, and master copies where there are some."""
@@ -174,8 +176,7 @@ class NumpyLearner:
 
     @property
     def _masters(self) -> bool:
-        sixteen_bits = self.precision != "fp32" and not self.selection.adapters
-        return sixteen_bits and self.job.optimizer.low_precision == "master"
+        return self._kept_in != "fp32" and self.job.optimizer.low_precision == "master"
 
     def _kept_exactly(self) -> tuple[Array, Array, Array]:
         return self.state.m, self.state.v, self.state.exact

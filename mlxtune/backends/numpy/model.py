@@ -105,7 +105,8 @@ class Model:
         if not self.tied:
             embedding_gradient[...] = 0.0
         for token, row in zip(tokens_BT.reshape(-1).tolist(), gradient, strict=True):
-            embedding_gradient[token] += row
+            of_token = embedding_gradient[token]  # a view: added to by its index, it would be written once more
+            of_token += row
 
     def _head(self, hidden: Array, chosen: NDArray[np.intp], targets_N: Tokens, scale: float) -> tuple[float, Array]:
         """The loss, and the gradient of the last layer's output, at all tokens."""
@@ -115,8 +116,9 @@ class Model:
         loss, gradient_ND = cross_entropy.loss_sum_and_gradients(
             normed_ND, self.head, targets_N, scale, self.head_gradient, self.ws
         )
-        hidden_ND *= scale_N[:, None]
-        rms_norm_backward(gradient_ND, hidden_ND, scale_N, self.final_norm.weight, self.final_norm.gradient)
+        rms_norm_backward(
+            gradient_ND, hidden_ND, scale_N, self.final_norm.weight, self.final_norm.gradient, spare_ND=normed_ND
+        )
         gradient = self.ws("gradient", *hidden.shape)
         gradient[...] = 0.0
         gradient[chosen] = gradient_ND

@@ -29,15 +29,6 @@ class State(NamedTuple):
     v: Array  # as m
 
 
-class Span(NamedTuple):
-    """Elements that are updated alike. precision: what the weights are kept in."""
-
-    begin: int
-    end: int
-    decays: bool
-    precision: str
-
-
 class Noise(NamedTuple):
     """What stochastic rounding draws: a function of the seed, the step and the place in the buffer."""
 
@@ -57,31 +48,37 @@ class Noise(NamedTuple):
         return np.random.Philox(key=self.seed, counter=[0, begin, self.step, stream])
 
 
-def update(state: State, gradients: Array, factor: float, span: Span, s: Scalars, noise: Noise) -> None:
-    """One step of the weights in a span. factor: what clipping multiplies the gradient by."""
+def update(
+    state: State, gradients: Array, factor: float, n_decaying: int, precision: str, s: Scalars, noise: Noise
+) -> None:
+    """One step of all weights.
+
+    factor: what clipping multiplies the gradient by. n_decaying: so many elements decay, from the first on; the others
+    do not. precision: what the weights are kept in.
+    """
     in_words = state.m.dtype == np.uint16
 
     def block(begin: int) -> None:
-        place = slice(begin, min(begin + BLOCK, span.end))
+        place = slice(begin, begin + BLOCK)
         exact, m, v = state.exact[place], state.m[place], state.v[place]
         exact_m, exact_v = (widen(m), widen(v)) if in_words else (m, v)
-        adamw(exact, gradients[place], exact_m, exact_v, factor, s, decays=span.decays)
+        adamw(exact, gradients[place], exact_m, exact_v, factor, s, exact[: max(0, n_decaying - begin)])
         if in_words:
             near = rounded(np, Moments(exact_m, exact_v), noise.bits(begin, exact.size))
             m[...], v[...] = (array.view(np.uint32) >> 16 for array in near)
-        if span.precision == "fp32":
+        if precision == "fp32":
             return
         if state.exact is state.weights:
-            exact[...] = stochastic(np, exact, DTYPES[span.precision], noise.words(begin, exact.size))
+            exact[...] = stochastic(np, exact, DTYPES[precision], noise.words(begin, exact.size))
         else:
             state.weights[place] = exact
-            round_to(state.weights[place], span.precision)
+            round_to(state.weights[place], precision)
 
-    threads.each(block, range(span.begin, span.end, BLOCK))
+    threads.each(block, range(0, gradients.size, BLOCK))
 
 
-def adamw(weight: Array, gradient: Array, m: Array, v: Array, factor: float, s: Scalars, *, decays: bool) -> None:
-    """`optim.adamw.update` of factor * gradient, in place, with one multiplication less."""
+def adamw(weight: Array, gradient: Array, m: Array, v: Array, factor: float, s: Scalars, decaying: Array) -> None:
+    """`optim.adamw.update` of factor * gradient, in place, with one multiplication less. decaying: part of weight."""
     x = np.multiply(gradient, s.beta1_rest * factor)
     m *= s.beta1
     m += x
@@ -93,6 +90,5 @@ def adamw(weight: Array, gradient: Array, m: Array, v: Array, factor: float, s: 
     x += s.epsilon / s.v_correction
     np.divide(m, x, out=x)
     x *= s.rate / s.v_correction
-    if decays:
-        weight *= s.keep
+    decaying *= s.keep
     weight -= x

@@ -36,22 +36,25 @@ def loss_sum_and_gradients(
 ) -> tuple[float, Array]:
     """The summed loss, and the gradient of `scale` times it: of the hidden states, and written for the head.
 
-    dlogits = scale * (softmax - onehot)
+    dlogits = scale * (softmax - onehot) = factor * (exponentials - sum * onehot), factor = scale / sum
+
+    The factor is a token's, and is put on the (N, D) arrays instead of the (N, V) one: hidden_ND is overwritten.
     """
     total, gradient_ND = 0.0, ws("d_hidden", *hidden_ND.shape)
 
-    def turn(block: Block) -> float:
-        sums_N1, loss = _exponentials(*block)
-        logits_NV = block.logits_NV
-        logits_NV *= scale / sums_N1
-        logits_NV[np.arange(len(sums_N1)), block.targets_N] -= scale
-        return loss
+    def turn(block: Block) -> tuple[float, Array]:
+        sums_N, loss = _exponentials(*block)
+        block.logits_NV[np.arange(len(sums_N)), block.targets_N] -= sums_N
+        return loss, np.divide(scale, sums_N, out=sums_N)
 
     for rows in _chunks(len(hidden_ND), len(head_VD)):
         logits_NV = _logits(hidden_ND[rows], head_VD, ws)
-        total += sum(threads.each(turn, _blocks(logits_NV, targets_N[rows])))
+        losses, factors = zip(*threads.each(turn, _blocks(logits_NV, targets_N[rows])), strict=True)
+        total, factors_N1 = total + sum(losses), np.concatenate(factors)[:, None]
         np.matmul(logits_NV, head_VD, out=gradient_ND[rows])
+        gradient_ND[rows] *= factors_N1
         if head_gradient_VD is not None:
+            hidden_ND[rows] *= factors_N1
             _write_or_add(logits_NV, hidden_ND[rows], head_gradient_VD, add=rows.start > 0)
     return total, gradient_ND
 
@@ -61,12 +64,12 @@ def _logits(hidden_ND: Array, head_VD: Array, ws: Workspace) -> Array:
 
 
 def _exponentials(logits_NV: Array, targets_N: Array) -> tuple[Array, float]:
-    """exp(logit - largest) in place; their sums, (N, 1), and the summed loss."""
+    """exp(logit - largest) in place; their sums, (N,), and the summed loss."""
     logits_NV -= logits_NV.max(-1, keepdims=True)
     of_targets = float(logits_NV[np.arange(len(logits_NV)), targets_N].sum())
     np.exp(logits_NV, out=logits_NV)
-    sums_N1 = logits_NV.sum(-1, keepdims=True)
-    return sums_N1, float(np.log(sums_N1).sum()) - of_targets
+    sums_N = logits_NV.sum(-1)
+    return sums_N, float(np.log(sums_N).sum()) - of_targets
 
 
 def _chunks(n_tokens: int, n_vocabulary: int) -> list[slice]:

@@ -21,19 +21,20 @@ def rms_norm(x_ND: Array, weight_D: Array, epsilon: float, out_ND: Array) -> Arr
 
 
 def rms_norm_backward(
-    gradient_ND: Array, unit_ND: Array, scale_N: Array, weight_D: Array, weight_gradient_D: Array | None
+    gradient_ND: Array, x_ND: Array, scale_N: Array, weight_D: Array, weight_gradient_D: Array | None, spare_ND: Array
 ) -> None:
     """Turns the gradient of y into that of x, in place; writes the weight's gradient where there is one.
 
-    unit_ND: x times scale, which is overwritten. With g = gradient * weight and u = unit:
-    dx = scale * (g - u * mean(g * u)), dweight = sum(gradient * u).
+    spare_ND: contiguous, overwritten. With g = gradient * weight and the mean over a vector's features:
+    dx = scale * g - x * scale^3 * mean(g * x), dweight = sum(scale * gradient * x) over the vectors.
     """
     if weight_gradient_D is not None:
-        product_ND = gradient_ND * unit_ND
-        np.add.reduce(product_ND.reshape(-1, weight_D.size), 0, out=weight_gradient_D)
+        np.multiply(gradient_ND, x_ND, out=spare_ND)
+        np.matmul(scale_N.reshape(-1), spare_ND.reshape(-1, weight_D.size), out=weight_gradient_D)
     gradient_ND *= weight_D
-    mean_N = np.vecdot(gradient_ND, unit_ND)
-    mean_N *= 1 / weight_D.size
-    unit_ND *= mean_N[..., None]
-    gradient_ND -= unit_ND
+    factor_N = np.vecdot(gradient_ND, x_ND)
+    factor_N *= scale_N**3
+    factor_N *= 1 / weight_D.size
     gradient_ND *= scale_N[..., None]
+    np.multiply(x_ND, factor_N[..., None], out=spare_ND)
+    gradient_ND -= spare_ND
