@@ -38,6 +38,11 @@ class FoundHead(NamedTuple):
         """The bias as it is now, (V,), where there is one."""
         return self.module.get("bias")
 
+    def logits(self, hidden_ND: mx.array) -> mx.array:
+        """Of what enters it, (N, V), all at once."""
+        products_NV = hidden_ND @ self.weight.T
+        return self.output.logits(products_NV if self.bias is None else products_NV + self.bias)
+
 
 def probe(model: nn.Module) -> FoundHead | None:
     """The model's head; None where the model does with it what we do not know, and must make its logits itself.

@@ -145,7 +145,7 @@ class SelfCheck(NamedTuple):
 
         def loss(weight: mx.array) -> tuple[mx.array, mx.array]:
             self._put(weight)
-            return forward.loss(layout, hidden), forward.logits(layout, hidden)
+            return forward.loss_and_logits(layout, hidden)
 
         weight = dict(tree_flatten(self.model.parameters()))[self.parameter]
         try:
