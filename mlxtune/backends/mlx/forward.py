@@ -100,7 +100,7 @@ class Forward:
         return (head_loss or self.head_loss)(entered_1ND[0], layout.targets_N)
 
     def loss_and_logits(self, layout: Layout, hidden: mx.array | None) -> tuple[mx.array, mx.array]:
-        """Both, of one pass. In the sharded form the logits are those of the head as it was found, which the loss is of."""
+        """Both, of one pass. In the sharded form the logits are those of the head as it was found."""
         if not self.form.sharded:
             logits_NV = self.logits(layout, hidden)
             return mx.sum(cross_entropy(logits_NV, layout.targets_N)), logits_NV
