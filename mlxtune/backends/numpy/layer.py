@@ -192,10 +192,11 @@ def _attention_backward(layer: Layer, gradient_NO: Array, kept: Kept, p: Pass) -
     ws, (n_rows, n_tokens), (n_heads, n_kv, size) = p.ws, p.shape_BT, p.heads_HKh
     gradient_BKTGh = ws("d_out", n_rows, n_kv, n_tokens, n_heads // n_kv, size)
     gradient_BKTGh[...] = _grouped(gradient_NO, p)
-    product_BKTG = np.vecdot(gradient_BKTGh, _grouped(kept.attended_NO, p))
+    shape_NHh = (n_rows * n_tokens, n_heads, size)
+    product_NH = np.vecdot(gradient_NO.reshape(shape_NHh), kept.attended_NO.reshape(shape_NHh))
     d_heads = attend_backward(
         gradient_BKTGh.reshape(kept.heads.queries_PMh.shape),
-        product_BKTG.reshape(kept.attention.sums_PM.shape),
+        product_NH.reshape(n_rows, n_tokens, n_kv, -1).transpose(0, 2, 1, 3).reshape(kept.attention.sums_PM.shape),
         kept.heads,
         kept.attention,
         ws,
