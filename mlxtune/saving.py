@@ -1,8 +1,8 @@
 """What a run saves while it trains: checkpoints, and the adapter of the best validation.
 
-Training stands still while tensors are handed to the system, at the speed of memory. That they are hashed, on the disk
-and in their place is waited for in a thread, which holds nothing of the model: to write all of it there would need
-weights and moments twice.
+Training stands still while tensors are copied into the system's file cache. That they are hashed, on the disk and in
+their place is waited for in a thread, which holds nothing of the model: to write all of it there would need weights and
+moments twice.
 """
 
 from collections.abc import Callable, Iterator

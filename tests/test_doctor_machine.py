@@ -8,6 +8,7 @@ from collections import namedtuple
 
 import pytest
 
+from mlxtune.checks import Check
 from mlxtune.doctor import disk, mac, machine
 from mlxtune.memory import ask, readings
 from tests.support_doctor import MEMINFO, SWAPUSAGE, VM_STAT, named
@@ -104,6 +105,15 @@ def test_a_program_that_is_absent_fails_or_hangs_says_nothing(monkeypatch):
     assert ask.ask("no-such-program-anywhere") == ""
     assert ask.ask(sys.executable, "-c", "print('x'); raise SystemExit(1)") == ""
     assert ask.ask(sys.executable, "-c", "import time; time.sleep(5)") == ""
+
+
+def test_what_kept_states_take_is_told_where_there_are_some(tmp_path):
+    check = Check("disk for kept states", "ok", f"1 TB free in {tmp_path}")
+    assert disk.with_what_is_kept(check, tmp_path / "not" / "yet") == disk.with_what_is_kept(check, tmp_path) == check
+    for name in ("one", "two"):
+        (tmp_path / "prefix" / name).mkdir(parents=True)
+        (tmp_path / "prefix" / name / "hidden-000002.bin").write_bytes(bytes(3_000_000))
+    assert disk.with_what_is_kept(check, tmp_path).found.endswith("; 6.0 MB are kept, which may be deleted at any time")
 
 
 @pytest.mark.parametrize(("free", "state"), [(10**8, "bad"), (5 * 10**9, "warn"), (10**12, "ok")])

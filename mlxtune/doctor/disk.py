@@ -24,11 +24,14 @@ def checks() -> list[Check]:
             "A model of 8 billion parameters in 16 bits takes 16 GB.",
             "Free some space, or set HF_HOME to a folder on a larger disk.",
         ),
-        room(
-            "disk for kept states",
+        with_what_is_kept(
+            room(
+                "disk for kept states",
+                cache_folder(),
+                "A million tokens of a width of 4,096 take 8.2 GB, twice that while they are made.",
+                "Free some space, set MLXTUNE_CACHE to a folder on a larger disk, or keep none: --prefix-cache off.",
+            ),
             cache_folder(),
-            "A million tokens of a width of 4,096 take 8.2 GB, twice that while they are made.",
-            "Free some space, set MLXTUNE_CACHE to a folder on a larger disk, or keep none: --prefix-cache off.",
         ),
         room(
             "disk for runs",
@@ -49,3 +52,11 @@ def room(name: str, folder: Path, meaning: str, remedy: str) -> Check:
     if free < SMALL_BYTES:
         return Check(name, "bad" if free < SPENT_BYTES else "warn", found, meaning, remedy)
     return Check(name, "ok", found)
+
+
+def with_what_is_kept(check: Check, folder: Path) -> Check:
+    """The check with the bytes that kept states take: two of each model stay, until somebody deletes them."""
+    n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    if n_bytes == 0:
+        return check
+    return check._replace(found=f"{check.found}; {size(n_bytes)} are kept, which may be deleted at any time")
