@@ -4,9 +4,9 @@
     scripts/bench numpy [--threads 1 2] [--sizes 46K 558K 10M 56M] [--rounds 9]
 
 The two take turns, each in a process of its own, so that what else the machine does meets both, and no side's idle
-threads are on the cores in another's turn. A ratio is the median of the rounds' own ratios, as a processor's clock
-changes between rounds; below 1 it says that NumPy is faster. PyTorch's side is a plain module: RMSNorm,
-scaled_dot_product_attention, cross_entropy, AdamW(fused=True).
+threads are on the cores in another's turn; where steps are short there are more rounds. A ratio is the median of the
+rounds' own ratios, as a processor's clock changes between rounds; below 1 it says that NumPy is faster. PyTorch's side
+is a plain module: RMSNorm, scaled_dot_product_attention, cross_entropy, AdamW(fused=True).
 "kept" is a step of an epoch after the first, when the frozen layers' output is there already. "MLX" is the MLX backend
 on the same processor, with a system OpenBLAS: what `--backend auto` weighs there.
 """
@@ -53,6 +53,7 @@ STRATEGIES = ("full", "last-2")
 SHARES = (1.0, 0.5)  # of the positions that carry loss
 RATE = 1e-4
 FEWEST, TURN_SECONDS = 3, 0.1  # of steps in a turn, as a run takes one after the other: the caches are then warm
+CELL_SECONDS = 15  # at least, over all rounds: what disturbs a machine often takes some seconds
 PAUSE_SECONDS = 0.3  # idle threads of a BLAS keep their core busy for a while, and it is another side's turn
 Step = Callable[[], float]
 
@@ -235,8 +236,9 @@ def measure(name: str, strategy: str, share: float, threads: int, rounds: int) -
     losses = {side: float(json.loads(_line(server))) for side, server in servers.items()}
     assert max(losses.values()) - min(losses.values()) < 1e-3, losses
     seconds: dict[str, list[float]] = {side: [] for side in sides}
-    in_turn = max(FEWEST, min(50, int(TURN_SECONDS / median(_turn(servers["torch"], 3)))))
-    for number in range(rounds):
+    step_seconds = median(_turn(servers["torch"], 3))
+    in_turn = max(FEWEST, min(50, int(TURN_SECONDS / step_seconds)))
+    for number in range(max(rounds, int(CELL_SECONDS / (len(sides) * in_turn * step_seconds)))):
         for side in sides if number % 2 == 0 else reversed(sides):
             seconds[side].append(median(_turn(servers[side], in_turn)))
             time.sleep(PAUSE_SECONDS if threads > 1 else 0)
