@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mlxtune.backends.base import Learner
-from mlxtune.backends.numpy.device import PREFIX_SHARE, memory_bytes, row_threads
+from mlxtune.backends.numpy.device import prefix_bytes, row_threads
 from mlxtune.data.batches import MULTIPLE, eval_plan
 from mlxtune.data.types import TokenRow
 from mlxtune.engine import Feed, Pace
@@ -52,7 +52,7 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool
         grad_checkpoint=recipe.backend.grad_checkpoint,
         keeps_prefix=keeps_prefix and model.selection.first_layer > 0,
         packs=backend == "mlx",
-        row_threads=row_threads(train.batch_size) if backend == "numpy" else 1,
+        row_threads=row_threads(train.batch_size, recipe.backend.prefix_cache) if backend == "numpy" else 1,
     )
 
 
@@ -65,10 +65,10 @@ def of_learner(recipe: Recipe, learner: Learner, config: ModelConfig) -> Setup:
 
 def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
     """Of the distinct rows whose frozen layers' output NumPy keeps in memory."""
-    if recipe.backend.prefix_cache == "off" or setup.selection.first_layer == 0:
+    if setup.selection.first_layer == 0:
         return 0
-    most = PREFIX_SHARE * memory_bytes() / (4 * setup.dimensions.hidden_size)
-    return min(int(most), sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4)
+    most = prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size)
+    return min(most, sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4)
 
 
 def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:

@@ -158,12 +158,29 @@ def test_the_prefix_is_computed_once_for_a_row_whatever_batch_it_comes_in(model,
     assert made.prefix.bytes == sum(int(length) - 1 for length in batch.lengths_B) * 32 * 4
 
 
+@pytest.mark.parametrize("lengths", [(80, 80, 80), (80, 45, 61)])
+def test_a_batch_at_once_trains_as_its_rows_do(model, lengths):
+    """Where nothing is kept. Padding is computed too, and is no one's business."""
+    batch = random_batch(n_rows=3, n_tokens=80)
+    batch.lengths_B[...] = lengths
+    inside = np.arange(80) < batch.lengths_B[:, None]
+    batch.supervised_BT[...] &= inside
+    by_rows, at_once = learner(model, LAST), learner(model, LAST, prefix_cache="off")
+    for _ in range(3):
+        results = [made.step([batch], RATE) for made in (by_rows, at_once)]
+        assert results[0].loss.loss_sum == pytest.approx(results[1].loss.loss_sum, rel=1e-6)
+        assert results[0].grad_norm == pytest.approx(results[1].grad_norm, rel=1e-5)
+        assert by_rows.evaluate(batch).loss_sum == pytest.approx(at_once.evaluate(batch).loss_sum, rel=1e-6)
+    assert not at_once.prefix.kept
+
+
 def test_a_row_has_the_same_bits_in_a_batch_with_a_row_for_every_thread_and_alone(tmp_path, monkeypatch):
     """A BLAS that splits a product gives it other last bits."""
     for module in (device, threads):
         monkeypatch.setattr(module, "threads", lambda: 2)
     wide = {"hidden_size": 128, "intermediate_size": 512}
-    made = learner(write_model(tmp_path, **{**KINDS["llama"], **wide}), LAST, batch_rows=2, prefix_cache="off")
+    made = learner(write_model(tmp_path, **{**KINDS["llama"], **wide}), LAST, batch_rows=2)
+    made.prefix.limit_bytes = 1  # so that each is computed anew
     batch = random_batch(n_rows=5, n_tokens=150)
     together = made.prefix.hidden(batch).reshape(5, -1, 128).copy()
     for row, length in enumerate(batch.lengths_B.tolist()):
@@ -184,7 +201,7 @@ def test_rows_of_other_tokens_never_share_a_prefix(model):
 
 def test_a_prefix_that_does_not_fit_is_computed_each_time_to_the_same_bits(model):
     kept, forgetful = learner(model, LAST), learner(model, LAST)
-    forgetful.prefix.limit_bytes = 0
+    forgetful.prefix.limit_bytes = 1
     for step in (0, 0, 1):
         assert kept.step(window(step), RATE) == forgetful.step(window(step), RATE)
     assert contents(kept) == contents(forgetful)

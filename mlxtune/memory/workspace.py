@@ -120,9 +120,13 @@ OUTPUT, GATE_UP, DOWN = ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"),
 
 
 def _hidden(setup: Setup, frozen: Sequence[Layer], rows: Rows, p: Pass) -> Asked:
-    """prefix.py: without frozen layers the embedding alone; else row by row, each thread in arrays of its own."""
+    """prefix.py: without frozen layers the embedding alone; else at once, or by rows, each thread in its own arrays."""
     if not frozen:
         yield "embedded", p.n_places * p.d.hidden_size
+        return
+    if setup.row_threads == 0:
+        yield "embedded", p.n_places * p.d.hidden_size
+        yield from _run(frozen, p._replace(drops=False), 0, len(frozen))
         return
     yield "prefix", p.n_places * p.d.hidden_size
     for number in range(min(setup.row_threads, len(rows.lengths))):

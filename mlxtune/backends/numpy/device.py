@@ -23,11 +23,19 @@ def threads() -> int:
     return os.cpu_count() or 1
 
 
-def row_threads(batch_rows: int) -> int:
+def prefix_bytes(prefix_cache: str) -> int:
+    """What the frozen layers' output may take; 0: it is not kept."""
+    return 0 if prefix_cache == "off" else int(PREFIX_SHARE * memory_bytes())
+
+
+def row_threads(batch_rows: int, prefix_cache: str) -> int:
     """How many threads compute frozen layers, each a row of its own; 1: all of them work on one row after the other.
 
-    A row's last bits depend on which it is, so that it is one of the two for a whole run, whatever batches it has.
+    0: they work on a batch at once, as nothing is kept. A row's last bits depend on which it is, so that it is one of
+    them for a whole run, whatever batches it has.
     """
+    if prefix_bytes(prefix_cache) == 0:
+        return 0
     return threads() if batch_rows >= threads() else 1
 
 

@@ -76,10 +76,9 @@ class NumpyLearner:
         ws = Workspace()
         self.model = Model(self.decoder, self.flat, self.gradient, self.selection.adapters, ws)
         self.model.recomputes = self.job.grad_checkpoint
-        limit_bytes = 0 if self.job.prefix_cache == "off" else int(device.PREFIX_SHARE * self.memory_limit_bytes)
-        self.prefix = Prefix(
-            self.model, self.selection.first_layer, limit_bytes, device.row_threads(self.job.batch_rows)
-        )
+        limit_bytes = device.prefix_bytes(self.job.prefix_cache)
+        n_threads = device.row_threads(self.job.batch_rows, self.job.prefix_cache)
+        self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes, n_threads)
         self.peak_bytes, self.is_prepared = 0, True
 
     def _layout(self) -> Layout:
