@@ -70,7 +70,7 @@ class Recorder:
             positions=sum(sum(c.lengths) for c in self.computed),
             step_flops=sum(flops) / len(flops),
             peak_bytes=self.peaks[0],
-            resident_bytes=self.peaks[1],
+            resident_bytes=max(self.peaks[1], self.imported_bytes),  # Linux adds up its counters by guess: some KB less
             imported_bytes=self.imported_bytes,
             matrix_flops=matrix_rate(precision),
             device=device.name(),
