@@ -7,7 +7,7 @@ appears by a rename, so a folder of that name is always whole. state.json holds 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,13 +43,15 @@ def write(run: Path, step: int, weights: Iterable[Tensor], optimizer: Iterable[T
     fill_folder(step_folder(run, step), tensors)
 
 
-def settle(run: Path, step: int, state: dict[str, Any]) -> Path:
+def settle(run: Path, step: int, state: dict[str, Any], ready: Callable[[], object] = lambda: None) -> Path:
     """Hash what `write` wrote, wait for the disk, and give the checkpoint its name.
 
-    state: JSON; the files' sha256 are added to it. Touches files alone, so that a thread may do it.
+    state: JSON; the files' sha256 are added to it. ready: is called first; where it raises, nothing is left of the
+    checkpoint. Touches files alone, so that a thread may do it.
     """
 
     def hashed(folder: Path) -> None:
+        ready()
         sha256 = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
         write_json(folder / STATE, {**state, "sha256": sha256})
 

@@ -83,7 +83,7 @@ class _Session:
     def _run(self) -> End:
         self._begin_or_resume()
         log = Log(self.folder / run_folder.METRICS)
-        with closing(log), self.saving.at_work(), StopRequests() as requests:
+        with closing(log), closing(self.saving), StopRequests() as requests:
             self.tell.all.append(log)
             self.tell(start_event(self.prepared, str(self.folder), self.progress))
             end = self._train_until_the_end(requests)

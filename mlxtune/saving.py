@@ -5,9 +5,8 @@ their place is waited for in a thread, which holds nothing of the model: to writ
 moments twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -41,13 +40,11 @@ class Saving:
         self._newest = saved  # on the disk or on its way
         self._checkpoint: _Begun | None = None
         self._adapter: Future[None] | None = None
-        self._thread: ThreadPoolExecutor
+        self._thread = ThreadPoolExecutor(1, "mlxtune-saving")
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """The thread, for as long as something may be saved."""
-        with ThreadPoolExecutor(1, "mlxtune-saving") as self._thread:
-            yield
+    def close(self) -> None:
+        """End the thread, when it is through with what was begun."""
+        self._thread.shutdown()
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save a step, unless it is saved."""
@@ -62,10 +59,8 @@ class Saving:
         self._newest = target
 
     def _settle(self, step: int, state: dict[str, Any], best: "Future[None] | None") -> Path:
-        """best: the adapter that the state counts on; the thread has been through it."""
-        if best is not None:
-            best.result()
-        path = checkpoint.settle(self.run, step, state)
+        """best: the adapter that the state counts on, which the thread has been through; it raises what went wrong."""
+        path = checkpoint.settle(self.run, step, state, best.result if best is not None else lambda: None)
         checkpoint.prune(self.run, self.keep)
         return path
 

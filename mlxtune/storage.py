@@ -89,17 +89,11 @@ def write_file(path: Path, content: bytes) -> None:
     _flush_folder(path.parent)
 
 
-def replace_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a folder, then put it in target's place. A fault or a kill before that leaves target as it was.
+def fill_folder(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder beside target, whose place it takes with `place_folder`; the disk may not have it yet.
 
     Raises what `write` raises, after the half-written folder is gone.
     """
-    fill_folder(target, write)
-    place_folder(target)
-
-
-def fill_folder(target: Path, write: Callable[[Path], None]) -> None:
-    """The first half of `replace_folder`: the folder is filled beside target, and may not be on the disk yet."""
     target.parent.mkdir(parents=True, exist_ok=True)
     for leftover in (_partial(target), _old(target)):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -109,7 +103,10 @@ def fill_folder(target: Path, write: Callable[[Path], None]) -> None:
 
 
 def place_folder(target: Path, finish: Callable[[Path], None] = lambda _: None) -> None:
-    """The second half: once the disk has all files, the folder takes target's place. finish: adds files to it first."""
+    """Once the disk has all files of the filled folder, it takes target's place; until then target is as it was.
+
+    finish: adds files to it first; what it raises is raised, after the filled folder is gone.
+    """
     partial, old = _partial(target), _old(target)
     with _gone_if_it_fails(target):
         finish(partial)
@@ -142,7 +139,7 @@ def _gone_if_it_fails(target: Path) -> Iterator[None]:
 
 
 def recover_folder(target: Path) -> None:
-    """Undo a `replace_folder` that was killed between its two renames."""
+    """Undo a `place_folder` that was killed between its two renames."""
     if _old(target).exists() and not target.exists():
         _old(target).rename(target)
 

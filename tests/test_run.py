@@ -113,6 +113,14 @@ def test_an_interrupted_run_resumes_to_the_bytes_of_the_unbroken_one(recipe, sto
     assert last_bytes(broken.run.out) == last_bytes(whole.run)
 
 
+def run_until_killed(recipe, monkeypatch):
+    """Run into the fault that is set, and take it away; the checkpoint before it is whole."""
+    with pytest.raises(SystemExit):
+        run.start(recipe)
+    monkeypatch.undo()
+    assert [path.name for path in checkpoint.folders(Path(recipe.run.out))] == ["000002"]
+
+
 def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatch):
     whole, broken = run.start(recipe("whole")), recipe("broken")
     writes = iter(range(100))
@@ -125,10 +133,7 @@ def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatc
         return write(path, tensors, metadata)
 
     monkeypatch.setattr(checkpoint, "write_tensors", dies)
-    with pytest.raises(SystemExit):
-        run.start(broken)
-    monkeypatch.undo()
-    assert [path.name for path in checkpoint.folders(Path(broken.run.out))] == ["000002"]
+    run_until_killed(broken, monkeypatch)
     run.start(broken)
     assert last_bytes(broken.run.out) == last_bytes(whole.run)
 
@@ -136,16 +141,13 @@ def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatc
 def test_killed_while_a_checkpoint_is_on_its_way_to_the_disk_resumes_to_the_same_bytes(recipe, monkeypatch):
     whole, broken, settle = run.start(recipe("whole")), recipe("broken"), checkpoint.settle
 
-    def dies(folder, step, state):
+    def dies(folder, step, state, ready):
         if step == 4:
             raise SystemExit("killed")
-        return settle(folder, step, state)
+        return settle(folder, step, state, ready)
 
     monkeypatch.setattr(checkpoint, "settle", dies)
-    with pytest.raises(SystemExit):
-        run.start(broken)
-    monkeypatch.undo()
-    assert [path.name for path in checkpoint.folders(Path(broken.run.out))] == ["000002"]
+    run_until_killed(broken, monkeypatch)
     assert (Path(broken.run.out) / "checkpoints" / ".000004.partial").is_dir()  # as a kill leaves it
     run.start(broken)
     assert last_bytes(broken.run.out) == last_bytes(whole.run)
@@ -155,9 +157,9 @@ def test_killed_while_a_checkpoint_is_on_its_way_to_the_disk_resumes_to_the_same
 def test_training_goes_on_while_a_checkpoint_is_on_its_way_to_the_disk(recipe, monkeypatch):
     settle, next_step, keep = checkpoint.settle, threading.Event(), Keep()
 
-    def slow(folder, step, state):
+    def slow(folder, step, state, ready):
         assert step != 2 or next_step.wait(timeout=30)  # or the run waits for the disk, and never comes to step 3
-        return settle(folder, step, state)
+        return settle(folder, step, state, ready)
 
     class Watch(Keep):
         def __call__(self, event):
@@ -326,10 +328,10 @@ def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_previous_checkpoint_g
 def test_a_disk_that_fails_while_it_is_waited_for_stops_the_run(recipe, monkeypatch):
     settle = checkpoint.settle
 
-    def fails(folder, step, state):
+    def fails(folder, step, state, ready):
         if step == 4:
             raise OSError(errno.EIO, "Input/output error", str(folder))
-        return settle(folder, step, state)
+        return settle(folder, step, state, ready)
 
     monkeypatch.setattr(checkpoint, "settle", fails)
     end = run.start(recipe())
@@ -348,7 +350,7 @@ def test_no_checkpoint_counts_on_an_adapter_that_was_not_saved(recipe, monkeypat
     end = run.start(recipe(), [])
     assert (end.status, end.exit_code) == ("stopped", 3)
     assert "There is no checkpoint yet." in end.message
-    assert not checkpoint.folders(Path(end.run))
+    assert not [*Path(end.run, "checkpoints").iterdir()]
 
 
 def test_the_end_event_has_what_train_json_promises(recipe):

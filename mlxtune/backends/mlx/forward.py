@@ -95,9 +95,7 @@ class Forward:
         """
         if not self.form.sharded:
             return mx.sum(cross_entropy(self.logits(layout, hidden), layout.targets_N))
-        assert self.head is not None
-        entered_1ND = head_input(self.head, lambda: self.logits(layout, hidden))
-        return (head_loss or self.head_loss)(entered_1ND[0], layout.targets_N)
+        return (head_loss or self.head_loss)(self._entering_head(layout, hidden), layout.targets_N)
 
     def loss_and_logits(self, layout: Layout, hidden: mx.array | None) -> tuple[mx.array, mx.array]:
         """Both, of one pass. In the sharded form the logits are those of the head as it was found."""
@@ -105,8 +103,13 @@ class Forward:
             logits_NV = self.logits(layout, hidden)
             return mx.sum(cross_entropy(logits_NV, layout.targets_N)), logits_NV
         assert self.head is not None
-        entered_ND = head_input(self.head, lambda: self.logits(layout, hidden))[0]
+        entered_ND = self._entering_head(layout, hidden)
         return self.head_loss(entered_ND, layout.targets_N), self.head.logits(entered_ND)
+
+    def _entering_head(self, layout: Layout, hidden: mx.array | None) -> mx.array:
+        """Of the supervised tokens, (N, D)."""
+        assert self.head is not None
+        return head_input(self.head, lambda: self.logits(layout, hidden))[0]
 
     def head_loss(self, hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
         """The loss of the head as the model has it, which may train."""
