@@ -343,12 +343,23 @@ def test_a_disk_that_fails_while_it_is_waited_for_stops_the_run(recipe, monkeypa
 
 
 def test_no_checkpoint_counts_on_an_adapter_that_was_not_saved(recipe, monkeypatch):
+    settle, write, written, calls = adapter.settle, checkpoint.write, threading.Event(), []
+
     def fails(folder):
+        calls.append(folder)
+        if len(calls) == 1:  # of step 0
+            return settle(folder)
+        assert written.wait(timeout=30)  # the checkpoint of step 2, which counts on this adapter
         raise OSError(errno.EIO, "Input/output error", str(folder))
 
+    def writes(*arguments):
+        write(*arguments)
+        written.set()
+
     monkeypatch.setattr(adapter, "settle", fails)
-    end = run.start(recipe(), [])
-    assert (end.status, end.exit_code) == ("stopped", 3)
+    monkeypatch.setattr(checkpoint, "write", writes)
+    end = run.start(recipe(train__eval_every=2))
+    assert (end.status, end.exit_code, len(calls)) == ("stopped", 3, 2)
     assert "There is no checkpoint yet." in end.message
     assert not [*Path(end.run, "checkpoints").iterdir()]
 
