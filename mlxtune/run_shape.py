@@ -51,7 +51,7 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool
         accumulates=train.grad_accum > 1,
         grad_checkpoint=recipe.backend.grad_checkpoint,
         keeps_prefix=keeps_prefix and model.selection.first_layer > 0,
-        packs=backend == "mlx",
+        packs=True,
         row_threads=row_threads(train.batch_size, recipe.backend.prefix_cache) if backend == "numpy" else 1,
     )
 

@@ -159,7 +159,7 @@ def planned(case: Case, folder) -> Setup:
         accumulates=case.accumulate > 1,
         grad_checkpoint=case.grad_checkpoint,
         keeps_prefix=False,
-        packs=False,
+        packs=True,
         row_threads=0 if case.prefix_cache == "off" else case.row_threads,
     )
 

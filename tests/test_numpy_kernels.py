@@ -63,13 +63,12 @@ def gated(x, d_out):
 def attention(x, d_out, window=None):
     ws = Workspace(x["q"].dtype.type)
     n_group = x["q"].shape[1] // x["k"].shape[1]
-    heads = Heads(x["q"], x["k"], x["v"])
-    out, kept = attend(heads, n_group, window, ws, "kept.")
+    bands = [Heads(x["q"], x["k"], x["v"])]
+    (out,), kept = attend(bands, n_group, window, ws, "kept.")
     if d_out is None:
         return out.copy(), {}
-    products = np.vecdot(d_out, out)
-    gradients = attend_backward(d_out.copy(), products, heads, kept, ws)
-    return out.copy(), dict(zip("qkv", gradients, strict=True))
+    gradients = attend_backward([d_out.copy()], [np.vecdot(d_out, out)], bands, kept, ws)
+    return out.copy(), {name: of_bands[0] for name, of_bands in zip("qkv", gradients, strict=True)}
 
 
 def windowed(x, d_out):

@@ -12,6 +12,7 @@ from mlxtune.backends.numpy import learner as learner_module
 from mlxtune.backends.numpy.arrays import Workspace
 from mlxtune.backends.numpy.update import Noise, State
 from mlxtune.backends.numpy.weights import round_to, widen
+from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW, Moments
@@ -152,15 +153,16 @@ def test_the_prefix_is_computed_once_for_a_row_whatever_batch_it_comes_in(model,
     first_layers = [last for last in computed if last == made.selection.first_layer]
     assert len(first_layers) == 3
     narrow = Batch((7,), *(array[1:2] for array in batch[1:]))
-    kept = made.prefix.hidden(batch).reshape(3, -1, 32)[1].copy()
-    assert np.array_equal(made.prefix.hidden(narrow), kept)
+    first, second, _ = pack(batch).lengths
+    kept = made.prefix.hidden(pack(batch))[first : first + second].copy()
+    assert np.array_equal(made.prefix.hidden(pack(narrow)), kept)
     assert len([last for last in computed if last == made.selection.first_layer]) == 3
     assert made.prefix.bytes == sum(int(length) - 1 for length in batch.lengths_B) * 32 * 4
 
 
 @pytest.mark.parametrize("lengths", [(80, 80, 80), (80, 45, 61)])
 def test_a_batch_at_once_trains_as_its_rows_do(model, lengths):
-    """Where nothing is kept. Padding is computed too, and is no one's business."""
+    """Where nothing is kept."""
     batch = random_batch(n_rows=3, n_tokens=80)
     batch.lengths_B[...] = lengths
     inside = np.arange(80) < batch.lengths_B[:, None]
@@ -182,12 +184,30 @@ def test_a_row_has_the_same_bits_in_a_batch_with_a_row_for_every_thread_and_alon
     made = learner(write_model(tmp_path, **{**KINDS["llama"], **wide}), LAST, batch_rows=2)
     made.prefix.limit_bytes = 1  # so that each is computed anew
     batch = random_batch(n_rows=5, n_tokens=150)
-    together = made.prefix.hidden(batch).reshape(5, -1, 128).copy()
-    for row, length in enumerate(batch.lengths_B.tolist()):
+    rows = pack(batch)
+    together = np.split(made.prefix.hidden(rows).copy(), np.cumsum(rows.lengths)[:-1])
+    for row, expected in enumerate(together):
         alone = Batch((row,), *(array[row : row + 1] for array in batch[1:]))
-        assert np.array_equal(made.prefix.hidden(alone)[: length - 1], together[row, : length - 1])
+        assert np.array_equal(made.prefix.hidden(pack(alone)), expected)
     assert made.prefix.working_bytes > 0
     assert made.memory().cache_memory_bytes == made.model.ws.bytes + made.prefix.working_bytes
+
+
+@pytest.mark.parametrize("lengths", [(80, 80, 61), (80, 61, 80), (80, 61, 40)])
+def test_padding_is_not_computed(lengths, model):
+    """Rows of one length are computed together where they lie side by side, and give what they give apart."""
+    batch = random_batch(n_rows=3, n_tokens=80)
+    batch.lengths_B[...] = lengths
+    batch.supervised_BT[...] &= np.arange(80) < batch.lengths_B[:, None]
+    wide = Batch(batch.rows, *(np.pad(array, ((0, 0), (0, 40))) for array in batch[1:3]), batch.lengths_B)
+    apart = [Batch((row,), *(array[row : row + 1] for array in batch[1:])) for row in range(3)]
+    made = [learner(model) for _ in range(3)]
+    found = [each.step(batches, RATE) for each, batches in zip(made, ([batch], [wide], apart), strict=True)]
+    assert found[0] == found[1]
+    assert contents(made[0]) == contents(made[1])
+    assert made[0].memory() == made[1].memory()
+    assert found[0].loss.loss_sum == pytest.approx(found[2].loss.loss_sum, rel=1e-6)
+    assert found[0].grad_norm == pytest.approx(found[2].grad_norm, rel=1e-5)
 
 
 def test_rows_of_other_tokens_never_share_a_prefix(model):
@@ -300,7 +320,7 @@ def test_with_gradient_checkpointing_a_layer_more_costs_its_input_alone(strategy
             made = learner(folder, strategy, grad_checkpoint=again)
             made.step([batch], RATE)
             working[n_layers, again] = made.memory().cache_memory_bytes
-    input_bytes = (batch.tokens_BT.size - len(batch.tokens_BT)) * 32 * 4
+    input_bytes = sum(pack(batch).lengths) * 32 * 4
     assert working[8, True] - working[2, True] == 6 * input_bytes
     assert working[8, False] - working[2, False] > 6 * 10 * input_bytes
 

@@ -3,11 +3,12 @@
 The functions have the names and the order of those in `backends.numpy` (model, prefix, layer, kernels), and yield what
 these take from the Workspace: (name, elements). Where one there takes a name, one here must yield it.
 
-B rows, T places of a row, N = B T, D hidden size, F features of the MLP, H heads, K key-value heads, h head size,
-O = H h, S supervised tokens, V vocabulary, I inputs and r rank of an adapter
+N tokens that are read, of all rows, T of one, D hidden size, F features of the MLP, H heads, K key-value heads, h head
+size, O = H h, S supervised tokens, V vocabulary, I inputs and r rank of an adapter
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from mlxtune.memory.setup import Rows, Setup
@@ -35,14 +36,18 @@ class Pass(NamedTuple):
     """One pass over a batch."""
 
     d: Dimensions
-    n_rows: int
-    n_tokens: int  # T
+    lengths: Sequence[int]  # T of each row
     drops: bool  # in training
 
     @property
     def n_places(self) -> int:
-        """N, padding among them."""
-        return self.n_rows * self.n_tokens
+        """N"""
+        return sum(self.lengths)
+
+    @property
+    def bands(self) -> list[tuple[int, int]]:
+        """Rows of one length, side by side: how many, and T."""
+        return [(len([*rows]), n_tokens) for n_tokens, rows in groupby(self.lengths)]
 
 
 class Block(NamedTuple):
@@ -51,6 +56,7 @@ class Block(NamedTuple):
     begin: int
     end: int
     low: int  # the first key; the last is that of the last query
+    adds: bool  # in the backward pass, to what other blocks gave the keys
 
     @property
     def scores(self) -> int:
@@ -73,8 +79,8 @@ def largest(asked: Iterable[tuple[str, int]]) -> dict[str, int]:
 def loss_and_gradients(setup: Setup, rows: Rows, windows: Sequence[int | None]) -> Asked:
     """A micro-batch of a step. windows: of each layer; none where empty."""
     layers, first = _layers(setup, windows), setup.selection.first_layer
-    p = Pass(setup.dimensions, len(rows.lengths), rows.padded, drops=True)
-    yield from _hidden(setup, layers[:first], rows, p)
+    p = Pass(setup.dimensions, rows.lengths, drops=True)
+    yield from _hidden(setup, layers[:first], p)
     last = len(layers) - 1
     for number in range(first, last + 1):
         again = setup.grad_checkpoint and number < last
@@ -90,8 +96,8 @@ def loss_and_gradients(setup: Setup, rows: Rows, windows: Sequence[int | None]) 
 def loss(setup: Setup, rows: Rows, windows: Sequence[int | None]) -> Asked:
     """A batch of the validation."""
     layers, first = _layers(setup, windows), setup.selection.first_layer
-    p = Pass(setup.dimensions, len(rows.lengths), rows.padded, drops=False)
-    yield from _hidden(setup, layers[:first], rows, p)
+    p = Pass(setup.dimensions, rows.lengths, drops=False)
+    yield from _hidden(setup, layers[:first], p)
     yield from _run(layers, p, first, len(layers))
     yield "final", rows.n_supervised * p.d.hidden_size
     yield from _logits(rows.n_supervised, p.d.vocab_size)
@@ -119,7 +125,7 @@ QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 OUTPUT, GATE_UP, DOWN = ("self_attn.o_proj",), ("mlp.gate_proj", "mlp.up_proj"), ("mlp.down_proj",)
 
 
-def _hidden(setup: Setup, frozen: Sequence[Layer], rows: Rows, p: Pass) -> Asked:
+def _hidden(setup: Setup, frozen: Sequence[Layer], p: Pass) -> Asked:
     """prefix.py: without frozen layers the embedding alone; else at once, or by rows, each thread in its own arrays."""
     if not frozen:
         yield "embedded", p.n_places * p.d.hidden_size
@@ -129,8 +135,8 @@ def _hidden(setup: Setup, frozen: Sequence[Layer], rows: Rows, p: Pass) -> Asked
         yield from _run(frozen, p._replace(drops=False), 0, len(frozen))
         return
     yield "prefix", p.n_places * p.d.hidden_size
-    for number in range(min(setup.row_threads, len(rows.lengths))):
-        longest = Pass(p.d, 1, max(rows.lengths[number :: setup.row_threads]), drops=False)
+    for number in range(min(setup.row_threads, len(p.lengths))):
+        longest = Pass(p.d, [max(p.lengths[number :: setup.row_threads])], drops=False)
         of_thread = f"thread{number}." if number > 0 else ""
         yield f"{of_thread}embedded", longest.n_places * p.d.hidden_size
         yield from ((f"{of_thread}{name}", size) for name, size in _run(frozen, longest, 0, len(frozen)))
@@ -181,13 +187,12 @@ def _inside(layer: Layer, p: Pass, inner: str) -> Asked:
 
 
 def _heads(p: Pass, place: str) -> Asked:
-    """With rotary.py's `crossed`."""
     d, n = p.d, p.n_places
     queries_and_keys = n * (d.n_heads + d.n_kv_heads) * d.head_dim
     yield "rotated", queries_and_keys
     if d.qk_norm:
         yield "normed_qk", queries_and_keys
-    yield "crossed", queries_and_keys
+    yield from _crossed(p)
     yield f"{place}queries", n * d.n_heads * d.head_dim
     yield f"{place}keys", n * d.n_kv_heads * d.head_dim
     yield f"{place}values", n * d.n_kv_heads * d.head_dim
@@ -217,12 +222,17 @@ def _through_norm(adapters: Sequence[LoraAdapter], p: Pass) -> Asked:
 
 
 def _attention_backward(window: int | None, p: Pass) -> Asked:
-    """With rotary.py's `crossed`."""
     d, n = p.d, p.n_places
     yield "d_out", n * d.n_heads * d.head_dim
     yield from _attend_backward(window, p)
     yield "d_qkv", n * (d.n_heads + 2 * d.n_kv_heads) * d.head_dim
-    yield "crossed", n * (d.n_heads + d.n_kv_heads) * d.head_dim
+    yield from _crossed(p)
+
+
+def _crossed(p: Pass) -> Asked:
+    """rotary.py, a band at a time."""
+    for n_rows, n_tokens in p.bands:
+        yield "crossed", n_rows * n_tokens * (p.d.n_heads + p.d.n_kv_heads) * p.d.head_dim
 
 
 def _linear(adapters: Sequence[LoraAdapter], p: Pass) -> Asked:
@@ -256,32 +266,30 @@ def _mask(adapter: LoraAdapter, p: Pass) -> Asked:
 
 
 def _attend(window: int | None, p: Pass, place: str) -> Asked:
-    """attention.py; without a place to keep them, all blocks have one array."""
-    n_heads = p.n_rows * p.d.n_heads
+    """attention.py; without a place to keep them, all blocks of all bands have one array."""
     yield "attended_heads", p.n_places * p.d.n_heads * p.d.head_dim
-    yield f"{place}sums", n_heads * p.n_tokens
-    for number, block in enumerate(_blocks(p.n_tokens, window)):
-        yield f"{place}weights{number}" if place else "weights", n_heads * block.scores
+    yield f"{place}sums", p.n_places * p.d.n_heads
+    each = [n_rows * p.d.n_heads * block.scores for n_rows, block in _blocks(p, window)]
+    yield f"{place}weights", sum(each) if place else max(each)
 
 
 def _attend_backward(window: int | None, p: Pass) -> Asked:
-    n_queries, n_keys = p.n_rows * p.d.n_heads, p.n_rows * p.d.n_kv_heads
-    yield "d_queries", n_queries * p.n_tokens * p.d.head_dim
-    yield "d_keys", n_keys * p.n_tokens * p.d.head_dim
-    yield "d_values", n_keys * p.n_tokens * p.d.head_dim
-    blocks = _blocks(p.n_tokens, window)
-    covered = blocks[-1].low > 0
-    for block in reversed(blocks):
-        if covered:
-            yield "d_part", n_keys * (block.end - block.low) * p.d.head_dim
-        yield "d_scores", n_queries * block.scores
-        covered = True
+    d = p.d
+    yield "d_queries", p.n_places * d.n_heads * d.head_dim
+    yield "d_keys", p.n_places * d.n_kv_heads * d.head_dim
+    yield "d_values", p.n_places * d.n_kv_heads * d.head_dim
+    for n_rows, block in _blocks(p, window):
+        if block.adds:
+            yield "d_part", n_rows * d.n_kv_heads * (block.end - block.low) * d.head_dim
+        yield "d_scores", n_rows * d.n_heads * block.scores
 
 
-def _blocks(n_tokens: int, window: int | None) -> list[Block]:
+def _blocks(p: Pass, window: int | None) -> Iterator[tuple[int, Block]]:
+    """Of each band, with how many rows it has."""
     from mlxtune.backends.numpy.kernels import attention  # here, as it imports NumPy
 
-    return [
-        Block(begin, min(begin + attention.BLOCK, n_tokens), 0 if window is None else max(0, begin - window + 1))
-        for begin in range(0, n_tokens, attention.BLOCK)
-    ]
+    for n_rows, n_tokens in p.bands:
+        for begin in range(0, n_tokens, attention.BLOCK):
+            end = min(begin + attention.BLOCK, n_tokens)
+            low = 0 if window is None else max(0, begin - window + 1)
+            yield n_rows, Block(begin, end, low, adds=end < n_tokens or low > 0)

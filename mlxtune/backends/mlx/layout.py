@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.backends.mlx.packing import Packed
+from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 
 
@@ -33,11 +34,11 @@ class Layout(NamedTuple):
 
 def lay_out(batch: Batch, *, packed: bool) -> Layout:
     """The arrays of a batch."""
-    lengths = tuple((batch.lengths_B - 1).tolist())
-    read_BT, next_BT, loss_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:], batch.supervised_BT[:, 1:]
     if packed:
-        inside_BT = np.arange(read_BT.shape[1]) < np.array(lengths)[:, None]
-        read_BT, next_BT, loss_BT = read_BT[inside_BT][None], next_BT[inside_BT][None], loss_BT[inside_BT][None]
-    chosen_N = np.flatnonzero(loss_BT)
-    targets_N = next_BT.reshape(-1)[chosen_N]
-    return Layout(mx.array(read_BT), mx.array(chosen_N.astype(np.int32)), mx.array(targets_N), lengths, packed)
+        tokens_S, chosen_N, targets_N, lengths = pack(batch)
+        tokens = tokens_S[None]
+    else:
+        tokens, lengths = batch.tokens_BT[:, :-1], tuple((batch.lengths_B - 1).tolist())
+        chosen_N = np.flatnonzero(batch.supervised_BT[:, 1:])
+        targets_N = batch.tokens_BT[:, 1:].reshape(-1)[chosen_N]
+    return Layout(mx.array(tokens), mx.array(chosen_N.astype(np.int32)), mx.array(targets_N), lengths, packed)

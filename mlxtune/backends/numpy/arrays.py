@@ -4,6 +4,7 @@ Fresh large arrays cost page faults in every step; these are made once and grow 
 """
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, TypeAlias
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from mlxtune.backends.numpy.layout import Layout
 
 Array: TypeAlias = NDArray[Any]  # float32 everywhere but in the tests of gradients, which need float64
+Shapes: TypeAlias = tuple[tuple[int, ...], ...]
+MOST_VIEWS = 1 << 14  # that are remembered: batches of ragged rows have shapes of their own each
 
 
 class Flat:
@@ -50,22 +53,44 @@ class Workspace:
         self.bytes = 0  # of all arrays together
         self._buffers: dict[str, Array] = {}
         self._views: dict[tuple[str, tuple[int, ...]], Array] = {}
+        self._parts: dict[tuple[str, Shapes], tuple[Array, ...]] = {}
 
     def __call__(self, name: str, *shape: int) -> Array:
         """An array of the shape with whatever was in it."""
         view = self._views.get((name, shape))
         return self._make(name, shape) if view is None else view
 
+    def parts(self, name: str, shapes: Shapes) -> tuple[Array, ...]:
+        """One array cut into arrays of these shapes, one after the other."""
+        parts = self._parts.get((name, shapes))
+        return self._cut(name, shapes) if parts is None else parts
+
     def another(self) -> "Workspace":
         """An empty one of the same type, for another thread."""
         return type(self)(self.dtype)
 
     def _make(self, name: str, shape: tuple[int, ...]) -> Array:
-        size, known = prod(shape), self._buffers.get(name)
-        if known is None or known.size < size:
-            self._views = {key: view for key, view in self._views.items() if key[0] != name}
-            self._buffers[name] = np.empty(size, self.dtype)
-            self.bytes += self._buffers[name].nbytes - (0 if known is None else known.nbytes)
-        view = self._buffers[name][:size].reshape(shape)
+        size = prod(shape)
+        view = self._buffer(name, size)[:size].reshape(shape)
         self._views[name, shape] = view
         return view
+
+    def _cut(self, name: str, shapes: Shapes) -> tuple[Array, ...]:
+        ends = [0, *accumulate(map(prod, shapes))]
+        buffer = self._buffer(name, ends[-1])
+        parts = tuple(buffer[a:b].reshape(shape) for (a, b), shape in zip(pairwise(ends), shapes, strict=True))
+        self._parts[name, shapes] = parts
+        return parts
+
+    def _buffer(self, name: str, size: int) -> Array:
+        """With room for so many elements. Views of what was too small are forgotten, and all when they are many."""
+        known = self._buffers.get(name)
+        if len(self._views) + len(self._parts) >= MOST_VIEWS:
+            self._views, self._parts = {}, {}
+        if known is not None and known.size >= size:
+            return known
+        self._views = {key: view for key, view in self._views.items() if key[0] != name}
+        self._parts = {key: parts for key, parts in self._parts.items() if key[0] != name}
+        self._buffers[name] = np.empty(size, self.dtype)
+        self.bytes += self._buffers[name].nbytes - (0 if known is None else known.nbytes)
+        return self._buffers[name]

@@ -1,6 +1,7 @@
 """One decoder layer, forward and backward.
 
-B rows, T tokens, N = B * T, D hidden size, F features of the MLP, H heads, K key-value heads, G = H / K, h head size
+N tokens of all rows, D hidden size, F features of the MLP, H heads, K key-value heads, G = H / K, h head size
+B rows of T tokens each in a band, P = B * K pairs of a row and a key-value head, M = T * G queries of a pair
 
     x -> x + output(attend(rotate(qkv(norm1 x)))) -> x + down(swiglu(gate_up(norm2 x)))
 
@@ -8,11 +9,12 @@ What is cheap to compute is not kept for the backward pass but computed again: t
 its scale, the output of SwiGLU from gate, up and the sigmoid.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mlxtune.backends.numpy.arrays import Array, Workspace
+from mlxtune.backends.numpy.arrays import Array, Shapes, Workspace
 from mlxtune.backends.numpy.cache import Cache
 from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels.attention import Attention, Heads, attend, attend_backward
@@ -42,15 +44,40 @@ class Layer(NamedTuple):
     window: int | None
 
 
+class Band(NamedTuple):
+    """Rows of one length, side by side: what looks from token to token computes them together."""
+
+    places: slice  # of N
+    n_rows: int
+    n_tokens: int  # of each row
+    tables: Tables  # of queries, with the scale of the scores, and keys
+
+
 class Pass(NamedTuple):
     """What all layers share in one pass over a batch."""
 
-    shape_BT: tuple[int, int]
+    bands: Sequence[Band]
     heads_HKh: tuple[int, int, int]
     epsilon: float
-    tables: Tables  # of queries, with the scale of the scores, and keys
     dropout: Dropout | None
     ws: Workspace
+
+    def by_rows(self, heads_NAh: Array) -> Iterator[Array]:
+        """Views (B, T, A, h), a band each."""
+        for places, n_rows, n_tokens, _ in self.bands:
+            yield heads_NAh[places].reshape(n_rows, n_tokens, *heads_NAh.shape[1:])
+
+    def by_key_head(self, heads_NAh: Array) -> Iterator[Array]:
+        """Views (B, K, T, A / K, h), a band each."""
+        n_kv, (_, n_heads, size) = self.heads_HKh[1], heads_NAh.shape
+        for places, n_rows, n_tokens, _ in self.bands:
+            of_band = heads_NAh[places].reshape(n_rows, n_tokens, n_kv, n_heads // n_kv, size)
+            yield of_band.transpose(0, 2, 1, 3, 4)
+
+    def shapes(self, heads_NAh: Array) -> Shapes:
+        """Of such heads in the attention, (P, M, h), of each band."""
+        n_kv, (_, n_heads, size) = self.heads_HKh[1], heads_NAh.shape
+        return tuple((band.n_rows * n_kv, band.n_tokens * n_heads // n_kv, size) for band in self.bands)
 
 
 class Kept(NamedTuple):
@@ -60,8 +87,8 @@ class Kept(NamedTuple):
     scale1_N: Array
     qkv: Array  # before QK norm; of use only where there is one
     scales_qk: tuple[Array, Array] | None
-    heads: Heads
-    attention: Attention
+    heads: list[Heads]  # of each band
+    attention: list[Attention]
     attended_NO: Array
     middle_ND: Array  # after the attention's residual
     scale2_N: Array
@@ -97,10 +124,11 @@ def _inside(layer: Layer, x_ND: Array, p: Pass, inner: str, cache: Cache | None)
     qkv = linear(normed_ND, layer.qkv, ws(qkv_place, n_tokens, len(layer.qkv.weight_OI)), p.dropout, ws)
     heads, scales_qk = _heads(layer, qkv, p, inner)
     if cache is not None:
-        heads = cache.extend(heads)
-    out_PMh, attention = attend(heads, p.heads_HKh[0] // p.heads_HKh[1], layer.window, ws, inner or None)
-    attended_NO = ws(f"{inner}attended", n_tokens, len(layer.output.weight_OI[0]))
-    _grouped(attended_NO, p)[...] = out_PMh.reshape(_grouped(attended_NO, p).shape)
+        heads = [cache.extend(*heads)]
+    n_heads, n_kv, size = p.heads_HKh
+    outs, attention = attend(heads, n_heads // n_kv, layer.window, ws, inner or None)
+    attended_NO = ws(f"{inner}attended", n_tokens, n_heads * size)
+    _unmerged(outs, attended_NO.reshape(-1, n_heads, size), p)
     middle_ND = linear(attended_NO, layer.output, ws(f"{inner}middle", n_tokens, n_hidden), p.dropout, ws)
     middle_ND += x_ND
     scale2_N = rms_norm(middle_ND, layer.norm2.weight, p.epsilon, normed_ND)
@@ -115,38 +143,42 @@ def _inside(layer: Layer, x_ND: Array, p: Pass, inner: str, cache: Cache | None)
     return activated_FN, kept
 
 
-def _heads(layer: Layer, qkv: Array, p: Pass, place: str) -> tuple[Heads, tuple[Array, Array] | None]:
+def _heads(layer: Layer, qkv: Array, p: Pass, place: str) -> tuple[list[Heads], tuple[Array, Array] | None]:
     """Queries, keys and values of the attention, out of the product of their joined matrix."""
-    ws, (n_rows, n_tokens), (n_heads, n_kv, size) = p.ws, p.shape_BT, p.heads_HKh
+    ws, n_heads = p.ws, p.heads_HKh[0]
     qk, v = _split(qkv, p)
-    scales, n_group = None, n_heads // n_kv
-    rotated = ws("rotated", *qk.shape)
+    scales = None
     if layer.q_norm is not None and layer.k_norm is not None:
         normed = ws("normed_qk", *qk.shape)
-        scale_q = rms_norm(qk[:, :, :n_heads], layer.q_norm.weight, p.epsilon, normed[:, :, :n_heads])
-        scale_k = rms_norm(qk[:, :, n_heads:], layer.k_norm.weight, p.epsilon, normed[:, :, n_heads:])
+        scale_q = rms_norm(qk[:, :n_heads], layer.q_norm.weight, p.epsilon, normed[:, :n_heads])
+        scale_k = rms_norm(qk[:, n_heads:], layer.k_norm.weight, p.epsilon, normed[:, n_heads:])
         qk, scales = normed, (scale_q, scale_k)
-    rotate(qk, p.tables, rotated, ws)
-    shape_BKTh = (n_rows, n_kv, n_tokens, size)
-    queries = ws(f"{place}queries", n_rows, n_kv, n_tokens, n_group, size)
-    keys, values = ws(f"{place}keys", *shape_BKTh), ws(f"{place}values", *shape_BKTh)
-    queries[...] = _grouped(rotated[:, :, :n_heads], p)
-    keys[...] = rotated[:, :, n_heads:].transpose(0, 2, 1, 3)
-    values[...] = v.transpose(0, 2, 1, 3)
-    return Heads(*(array.reshape(n_rows * n_kv, -1, size) for array in (queries, keys, values))), scales
+    rotated = ws("rotated", *qk.shape)
+    for band, of_band, out in zip(p.bands, p.by_rows(qk), p.by_rows(rotated), strict=True):
+        rotate(of_band, band.tables, out, ws)
+    parts = {"queries": rotated[:, :n_heads], "keys": rotated[:, n_heads:], "values": v}
+    merged = [_merged(ws.parts(f"{place}{name}", p.shapes(part)), part, p) for name, part in parts.items()]
+    return [Heads(*of_band) for of_band in zip(*merged, strict=True)], scales
 
 
 def _split(qkv: Array, p: Pass) -> tuple[Array, Array]:
-    """Views (B, T, heads, h) of what lies side by side: queries with keys, and values."""
+    """Views (N, heads, h) of what lies side by side: queries with keys, and values."""
     n_heads, n_kv, size = p.heads_HKh
-    all_BTAh = qkv.reshape(*p.shape_BT, n_heads + 2 * n_kv, size)
-    return all_BTAh[:, :, : n_heads + n_kv], all_BTAh[:, :, n_heads + n_kv :]
+    all_NAh = qkv.reshape(-1, n_heads + 2 * n_kv, size)
+    return all_NAh[:, : n_heads + n_kv], all_NAh[:, n_heads + n_kv :]
 
 
-def _grouped(queries: Array, p: Pass) -> Array:
-    """A view (B, K, T, G, h) of queries, or of what was attended for them, of (N, H * h)."""
-    n_heads, n_kv, size = p.heads_HKh
-    return queries.reshape(*p.shape_BT, n_kv, n_heads // n_kv, size).transpose(0, 2, 1, 3, 4)
+def _merged(outs: Sequence[Array], heads_NAh: Array, p: Pass) -> Sequence[Array]:
+    """Writes each band's heads as the attention has them, (P, M, h)."""
+    for out, of_band in zip(outs, p.by_key_head(heads_NAh), strict=True):
+        out.reshape(of_band.shape)[...] = of_band
+    return outs
+
+
+def _unmerged(heads: Sequence[Array], out_NAh: Array, p: Pass) -> None:
+    """Writes the heads of all bands as tokens have them."""
+    for of_band, out in zip(heads, p.by_key_head(out_NAh), strict=True):
+        out[...] = of_band.reshape(out.shape)
 
 
 def backward(layer: Layer, gradient_ND: Array, kept: Kept, p: Pass, through: bool) -> None:
@@ -189,30 +221,27 @@ def _through_norm(gradient_NO: Array, module: Linear, norm: Norm, x_ND: Array, s
 
 def _attention_backward(layer: Layer, gradient_NO: Array, kept: Kept, p: Pass) -> Array:
     """The gradient of the joined product of queries, keys and values."""
-    ws, (n_rows, n_tokens), (n_heads, n_kv, size) = p.ws, p.shape_BT, p.heads_HKh
-    gradient_BKTGh = ws("d_out", n_rows, n_kv, n_tokens, n_heads // n_kv, size)
-    gradient_BKTGh[...] = _grouped(gradient_NO, p)
-    shape_NHh = (n_rows * n_tokens, n_heads, size)
-    product_NH = np.vecdot(gradient_NO.reshape(shape_NHh), kept.attended_NO.reshape(shape_NHh))
-    d_heads = attend_backward(
-        gradient_BKTGh.reshape(kept.heads.queries_PMh.shape),
-        product_NH.reshape(n_rows, n_tokens, n_kv, -1).transpose(0, 2, 1, 3).reshape(kept.attention.sums_PM.shape),
-        kept.heads,
-        kept.attention,
-        ws,
-    )
-    d_qkv = ws("d_qkv", n_rows * n_tokens, (n_heads + 2 * n_kv) * size)
+    ws, (n_heads, n_kv, size) = p.ws, p.heads_HKh
+    gradient_NHh, attended_NHh = (array.reshape(-1, n_heads, size) for array in (gradient_NO, kept.attended_NO))
+    gradients = _merged(ws.parts("d_out", p.shapes(gradient_NHh)), gradient_NHh, p)
+    products_NH1 = np.vecdot(gradient_NHh, attended_NHh)[..., None]
+    products = [
+        of_band.reshape(gradient.shape[:2])
+        for of_band, gradient in zip(p.by_key_head(products_NH1), gradients, strict=True)
+    ]
+    d_queries, d_keys, d_values = attend_backward(gradients, products, kept.heads, kept.attention, ws)
+    d_qkv = ws("d_qkv", len(gradient_NO), (n_heads + 2 * n_kv) * size)
     d_qk, d_v = _split(d_qkv, p)
-    shape_BKTh = (n_rows, n_kv, n_tokens, size)
-    _grouped(d_qk[:, :, :n_heads], p)[...] = d_heads.queries_PMh.reshape(gradient_BKTGh.shape)
-    d_qk[:, :, n_heads:] = d_heads.keys_PSh.reshape(shape_BKTh).transpose(0, 2, 1, 3)
-    d_v[...] = d_heads.values_PSh.reshape(shape_BKTh).transpose(0, 2, 1, 3)
-    rotate_backward(d_qk, p.tables, ws)
+    _unmerged(d_queries, d_qk[:, :n_heads], p)
+    _unmerged(d_keys, d_qk[:, n_heads:], p)
+    _unmerged(d_values, d_v, p)
+    for band, of_band in zip(p.bands, p.by_rows(d_qk), strict=True):
+        rotate_backward(of_band, band.tables, ws)
     if layer.q_norm is not None and layer.k_norm is not None and kept.scales_qk is not None:
         qk, _ = _split(kept.qkv, p)
         for norm, heads, scale in zip(
             (layer.q_norm, layer.k_norm), (slice(n_heads), slice(n_heads, None)), kept.scales_qk, strict=True
         ):
-            spare = ws("normed_qk", *qk[:, :, heads].shape)
-            rms_norm_backward(d_qk[:, :, heads], qk[:, :, heads], scale, norm.weight, norm.gradient, spare)
+            spare = ws("normed_qk", *qk[:, heads].shape)
+            rms_norm_backward(d_qk[:, heads], qk[:, heads], scale, norm.weight, norm.gradient, spare)
     return d_qkv

@@ -21,6 +21,7 @@ from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.prefix import Prefix
 from mlxtune.backends.numpy.update import Noise, State, update
 from mlxtune.backends.numpy.weights import Sources
+from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
 from mlxtune.models.shapes import EMBEDDING, HEAD
@@ -40,7 +41,7 @@ class NumpyLearner:
     notes: sentences for the panel besides those of the selection.
     """
 
-    backend, packs_rows, keeps_prefix, on_gpu = "numpy", False, False, False
+    backend, packs_rows, keeps_prefix, on_gpu = "numpy", True, False, False
 
     def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
         self.job = job
@@ -127,9 +128,8 @@ class NumpyLearner:
         return loss, self.gradient_sum
 
     def _loss_and_gradient(self, batch: Batch, number: int, scale: float) -> float:
-        hidden, first = self.prefix.hidden(batch), self.prefix.first
-        dropout = Dropout(self.job.seed, self.steps, number)
-        return self.model.loss_and_gradients(batch.tokens_BT, batch.supervised_BT, hidden, first, scale, dropout)
+        rows, dropout = pack(batch), Dropout(self.job.seed, self.steps, number)
+        return self.model.loss_and_gradients(rows, self.prefix.hidden(rows), self.prefix.first, scale, dropout)
 
     def _update(self, gradient: Array, factor: float, learning_rate: float) -> None:
         settings = self.job.optimizer
@@ -153,8 +153,8 @@ class NumpyLearner:
     @np.errstate(all="ignore")
     def evaluate(self, batch: Batch) -> LossSum:
         """The loss with dropout off; changes nothing."""
-        hidden = self.prefix.hidden(batch)
-        loss = self.model.loss(batch.tokens_BT, batch.supervised_BT, hidden, self.prefix.first)
+        rows = pack(batch)
+        loss = self.model.loss(rows, self.prefix.hidden(rows), self.prefix.first)
         self._note_peak()
         return LossSum(loss, batch.n_supervised)
 

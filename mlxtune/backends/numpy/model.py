@@ -1,9 +1,10 @@
 """A decoder with its weights: hidden states forward, and gradients back to the first layer that trains.
 
-B rows, T tokens, N tokens that carry loss, D hidden size
+N tokens that are read, of all rows; S of them from which a supervised token is predicted; D hidden size
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,13 +19,13 @@ from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels import cross_entropy
 from mlxtune.backends.numpy.kernels.linear import Linear, LowRank
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
-from mlxtune.backends.numpy.layer import Kept, Layer, Norm, Pass
+from mlxtune.backends.numpy.layer import Band, Kept, Layer, Norm, Pass
 from mlxtune.backends.numpy.rope import Tables
+from mlxtune.data.packed import Packed
 from mlxtune.models.shapes import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
 from mlxtune.strategies.selection import LoraAdapter
 
 Tokens = NDArray[np.int32]
-Mask = NDArray[np.bool_]
 
 ONE_PLACE = "again."  # names the memory that all layers share for their insides, where these are computed again
 
@@ -49,10 +50,10 @@ class Model:
         self.head, self.head_gradient, self.tied = weights[head], views.gradient(head), head == EMBEDDING
         self._tables: Tables | None = None
 
-    def embed(self, tokens_BT: Tokens, ws: Workspace) -> Array:
-        """Hidden states before the first layer, (B * T, D)."""
-        out = ws("embedded", tokens_BT.size, self.decoder.hidden_size)
-        return np.take(self.embedding, tokens_BT.reshape(-1), axis=0, out=out, mode="clip")
+    def embed(self, tokens_N: Tokens, ws: Workspace) -> Array:
+        """Hidden states before the first layer, (N, D)."""
+        out = ws("embedded", tokens_N.size, self.decoder.hidden_size)
+        return np.take(self.embedding, tokens_N, axis=0, out=out, mode="clip")
 
     def run(self, hidden: Array, p: Pass, first: int, last: int, caches: Sequence[Cache] | None = None) -> Array:
         """Layers first to last - 1, with nothing kept."""
@@ -61,22 +62,21 @@ class Model:
             hidden, _ = layers.forward(self.layers[number], hidden, p, f"passing{number % 2}.", keep=False, cache=cache)
         return hidden
 
-    def loss(self, tokens_BT: Tokens, supervised_BT: Mask, hidden: Array, first: int) -> float:
+    def loss(self, rows: Packed, hidden: Array, first: int) -> float:
         """The summed loss of the supervised tokens, from the hidden states before layer `first`."""
-        hidden = self.run(hidden, self.passing(tokens_BT.shape, 0, None), first, len(self.layers))
-        chosen, targets_N = _supervised(tokens_BT, supervised_BT)
-        hidden_ND = hidden[chosen]
-        normed_ND = self.ws("final", *hidden_ND.shape)
-        rms_norm(hidden_ND, self.final_norm.weight, self.decoder.epsilon, normed_ND)
-        return cross_entropy.loss_sum(normed_ND, self.head, targets_N, self.ws)
+        hidden = self.run(hidden, self.passing(rows.lengths), first, len(self.layers))
+        hidden_SD = hidden[rows.chosen_S]
+        normed_SD = self.ws("final", *hidden_SD.shape)
+        rms_norm(hidden_SD, self.final_norm.weight, self.decoder.epsilon, normed_SD)
+        return cross_entropy.loss_sum(normed_SD, self.head, rows.targets_S, self.ws)
 
     def loss_and_gradients(
-        self, tokens_BT: Tokens, supervised_BT: Mask, hidden: Array, first: int, scale: float, dropout: Dropout | None
+        self, rows: Packed, hidden: Array, first: int, scale: float, dropout: Dropout | None
     ) -> float:
         """The summed loss; writes the gradients of `scale` times it. hidden: before layer `first`, which trains."""
-        p = self.passing(tokens_BT.shape, 0, dropout)
+        p = self.passing(rows.lengths, dropout)
         hidden, kept = self._forward(hidden, p, first)
-        loss, gradient = self._head(hidden, *_supervised(tokens_BT, supervised_BT), scale)
+        loss, gradient = self._head(hidden, rows, scale)
         embedding_trains = self.embedding_gradient is not None
         for number in reversed(range(first, len(self.layers))):
             of_layer = kept.pop()
@@ -84,7 +84,7 @@ class Model:
                 of_layer = layers.keep_again(self.layers[number], of_layer, p, ONE_PLACE)
             layers.backward(self.layers[number], gradient, of_layer, p, through=embedding_trains or number > first)
         if self.embedding_gradient is not None:
-            self._add_to_embedding(self.embedding_gradient, tokens_BT[:, :-1], gradient)
+            self._add_to_embedding(self.embedding_gradient, rows.tokens_N, gradient)
         return loss
 
     def _forward(self, hidden: Array, p: Pass, first: int) -> tuple[Array, list[Kept | Array]]:
@@ -100,49 +100,49 @@ class Model:
             kept.append(entered if again else of_layer)
         return hidden, kept
 
-    def _add_to_embedding(self, embedding_gradient: Array, tokens_BT: Tokens, gradient: Array) -> None:
+    def _add_to_embedding(self, embedding_gradient: Array, tokens_N: Tokens, gradient: Array) -> None:
         """Row by row: a third of the time of np.add.at for 1,024 tokens. A tied head has written its part before."""
         if not self.tied:
             embedding_gradient[...] = 0.0
-        for token, row in zip(tokens_BT.reshape(-1).tolist(), gradient, strict=True):
+        for token, row in zip(tokens_N.tolist(), gradient, strict=True):
             of_token = embedding_gradient[token]  # a view: added to by its index, it would be written once more
             of_token += row
 
-    def _head(self, hidden: Array, chosen: NDArray[np.intp], targets_N: Tokens, scale: float) -> tuple[float, Array]:
+    def _head(self, hidden: Array, rows: Packed, scale: float) -> tuple[float, Array]:
         """The loss, and the gradient of the last layer's output, at all tokens."""
-        hidden_ND = np.take(hidden, chosen, axis=0, out=self.ws("chosen", len(chosen), hidden.shape[1]), mode="clip")
-        normed_ND = self.ws("final", *hidden_ND.shape)
-        scale_N = rms_norm(hidden_ND, self.final_norm.weight, self.decoder.epsilon, normed_ND)
-        loss, gradient_ND = cross_entropy.loss_sum_and_gradients(
-            normed_ND, self.head, targets_N, scale, self.head_gradient, self.ws
+        out = self.ws("chosen", len(rows.chosen_S), hidden.shape[1])
+        hidden_SD = np.take(hidden, rows.chosen_S, axis=0, out=out, mode="clip")
+        normed_SD = self.ws("final", *hidden_SD.shape)
+        scale_S = rms_norm(hidden_SD, self.final_norm.weight, self.decoder.epsilon, normed_SD)
+        loss, gradient_SD = cross_entropy.loss_sum_and_gradients(
+            normed_SD, self.head, rows.targets_S, scale, self.head_gradient, self.ws
         )
         rms_norm_backward(
-            gradient_ND, hidden_ND, scale_N, self.final_norm.weight, self.final_norm.gradient, spare_ND=normed_ND
+            gradient_SD, hidden_SD, scale_S, self.final_norm.weight, self.final_norm.gradient, spare_ND=normed_SD
         )
         gradient = self.ws("gradient", *hidden.shape)
         gradient[...] = 0.0
-        gradient[chosen] = gradient_ND
+        gradient[rows.chosen_S] = gradient_SD
         return loss, gradient
 
     def next_logits(self, tokens: Sequence[int], caches: Sequence[Cache]) -> Array:
         """Logits of the token that follows those in the caches and then `tokens`, (V,); the caches grow by `tokens`."""
-        tokens_1T = np.asarray(tokens, np.int32)[None]
-        p = self.passing((1, len(tokens) + 1), caches[0].n_tokens, None)
-        hidden = self.run(self.embed(tokens_1T, self.ws), p, 0, len(self.layers), caches)
+        p = self.passing([len(tokens)], begin=caches[0].n_tokens)
+        hidden = self.run(self.embed(np.asarray(tokens, np.int32), self.ws), p, 0, len(self.layers), caches)
         normed_1D = np.empty((1, hidden.shape[1]), hidden.dtype)
         rms_norm(hidden[-1:], self.final_norm.weight, self.decoder.epsilon, normed_1D)
         logits_V: Array = np.matmul(normed_1D, self.head.T)[0]
         return logits_V
 
-    def passing(self, shape: tuple[int, ...], begin: int, dropout: Dropout | None) -> Pass:
-        """What the layers share for tokens_BT of the shape, whose first stand at place `begin`.
-
-        The last token of a row is only predicted: T - 1 are read.
-        """
-        d, n_tokens = self.decoder, shape[1] - 1
-        heads_HKh = (d.n_heads, d.n_kv_heads, d.head_dim)
-        tables = self._tables_of(begin, begin + n_tokens)
-        return Pass((shape[0], n_tokens), heads_HKh, d.epsilon, tables, dropout, self.ws)
+    def passing(self, lengths: Sequence[int], dropout: Dropout | None = None, begin: int = 0) -> Pass:
+        """What the layers share for rows of which so many tokens are read, the first of each at position `begin`."""
+        d, bands, place = self.decoder, [], 0
+        for n_tokens, rows in groupby(lengths):
+            n_rows = len([*rows])
+            tables, places = self._tables_of(begin, begin + n_tokens), slice(place, place + n_rows * n_tokens)
+            bands.append(Band(places, n_rows, n_tokens, tables))
+            place = places.stop
+        return Pass(bands, (d.n_heads, d.n_kv_heads, d.head_dim), d.epsilon, dropout, self.ws)
 
     def _tables_of(self, begin: int, end: int) -> Tables:
         """Of queries, which are scaled here once for all scores, and keys."""
@@ -151,12 +151,6 @@ class Model:
             made = rope.tables(d.rope, max(end, 2 * known), [d.head_dim**-0.5] * d.n_heads + [1.0] * d.n_kv_heads)
             self._tables = Tables(made.cos.astype(self.ws.dtype), made.sin.astype(self.ws.dtype))
         return Tables(self._tables.cos[begin:end], self._tables.sin[begin:end])
-
-
-def _supervised(tokens_BT: Tokens, supervised_BT: Mask) -> tuple[NDArray[np.intp], Tokens]:
-    """Places, among the B * (T - 1) tokens that are read, from which a supervised token is predicted; those tokens."""
-    chosen = np.flatnonzero(supervised_BT[:, 1:])
-    return chosen, tokens_BT[:, 1:].reshape(-1)[chosen]
 
 
 class _Views(NamedTuple):

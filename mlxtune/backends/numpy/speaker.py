@@ -13,6 +13,7 @@ from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
 from mlxtune.backends.numpy.cache import Cache
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.sampling import choose
+from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 from mlxtune.models.shapes import EMBEDDING, HEAD, linears
 from mlxtune.models.shapes import shapes as base_shapes
@@ -40,8 +41,9 @@ class NumpySpeaker:
 
     def evaluate(self, batch: Batch) -> LossSum:
         """The summed loss of a batch."""
-        hidden = self.model.embed(batch.tokens_BT[:, :-1], self.model.ws)
-        return LossSum(self.model.loss(batch.tokens_BT, batch.supervised_BT, hidden, 0), batch.n_supervised)
+        rows = pack(batch)
+        hidden = self.model.embed(rows.tokens_N, self.model.ws)
+        return LossSum(self.model.loss(rows, hidden, 0), batch.n_supervised)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
         """The tokens that follow the prompt, up to and without the first of `stop`."""

@@ -1,14 +1,20 @@
 """Causal attention by blocks of queries, with grouped queries and an optional window.
 
-P pairs of a row and a key-value head, G queries a key head, T query tokens, M = T * G of them, S key tokens (the last T
-of them are the queries'), h features a head. Queries of a key head are merged into rows of one matrix, so that a group
-is one product. A block of queries is multiplied with no key that lies after it: half of the work of the whole square.
+Rows of one length are a *band*, whose arrays are computed together; a batch has a list of them.
+
+P pairs of a row of a band and a key-value head, G queries a key head, T query tokens, M = T * G of them, S key tokens
+(the last T of them are the queries'), h features a head. Queries of a key head are merged into rows of one matrix, so
+that a group is one product. A block of queries is multiplied with no key that lies after it: half of the work of the
+whole square.
 
 Scores have the keys first, as the largest of each column is found several times faster than that of each row. The
 softmax is not normalised where it is made: `weights` are exp(score - largest), and the sums divide the output.
 """
 
-from functools import cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, lru_cache
+from itertools import islice
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -30,32 +36,54 @@ class Heads(NamedTuple):
 class Block(NamedTuple):
     queries: slice  # of M
     keys: slice  # of S
+    shape: tuple[int, int]  # of a pair's scores: how many keys, how many queries
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of a pair's scores: how many keys, how many queries."""
-        return self.keys.stop - self.keys.start, self.queries.stop - self.queries.start
+
+class Blocks(NamedTuple):
+    """Those of one band. n_scores, largest: of a pair's scores, in all blocks and in the largest."""
+
+    each: tuple[Block, ...]
+    n_scores: int
+    largest: int
 
 
 class Attention(NamedTuple):
     """What the backward pass needs besides the heads and the output."""
 
-    blocks: list[Block]
-    weights_PSM: list[Array]  # of each block
+    blocks: Blocks
+    weights_PSM: Sequence[Array]  # of each block
     sums_PM: Array
 
 
-def attend(heads: Heads, n_group: int, window: int | None, ws: Workspace, place: str | None) -> tuple[Array, Attention]:
-    """The output, (P, M, h), and what backward needs if `place` names where to keep it: else one block's memory."""
-    (n_pairs, n_queries, size), n_keys = heads.queries_PMh.shape, heads.keys_PSh.shape[1]
-    out, sums = ws("attended_heads", n_pairs, n_queries, size), ws(f"{place or ''}sums", n_pairs, n_queries)
-    blocks = _blocks(n_queries // n_group, n_keys, n_group, window)
-    kept = _one_room("weights", n_pairs, blocks, ws) if place is None else _rooms(place, n_pairs, blocks, ws)
-    ones = np.ones(n_keys, ws.dtype)  # a product with them sums faster than a reduction
+def attend(
+    bands: Sequence[Heads], n_group: int, window: int | None, ws: Workspace, place: str | None
+) -> tuple[Sequence[Array], list[Attention]]:
+    """Each band's output, (P, M, h), and what backward needs.
+
+    place: names where that is kept; without it all blocks have the memory of one.
+    """
+    blocks = [_blocks(b.queries_PMh.shape[1] // n_group, b.keys_PSh.shape[1], n_group, window) for b in bands]
+    shapes = [band.queries_PMh.shape for band in bands]
+    outs = ws.parts("attended_heads", tuple(shapes))
+    sums = ws.parts(f"{place or ''}sums", tuple(shape[:2] for shape in shapes))
+    rooms: Iterable[Sequence[Array]]
+    if place is None:
+        rooms = (_one_room("weights", len(out), of_band, ws) for out, of_band in zip(outs, blocks, strict=True))
+    else:
+        rooms = _rooms(f"{place}weights", bands, blocks, ws)
+    kept = [Attention(*of_band) for of_band in zip(blocks, rooms, sums, strict=True)]
+    for band, attention, out in zip(bands, kept, outs, strict=True):
+        _attend(band, attention, n_group, window, out)
+    return outs, kept
+
+
+def _attend(heads: Heads, attention: Attention, n_group: int, window: int | None, out: Array) -> None:
+    blocks, kept, sums = attention
+    ones = np.ones(heads.keys_PSh.shape[1], out.dtype)  # a product with them sums faster than a reduction
 
     def attend_of(pairs: slice) -> None:
         queries, keys, values = (array[pairs] for array in heads)
-        for (rows, columns), all_weights in zip(blocks, kept, strict=True):
+        for (rows, columns, _), all_weights in zip(blocks.each, kept, strict=True):
             weights = all_weights[pairs]
             np.matmul(keys[:, columns], queries[:, rows].swapaxes(1, 2), out=weights)
             _hide(weights, n_group, window)
@@ -65,33 +93,34 @@ def attend(heads: Heads, n_group: int, window: int | None, ws: Workspace, place:
             np.matmul(weights.swapaxes(1, 2), values[:, columns], out=out[pairs, rows])
         np.divide(out[pairs], sums[pairs, :, None], out=out[pairs])
 
-    threads.share(attend_of, n_pairs, _n_scores(heads, blocks))
-    return out, Attention(blocks, kept, sums)
+    threads.share(attend_of, len(out), len(out) * blocks.n_scores)
 
 
-def _blocks(n_tokens: int, n_keys: int, n_group: int, window: int | None) -> list[Block]:
+@lru_cache(1 << 12)
+def _blocks(n_tokens: int, n_keys: int, n_group: int, window: int | None) -> Blocks:
     earlier = n_keys - n_tokens
     blocks = []
     for begin in range(0, n_tokens, BLOCK):
         end = min(begin + BLOCK, n_tokens)
         low = 0 if window is None else max(0, earlier + begin - window + 1)
-        blocks.append(Block(slice(begin * n_group, end * n_group), slice(low, earlier + end)))
-    return blocks
+        shape = (earlier + end - low, (end - begin) * n_group)
+        blocks.append(Block(slice(begin * n_group, end * n_group), slice(low, earlier + end), shape))
+    sizes = [prod(block.shape) for block in blocks]
+    return Blocks(tuple(blocks), sum(sizes), max(sizes))
 
 
-def _n_scores(heads: Heads, blocks: list[Block]) -> int:
-    return sum(len(heads.keys_PSh) * n_keys * n_queries for n_keys, n_queries in (block.shape for block in blocks))
+def _rooms(name: str, bands: Sequence[Heads], blocks: Sequence[Blocks], ws: Workspace) -> Iterator[Sequence[Array]]:
+    """Memory of its own for each block of each band."""
+    pairs = [len(band.keys_PSh) for band in bands]
+    shapes = ((n_pairs, *block.shape) for n_pairs, of_band in zip(pairs, blocks, strict=True) for block in of_band.each)
+    parts = iter(ws.parts(name, tuple(shapes)))
+    return ([*islice(parts, len(of_band.each))] for of_band in blocks)
 
 
-def _rooms(place: str, n_pairs: int, blocks: list[Block], ws: Workspace) -> list[Array]:
-    return [ws(f"{place}weights{number}", n_pairs, *block.shape) for number, block in enumerate(blocks)]
-
-
-def _one_room(name: str, n_pairs: int, blocks: list[Block], ws: Workspace) -> list[Array]:
+def _one_room(name: str, n_pairs: int, blocks: Blocks, ws: Workspace) -> Sequence[Array]:
     """The same memory for all blocks; each pair has its own part of it, as threads may be at different blocks."""
-    sizes = [n_keys * n_queries for n_keys, n_queries in (block.shape for block in blocks)]
-    room = ws(name, n_pairs, max(sizes))
-    return [room[:, :size].reshape(n_pairs, *block.shape) for size, block in zip(sizes, blocks, strict=True)]
+    room = ws(name, n_pairs, blocks.largest)
+    return [room[:, : prod(block.shape)].reshape(n_pairs, *block.shape) for block in blocks.each]
 
 
 def _hide(scores_PSM: Array, n_group: int, window: int | None) -> None:
@@ -114,16 +143,29 @@ def _after(n_group: int) -> Array:
 
 
 def attend_backward(
-    gradient_PMh: Array, products_PM: Array, heads: Heads, attention: Attention, ws: Workspace
-) -> Heads:
-    """Gradients of queries, keys and values. gradient: of the output, overwritten. products: its dot with the output.
+    gradients: Sequence[Array],
+    products: Sequence[Array],
+    bands: Sequence[Heads],
+    kept: Sequence[Attention],
+    ws: Workspace,
+) -> list[tuple[Array, ...]]:
+    """Gradients of the queries of each band, of the keys and of the values.
 
+    gradients: of the outputs, overwritten. products: their dots with the outputs, (P, M), overwritten.
     With P = weights / sums: dV = P' g, dscores = P * (g V' - products), dQ = dscores K, dK = dscores' Q.
     """
-    shapes = {"d_queries": heads.queries_PMh.shape, "d_keys": heads.keys_PSh.shape, "d_values": heads.values_PSh.shape}
-    gradients = Heads(*(ws(name, *shape) for name, shape in shapes.items()))
+    by_name = zip(("d_queries", "d_keys", "d_values"), zip(*bands, strict=True), strict=True)
+    made = [ws.parts(name, tuple(array.shape for array in arrays)) for name, arrays in by_name]
+    for band, attention, gradient, product, *into in zip(bands, kept, gradients, products, *made, strict=True):
+        _attend_backward(band, attention, gradient, product, Heads(*into), ws)
+    return made
+
+
+def _attend_backward(
+    heads: Heads, attention: Attention, gradient_PMh: Array, products_PM: Array, gradients: Heads, ws: Workspace
+) -> None:
     blocks, (n_pairs, _, size) = attention.blocks, heads.keys_PSh.shape
-    rooms, parts = _one_room("d_scores", n_pairs, blocks, ws), _parts(n_pairs, blocks, size, ws)
+    rooms, parts = _one_room("d_scores", n_pairs, blocks, ws), _parts(n_pairs, blocks.each, size, ws)
 
     def backward_of(pairs: slice) -> None:
         queries, keys, values = (array[pairs] for array in heads)
@@ -133,8 +175,8 @@ def attend_backward(
         products /= sums
         if parts[-1] is not None:
             d_keys[...] = d_values[...] = 0.0
-        for number in reversed(range(len(blocks))):
-            (rows, columns), all_parts = blocks[number], parts[number]
+        for number in reversed(range(len(blocks.each))):
+            (rows, columns, _), all_parts = blocks.each[number], parts[number]
             weights, scores = attention.weights_PSM[number][pairs], rooms[number][pairs]
             part = None if all_parts is None else all_parts[pairs]
             _write_or_add(weights, gradient[:, rows], d_values[:, columns], part)
@@ -144,11 +186,10 @@ def attend_backward(
             np.matmul(scores.swapaxes(1, 2), keys[:, columns], out=d_queries[:, rows])
             _write_or_add(scores, queries[:, rows], d_keys[:, columns], part)
 
-    threads.share(backward_of, n_pairs, _n_scores(heads, blocks))
-    return gradients
+    threads.share(backward_of, n_pairs, n_pairs * blocks.n_scores)
 
 
-def _parts(n_pairs: int, blocks: list[Block], size: int, ws: Workspace) -> list[Array | None]:
+def _parts(n_pairs: int, blocks: Sequence[Block], size: int, ws: Workspace) -> list[Array | None]:
     """Memory for what each block adds to the gradients of keys and values.
 
     None for the last where it sees all keys, as it does but for a window: it goes first, and what it gives is written.
