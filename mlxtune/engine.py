@@ -15,7 +15,7 @@ from pydantic import Field
 
 from mlxtune.ahead import made_ahead
 from mlxtune.backends.base import Learner, LossSum, StepResult
-from mlxtune.data.batches import collate, eval_batches, eval_plan, plan
+from mlxtune.data.batches import collate, eval_plan, plan
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.events import Eval, Event, Notice, Step
@@ -55,19 +55,29 @@ class Window(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """The rows of a run and how they are cut into windows."""
+    """The rows of a run and how they are cut into windows. packed: see `data.batches`."""
 
     train: Sequence[TokenRow]
     valid: Sequence[TokenRow]
     batch_size: int
     grad_accum: int
     seed: int
-    pad_multiple: int
+    packed: bool
 
     def windows(self, epoch: int) -> list[list[tuple[int, ...]]]:
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
-        lengths = [len(row.tokens) for row in self.train]
-        return plan(lengths, batch_size=self.batch_size, grad_accum=self.grad_accum, seed=self.seed, epoch=epoch)
+        return plan(
+            [len(row.tokens) for row in self.train],
+            batch_size=self.batch_size,
+            grad_accum=self.grad_accum,
+            seed=self.seed,
+            epoch=epoch,
+            packed=self.packed,
+        )
+
+    def eval_batches(self) -> list[tuple[int, ...]]:
+        """Row numbers of each batch of the validation."""
+        return eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size, packed=self.packed)
 
     def windows_from(self, epoch: int, number: int) -> Iterator[Window]:
         """All windows from this one of this epoch on, epoch after epoch, without end."""
@@ -78,7 +88,7 @@ class Feed(NamedTuple):
 
     def batches(self, window: Sequence[tuple[int, ...]]) -> list[Batch]:
         """The micro-batches of one window."""
-        return [collate(self.train, rows, multiple=self.pad_multiple) for rows in window]
+        return [collate(self.train, rows) for rows in window]
 
     def largest(self, steps: int) -> Batch:
         """The micro-batch with the most tokens, of the first steps of the first epoch."""
@@ -86,12 +96,11 @@ class Feed(NamedTuple):
 
     def largest_evaluated(self) -> Batch | None:
         """The batch of the validation with the most tokens."""
-        batches = eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size)
-        return self._most_tokens(self.valid, batches) if batches else None
+        return self._most_tokens(self.valid, self.eval_batches()) if self.valid else None
 
     def _most_tokens(self, rows: Sequence[TokenRow], batches: Iterable[tuple[int, ...]]) -> Batch:
         most = max(batches, key=lambda batch: sum(len(rows[index].tokens) for index in batch))
-        return collate(rows, most, multiple=self.pad_multiple)
+        return collate(rows, most)
 
 
 class Pace(NamedTuple):
@@ -110,6 +119,7 @@ class Progress:
     epoch: int = 0  # from 0
     window: int = 0  # windows of this epoch that are done
     tokens: int = 0
+    packed: bool = False  # the order of the rows, see Feed
     seconds: float = 0.0  # spent training and evaluating
     last_loss: float | None = None
     evaluated_step: int = -1  # the last step at which the validation loss was taken
@@ -218,7 +228,7 @@ def _step(learner: Learner, batches: list[Batch], rate: float, progress: Progres
 
 def _evaluate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
     began = time.perf_counter()
-    total = evaluate(learner, feed.valid, batch_size=feed.batch_size, pad_multiple=feed.pad_multiple)
+    total = evaluate(learner, feed.valid, feed.eval_batches())
     seconds = time.perf_counter() - began
     loss = total.loss_sum / total.n_tokens
     best = progress.best_loss is None or loss < progress.best_loss
@@ -231,11 +241,11 @@ def _evaluate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
     return Eval(progress.step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best, memory)
 
 
-def evaluate(learner: Evaluator, rows: Sequence[TokenRow], *, batch_size: int, pad_multiple: int) -> LossSum:
-    """The summed loss of rows and the count of their supervised tokens."""
+def evaluate(learner: Evaluator, rows: Sequence[TokenRow], batches: Iterable[Sequence[int]]) -> LossSum:
+    """The summed loss of batches of row numbers, and the count of their supervised tokens."""
     loss_sum, n_tokens = 0.0, 0
-    for batch in eval_batches(rows, batch_size=batch_size, multiple=pad_multiple):
-        part = learner.evaluate(batch)
+    for batch in batches:
+        part = learner.evaluate(collate(rows, batch))
         loss_sum, n_tokens = loss_sum + part.loss_sum, n_tokens + part.n_tokens
     return LossSum(loss_sum, n_tokens)
 

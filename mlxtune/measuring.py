@@ -64,8 +64,7 @@ def _largest(prepared: Prepared) -> tuple[Sequence[int], Sequence[int] | None]:
 def _batches(prepared: Prepared) -> tuple[Batch, Batch | None]:
     """The largest of the training and of the validation."""
     feed, (train, valid) = prepared.feed, _largest(prepared)
-    evaluated = None if valid is None else collate(feed.valid, valid, feed.pad_multiple)
-    return collate(feed.train, train, feed.pad_multiple), evaluated
+    return collate(feed.train, train), None if valid is None else collate(feed.valid, valid)
 
 
 def _of_these(prepared: Prepared) -> Plan:

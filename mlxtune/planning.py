@@ -107,7 +107,7 @@ class Planner:
             [row for row in rows if len(row.tokens) <= longest] for rows in (self.dataset.train, self.dataset.valid)
         ]
         return Feed(
-            within[0] or self.dataset.train, within[1], train.batch_size, train.grad_accum, train.seed, MULTIPLE
+            within[0] or self.dataset.train, within[1], train.batch_size, train.grad_accum, train.seed, packed=True
         )
 
     def _notes(self, recipe: Recipe) -> tuple[str, ...]:

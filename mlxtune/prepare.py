@@ -8,7 +8,7 @@ from mlxtune import run_shape
 from mlxtune.backends.base import Job, Learner, Work
 from mlxtune.backends.choose import learner as make_learner
 from mlxtune.data import load as data
-from mlxtune.data.batches import MULTIPLE, padding_waste
+from mlxtune.data.batches import padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
 from mlxtune.engine import Feed, Pace, Progress, pace
@@ -36,6 +36,7 @@ class Prepared(NamedTuple):
     size: Sizes
     fingerprints: dict[str, str]
     notes: tuple[str, ...]  # what the user should know
+    late: tuple[str, ...]  # and of a late step that will not fit
     plan: Plan  # of the largest batch
     guard: Guard
 
@@ -64,28 +65,48 @@ def prepare(recipe: Recipe) -> Prepared:
     dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
     _check_tokens(dataset, config.vocab_size)
     train = recipe.train
-    feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, MULTIPLE)
+    feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, packed=True)
     paces = pace(train, feed)
     learner = make_learner(recipe.backend, _job(recipe, folder))
+    feed = feed._replace(packed=learner.packs_rows)
     fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes)
     learner.plan(_work(feed, paces, fingerprints["model"]))
     master = recipe.optimizer.low_precision == "master"
     size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
-    found, guard = _memory(recipe, learner, feed, paces, config)
+    found, guard = _memory(_guard(recipe, learner, feed, config), feed, paces)
     late = _late(guard, feed, paces, found)
-    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, (*notes, *late), found, guard)
+    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes, late, found, guard)
 
 
-def _memory(recipe: Recipe, learner: Learner, feed: Feed, paces: Pace, config: ModelConfig) -> tuple[Plan, Guard]:
-    """The plan of the largest batch, and what holds the run to it."""
+def settled(prepared: Prepared, *, packed: bool) -> Prepared:
+    """As the learner turned out: whether it packs, it knows once it is prepared. packed: the order of the run's rows.
+
+    Raises BadSetting where the run does not fit that way.
+    """
+    guard, feed, paces, packs = prepared.guard, prepared.feed, prepared.pace, prepared.learner.packs_rows
+    if guard.setup.packs == packs and feed.packed == packed:
+        return prepared
+    feed = feed._replace(packed=packed)
+    setup = guard.setup._replace(packs=packs, keeps_prefix=prepared.learner.keeps_prefix)
+    found, guard = _memory(Guard(setup, guard.limit_bytes, guard.factor, None, guard.kept_tokens), feed, paces)
+    return prepared._replace(feed=feed, guard=guard, plan=found, late=_late(guard, feed, paces, found))
+
+
+def _guard(recipe: Recipe, learner: Learner, feed: Feed, config: ModelConfig) -> Guard:
+    """What holds the run to its plan, but for the validation."""
     setup = run_shape.of_learner(recipe, learner, config)
-    rows, evaluated = run_shape.of_feed(setup, feed, paces.total)
-    factor = kept_ratio.read(config, learner.backend)
-    kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
     limit = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
-    guard = Guard(setup, limit, factor, evaluated, kept_tokens)
-    return plan(setup, rows, evaluated, kept_tokens, factor), guard
+    kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
+    return Guard(setup, limit, kept_ratio.read(config, learner.backend), None, kept_tokens)
+
+
+def _memory(guard: Guard, feed: Feed, paces: Pace) -> tuple[Plan, Guard]:
+    """The plan of the largest batch, and the guard with the validation's."""
+    setup, limit_bytes, factor, kept_tokens = guard.setup, guard.limit_bytes, guard.factor, guard.kept_tokens
+    rows, evaluated = run_shape.of_feed(setup, feed, paces.total)
+    found = plan(setup, rows, evaluated, kept_tokens, factor)
+    return found, Guard(setup, limit_bytes, factor, evaluated, kept_tokens)
 
 
 def _late(guard: Guard, feed: Feed, paces: Pace, found: Plan) -> tuple[str, ...]:
@@ -185,11 +206,11 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         steps=prepared.pace.total,
         first_step=progress.step + 1,
         steps_per_epoch=prepared.pace.per_epoch,
-        padding_waste=0.0 if learner.packs_rows else padding_waste(lengths, batches, MULTIPLE),
+        padding_waste=0.0 if learner.packs_rows else padding_waste(lengths, batches),
         memory_limit_bytes=prepared.guard.limit_bytes,
         predicted_peak_bytes=prepared.plan.peak_bytes,
         memory=learner.memory(),
-        notes=(*prepared.notes, *learner.notes),
+        notes=(*prepared.notes, *prepared.late, *learner.notes),
         best_eval_loss=progress.best_loss,
         best_step=progress.best_step,
     )

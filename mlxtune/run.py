@@ -11,7 +11,7 @@ from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import End, Eval, Step
 from mlxtune.memory.guard import LOWER, TooLarge
-from mlxtune.prepare import Prepared, prepare, start_event
+from mlxtune.prepare import Prepared, prepare, settled, start_event
 from mlxtune.recipe import Recipe, build
 from mlxtune.report.base import Report, Reports
 from mlxtune.report.log import Log, rewind
@@ -100,8 +100,11 @@ class _Session:
             self._refuse_finished(state)
         run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
         self.learner.prepare(self.tell)
+        self.progress.packed = self.learner.packs_rows
         if saved:
             self._restore(saved, state)
+        self.prepared = settled(self.prepared, packed=self.progress.packed)
+        self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
         rewind(folder / run_folder.METRICS, self.progress.step)
 
     def _refuse_finished(self, state: dict[str, Any]) -> None:

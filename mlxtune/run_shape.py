@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mlxtune.backends.base import Learner
 from mlxtune.backends.numpy.device import prefix_bytes, row_threads
-from mlxtune.data.batches import MULTIPLE, eval_plan
+from mlxtune.data.batches import MULTIPLE
 from mlxtune.data.types import TokenRow
 from mlxtune.engine import Feed, Pace
 from mlxtune.memory.outline import dimensions
@@ -97,5 +97,4 @@ def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int]
     """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of the validation."""
     train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
     assert train is not None, "a feed has rows"
-    valid = eval_plan([len(row.tokens) for row in feed.valid], batch_size=feed.batch_size) if feed.valid else []
-    return train, largest(setup, valid, feed.valid)
+    return train, largest(setup, feed.eval_batches() if feed.valid else [], feed.valid)

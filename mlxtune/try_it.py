@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mlxtune import engine
 from mlxtune.backends.base import BackendSettings, Sampling, Speaker
 from mlxtune.backends.choose import speaker as make_speaker
-from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.batches import eval_plan
 from mlxtune.data.load import load_for_eval
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadModel
@@ -47,7 +47,8 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     folder = hub.resolve(model)
     rows = load_for_eval(data, tokenizer.load(folder)).valid
     speaker = load(model, adapter, backend).speaker
-    total = engine.evaluate(speaker, rows, batch_size=EVAL_BATCH_ROWS, pad_multiple=MULTIPLE)
+    batches = eval_plan([len(row.tokens) for row in rows], batch_size=EVAL_BATCH_ROWS, packed=False)
+    total = engine.evaluate(speaker, rows, batches)
     loss = total.loss_sum / total.n_tokens
     return Score(loss, engine.perplexity(loss), total.n_tokens, len(rows))
 

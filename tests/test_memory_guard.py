@@ -139,7 +139,7 @@ def test_a_run_that_was_stopped_and_is_given_no_more_stops_again_and_keeps_what_
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_limit_of_what_is_planned_is_enough_and_one_byte_less_is_not(tmp_path, mlxtune, backend):
-    rows = write(tmp_path / "even.jsonl", [{"text": words(40)} for _ in range(8)])
+    rows = write(tmp_path / "even.jsonl", [{"text": words(40)} for _ in range(9)])  # two batches, and one is held out
     options = ("--data", rows, "--backend", backend, "--last-n", 1, "--precision", "fp32", "--dry-run", "--json")
     planned = json.loads(mlxtune("train", *options).stdout)["plan"]["predicted_peak_bytes"]
     assert mlxtune("train", *options, "--memory-limit", planned).returncode == 0

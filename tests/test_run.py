@@ -121,6 +121,27 @@ def run_until_killed(recipe, monkeypatch):
     assert [path.name for path in checkpoint.folders(Path(recipe.run.out))] == ["000002"]
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_run_that_packs_no_longer_or_for_the_first_time_keeps_the_order_of_its_rows(recipe, monkeypatch, packs):
+    """Its place in the data is a place in that order."""
+    pytest.importorskip("mlx", reason="NumPy always packs")
+    from mlxtune.backends.mlx import self_check
+
+    ladders = {True: self_check.LADDER, False: [form for form in self_check.LADDER if not form.packed]}
+
+    def losses(out, packs, reports=()):
+        monkeypatch.setattr(self_check, "LADDER", ladders[packs])
+        made = recipe(out, train__max_steps=8, backend__name="mlx")
+        run.start(made, reports)
+        lines = [json.loads(line) for line in Path(made.run.out, "metrics.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if line["event"] == "step"]
+
+    unbroken, other = losses("unbroken", packs), losses("other", not packs)
+    losses("broken", packs, [Ask(4)])
+    assert losses("broken", not packs) == pytest.approx(unbroken, rel=1e-4)
+    assert other != pytest.approx(unbroken, rel=1e-2)
+
+
 def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatch):
     whole, broken = run.start(recipe("whole")), recipe("broken")
     writes = iter(range(100))

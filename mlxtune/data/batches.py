@@ -1,15 +1,17 @@
 """Which rows make which batch, as pure functions: a plan of row numbers first, arrays of tokens when they are needed.
 
-An epoch's rows are drawn in random order, brought together by length class, cut into effective batches (all rows of one
-optimizer step) and those are shuffled. Micro-batches are cut out of an effective batch, so accumulating over k of them
-sees the rows that one batch of k times the rows would. Everything is a function of the lengths, the seed and the epoch.
+An epoch's rows are drawn into effective batches (all rows of one optimizer step), and these are shuffled. Where rows
+are packed, effective batches have about the same number of tokens; where they are padded, rows of a length class come
+together. Micro-batches are cut out of an effective batch, so accumulating over k of them sees the rows that one batch
+of k times the rows would. Everything is a function of the lengths, the seed and the epoch.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
 
+from mlxtune.data.spread import spread
 from mlxtune.data.types import Batch, TokenRow
 
 Plan = list[list[tuple[int, ...]]]  # optimizer steps, of micro-batches, of row numbers
@@ -17,27 +19,30 @@ Plan = list[list[tuple[int, ...]]]  # optimizer steps, of micro-batches, of row 
 MULTIPLE = 8  # rows are padded to a multiple of so many tokens: few shapes to compile for, little waste
 
 
-def plan(
-    lengths: Sequence[int], *, batch_size: int, grad_accum: int, seed: int, epoch: int, multiple: int = MULTIPLE
-) -> Plan:
+def plan(lengths: Sequence[int], *, batch_size: int, grad_accum: int, seed: int, epoch: int, packed: bool) -> Plan:
     """One epoch: steps of up to grad_accum micro-batches of up to batch_size rows, each row exactly once.
 
-    The one short step, if the rows do not divide, is of an arbitrary length class and at an arbitrary place.
+    If the rows do not divide, packed steps differ by a row at most; else one step is short, of an arbitrary length
+    class and at an arbitrary place.
 
-    >>> steps = plan([5, 90, 7, 88], batch_size=2, grad_accum=1, seed=0, epoch=1)
-    >>> sorted(sorted(rows) for [rows] in steps)
-    [[0, 2], [1, 3]]
+    >>> steps = {packed: plan([5, 90, 7, 88], batch_size=2, grad_accum=1, seed=0, epoch=1, packed=packed)
+    ...          for packed in (False, True)}
+    >>> sorted(sorted(rows) for [rows] in steps[False]), sorted(sorted(rows) for [rows] in steps[True])
+    ([[0, 2], [1, 3]], [[0, 1], [2, 3]])
     """
-    generator = np.random.default_rng([seed, epoch])
-    effective = _cut(_by_length(lengths, multiple, generator), batch_size * grad_accum, generator)
-    order = generator.permutation(len(effective))
-    return [_micro(effective[place], lengths, batch_size) for place in order]
+    generator, size = np.random.default_rng([seed, epoch]), batch_size * grad_accum
+    if packed:
+        effective: Sequence[Sequence[int]] = spread(lengths, size, generator)
+    else:
+        effective = _cut(_by_length(lengths, generator), size, generator)
+    order, cut = generator.permutation(len(effective)), _evenly if packed else _by_turns
+    return [cut(effective[place], lengths, batch_size) for place in order]
 
 
-def _by_length(lengths: Sequence[int], multiple: int, generator: np.random.Generator) -> list[int]:
+def _by_length(lengths: Sequence[int], generator: np.random.Generator) -> list[int]:
     """Row numbers, shortest length class first, in random order within a class."""
     drawn = generator.permutation(len(lengths))
-    classes = -(-np.asarray(lengths, np.int64)[drawn] // multiple)
+    classes = -(-np.asarray(lengths, np.int64)[drawn] // MULTIPLE)
     return [int(row) for row in drawn[np.argsort(classes, kind="stable")]]
 
 
@@ -51,15 +56,22 @@ def _cut(rows: Sequence[int], size: int, generator: np.random.Generator) -> list
     return [rows[short : short + rest], *(rows[start : start + size] for start in starts)]
 
 
-def _micro(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
+def _by_turns(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
+    """Micro-batches of rows of like length; the longest row is the first of each."""
     longest_first = sorted(rows, key=lambda row: -lengths[row])
     return [tuple(longest_first[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
 
 
-def collate(rows: Sequence[TokenRow], indices: Sequence[int], multiple: int = MULTIPLE) -> Batch:
+def _evenly(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
+    """Micro-batches of about the same number of tokens; the longest row is the first of each."""
+    groups = spread([lengths[row] for row in rows], batch_size)
+    return [tuple(rows[place] for place in group) for group in groups]
+
+
+def collate(rows: Sequence[TokenRow], indices: Sequence[int]) -> Batch:
     """The rows of one batch as arrays, padded at the end with token 0, without loss, to a multiple of tokens."""
     lengths = np.array([len(rows[index].tokens) for index in indices], np.int32)
-    shape = (len(indices), padded(int(lengths.max()), multiple))
+    shape = (len(indices), padded(int(lengths.max())))
     tokens_BT, supervised_BT = np.zeros(shape, np.int32), np.zeros(shape, np.bool_)
     for place, index in enumerate(indices):
         row = rows[index]
@@ -68,16 +80,16 @@ def collate(rows: Sequence[TokenRow], indices: Sequence[int], multiple: int = MU
     return Batch(tuple(indices), tokens_BT, supervised_BT, lengths)
 
 
-def padded(length: int, multiple: int = MULTIPLE) -> int:
+def padded(length: int) -> int:
     """The length after padding.
 
     >>> padded(1), padded(8), padded(9)
     (8, 8, 16)
     """
-    return -(-length // multiple) * multiple
+    return -(-length // MULTIPLE) * MULTIPLE
 
 
-def padding_waste(lengths: Sequence[int], batches: Iterable[Sequence[int]], multiple: int = MULTIPLE) -> float:
+def padding_waste(lengths: Sequence[int], batches: Iterable[Sequence[int]]) -> float:
     """Share of the positions of the batches that are padding; of an epoch: `chain.from_iterable(plan(...))`.
 
     >>> padding_waste([8, 4], [(0, 1)])
@@ -86,17 +98,10 @@ def padding_waste(lengths: Sequence[int], batches: Iterable[Sequence[int]], mult
     used = positions = 0
     for rows in batches:
         used += sum(lengths[row] for row in rows)
-        positions += len(rows) * padded(max(lengths[row] for row in rows), multiple)
+        positions += len(rows) * padded(max(lengths[row] for row in rows))
     return 1 - used / positions if positions else 0.0
 
 
-def eval_plan(lengths: Sequence[int], *, batch_size: int) -> list[tuple[int, ...]]:
-    """Batches for evaluation: every row once, longest first, in an order that never changes."""
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    return [tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
-
-
-def eval_batches(rows: Sequence[TokenRow], *, batch_size: int, multiple: int = MULTIPLE) -> Iterator[Batch]:
-    """The batches of `eval_plan`, made one at a time."""
-    for indices in eval_plan([len(row.tokens) for row in rows], batch_size=batch_size):
-        yield collate(rows, indices, multiple)
+def eval_plan(lengths: Sequence[int], *, batch_size: int, packed: bool) -> list[tuple[int, ...]]:
+    """Batches for evaluation: every row once, in an order that never changes."""
+    return (_evenly if packed else _by_turns)(range(len(lengths)), lengths, batch_size)

@@ -31,4 +31,4 @@ def pack(batch: Batch) -> Packed:
     lengths_B = batch.lengths_B - 1
     inside_BT = np.arange(read_BT.shape[1]) < lengths_B[:, None]
     chosen_S = np.flatnonzero(loss_BT[inside_BT])
-    return Packed(read_BT[inside_BT], chosen_S, next_BT[loss_BT], tuple(lengths_B.tolist()))
+    return Packed(read_BT[inside_BT], chosen_S, next_BT[inside_BT][chosen_S], tuple(lengths_B.tolist()))

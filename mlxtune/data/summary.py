@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlxtune.data.batches import MULTIPLE, padded, padding_waste, plan
+from mlxtune.data.batches import padded, padding_waste, plan
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, Refused, TokenRow
 
@@ -56,14 +56,14 @@ class Summary:
     lengths: tuple[Bar, ...]  # of the training rows, in tokens
     longest: int
     batch_size: int
-    padding_waste: float  # share of the positions of the first epoch's batches
+    padding_waste: float  # share of the positions of the first epoch's batches, where rows are not packed
     refused: tuple[Refused, ...]
     notes: tuple[str, ...]
 
 
 def summary(dataset: Dataset, tokenizer: Tokenizer, *, rows: int, batch_size: int, seed: int) -> Summary:
     lengths = [len(row.tokens) for row in dataset.train]
-    steps = plan(lengths, batch_size=batch_size, grad_accum=1, seed=seed, epoch=1)
+    steps = plan(lengths, batch_size=batch_size, grad_accum=1, seed=seed, epoch=1, packed=False)
     return Summary(
         train=_count(dataset.train),
         valid=_count(dataset.valid),
@@ -93,7 +93,7 @@ def histogram(lengths: Sequence[int]) -> tuple[Bar, ...]:
     """
     if not lengths:
         return ()
-    width = padded(-(-max(lengths) // BARS), MULTIPLE)
+    width = padded(-(-max(lengths) // BARS))
     rows = np.bincount((np.asarray(lengths) - 1) // width).tolist()
     return tuple(Bar(place * width + 1, (place + 1) * width, count) for place, count in enumerate(rows))
 

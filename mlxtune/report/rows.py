@@ -34,7 +34,9 @@ def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
     if summary.lengths:
         yield Text("\nLengths of the training rows, in tokens:")
         yield from _histogram(summary)
-        waste = f"{summary.padding_waste:.1%} of the positions in batches of {summary.batch_size} are padding"
+        waste = (
+            f"where rows cannot be packed, {summary.padding_waste:.1%} of batches of {summary.batch_size} are padding"
+        )
         yield Text(f"The longest has {summary.longest:,}; {waste}.")
     yield from _refused(summary)
     yield from (Text(f"\n{note}" if place == 0 else note) for place, note in enumerate(summary.notes))
