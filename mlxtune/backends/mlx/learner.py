@@ -14,6 +14,7 @@ from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
 from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, tensors
+from mlxtune.backends.mlx.compiled import Compiled
 from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.keeping import Keeping
 from mlxtune.backends.mlx.load import PRECISIONS, load_lazily
@@ -96,6 +97,7 @@ class MlxLearner:
             weights.read()
         self.packs_rows = forward.form.packed
         self.network = Network(self.model, forward, prefix, self.names)
+        self.compiled = Compiled(self.network, may=self.on_gpu and not self.job.grad_checkpoint)
         every = dict(tree_flatten(self.model.parameters()))
         trains = self.network.take({name: every[name] for name in self.names})
         del every
@@ -124,9 +126,10 @@ class MlxLearner:
         scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
         rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
         run = self._ordered if self._can_order(batches) else self._plain
-        loss, norm, after = run(batches, self.scale.value / n_tokens, rule)
-        self._set(after)
-        mx.eval(loss, norm, *after.arrays())
+        with self.compiled.step():
+            loss, norm, after = run(batches, self.scale.value / n_tokens, rule)
+            self._set(after)
+            mx.eval(loss, norm, *after.arrays())
         return self._result(LossSum(_number(loss), n_tokens), _number(norm))
 
     def _plain(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
@@ -191,13 +194,7 @@ class MlxLearner:
 
     def _loss_and_gradients(self, batch: Batch, scale: float, after: tuple[mx.array, ...]) -> tuple[mx.array, Arrays]:
         layout, hidden = self.network.inputs(batch, after)
-
-        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
-            loss = self.network.loss(layout, hidden, weights, scale)
-            return loss * scale, loss
-
-        (_, loss), gradients = mx.value_and_grad(scaled_loss)(self.trained.weights)
-        return loss, gradients
+        return self.compiled.loss_and_gradients(layout, hidden, self.trained.weights, scale)
 
     def _set(self, trained: Trained) -> None:
         self.trained = trained

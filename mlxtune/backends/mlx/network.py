@@ -81,6 +81,18 @@ class Network:
             layout = layout._replace(tokens=mx.depends([layout.tokens], list(after))[0])
         return layout, hidden
 
+    def loss_and_gradients(
+        self, layout: Layout, hidden: mx.array | None, weights: Arrays, scale: float
+    ) -> tuple[mx.array, Arrays]:
+        """The summed loss, and the gradient of `scale` times it."""
+
+        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
+            loss = self.loss(layout, hidden, weights, scale)
+            return loss * scale, loss
+
+        (_, loss), gradients = mx.value_and_grad(scaled_loss)(weights)
+        return loss, gradients
+
     def loss(
         self,
         layout: Layout,
