@@ -98,13 +98,13 @@ class _Session:
         if run_folder.is_run(folder):
             run_folder.refuse_differences(folder, run_folder.differences(self.prepared.recipe, fingerprints, folder))
             self._refuse_finished(state)
-        run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
         self.learner.prepare(self.tell)
         self.progress.packed = self.learner.packs_rows
         if saved:
             self._restore(saved, state)
         self.prepared = settled(self.prepared, packed=self.progress.packed)
         self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
+        run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
         rewind(folder / run_folder.METRICS, self.progress.step)
 
     def _refuse_finished(self, state: dict[str, Any]) -> None:

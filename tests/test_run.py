@@ -14,6 +14,7 @@ from mlxtune import checkpoint, run
 from mlxtune.errors import BadRun, BadSetting
 from mlxtune.events import Checkpoint, End, Eval, Step
 from mlxtune.export import adapter
+from mlxtune.prepare import prepare
 from mlxtune.recipe import build
 from tests.support_backend import BACKEND
 
@@ -140,6 +141,20 @@ def test_a_run_that_packs_no_longer_or_for_the_first_time_keeps_the_order_of_its
     losses("broken", packs, [Ask(4)])
     assert losses("broken", not packs) == pytest.approx(unbroken, rel=1e-4)
     assert other != pytest.approx(unbroken, rel=1e-2)
+
+
+def test_a_run_that_does_not_fit_once_its_rows_are_padded_is_refused_and_leaves_nothing(recipe, monkeypatch):
+    pytest.importorskip("mlx", reason="NumPy always packs")
+    from mlxtune.backends.mlx import self_check
+
+    packed = prepare(recipe(backend__name="mlx")).plan.peak_bytes
+    limited = recipe(backend__name="mlx", backend__memory_limit_bytes=packed)
+    monkeypatch.setattr(self_check, "LADDER", [form for form in self_check.LADDER if not form.packed])
+    with pytest.raises(BadSetting, match="fits"):
+        run.start(limited)
+    assert [path.name for path in Path(limited.run.out).iterdir()] in ([], [".lock"])
+    monkeypatch.undo()
+    assert run.start(recipe(backend__name="mlx")).status == "done"
 
 
 def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatch):
