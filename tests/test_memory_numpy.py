@@ -160,7 +160,7 @@ def planned(case: Case, folder) -> Setup:
         grad_checkpoint=case.grad_checkpoint,
         keeps_prefix=False,
         packs=True,
-        row_threads=0 if case.prefix_cache == "off" else case.row_threads,
+        row_threads=None if case.prefix_cache == "off" else case.row_threads,
     )
 
 

@@ -26,7 +26,7 @@ class Setup(NamedTuple):
     grad_checkpoint: bool
     keeps_prefix: bool  # the frozen layers are not in memory while the run trains
     packs: bool
-    row_threads: int = 1  # on NumPy, see `backends.numpy.device`: 0 for a batch at once
+    row_threads: int | None = 1  # on NumPy, see `backends.numpy.device`
     is_known_family: bool = True  # else its layers are taken to be Llama's
 
 

@@ -130,7 +130,7 @@ def _hidden(setup: Setup, frozen: Sequence[Layer], p: Pass) -> Asked:
     if not frozen:
         yield "embedded", p.n_places * p.d.hidden_size
         return
-    if setup.row_threads == 0:
+    if setup.row_threads is None:
         yield "embedded", p.n_places * p.d.hidden_size
         yield from _run(frozen, p._replace(drops=False), 0, len(frozen))
         return

@@ -28,14 +28,14 @@ def prefix_bytes(prefix_cache: str) -> int:
     return 0 if prefix_cache == "off" else int(PREFIX_SHARE * memory_bytes())
 
 
-def row_threads(batch_rows: int, prefix_cache: str) -> int:
+def row_threads(batch_rows: int, prefix_cache: str) -> int | None:
     """How many threads compute frozen layers, each a row of its own; 1: all of them work on one row after the other.
 
-    0: they work on a batch at once, as nothing is kept. A row's last bits depend on which it is, so that it is one of
-    them for a whole run, whatever batches it has.
+    None: they work on a batch at once, as nothing is kept. A row's last bits depend on which it is, so that it is one
+    of them for a whole run, whatever batches it has.
     """
     if prefix_bytes(prefix_cache) == 0:
-        return 0
+        return None
     return threads() if batch_rows >= threads() else 1
 
 

@@ -30,11 +30,11 @@ class Prefix:
     limit_bytes: beyond it, a row's are computed each time. n_threads: see `device.row_threads`.
     """
 
-    def __init__(self, model: Model, first: int, limit_bytes: int, n_threads: int = 1) -> None:
+    def __init__(self, model: Model, first: int, limit_bytes: int, n_threads: int | None = 1) -> None:
         self.model, self.first, self.limit_bytes, self.n_threads = model, first, limit_bytes, n_threads
         self.kept: dict[bytes, Array] = {}
         self.bytes = 0
-        self.workspaces = [model.ws, *(model.ws.another() for _ in range(n_threads - 1))]  # one for each thread
+        self.workspaces = [model.ws, *(model.ws.another() for _ in range((n_threads or 1) - 1))]  # one for each thread
 
     @property
     def working_bytes(self) -> int:
@@ -45,7 +45,7 @@ class Prefix:
         """(N, D)"""
         if self.first == 0:
             return self.model.embed(rows.tokens_N, self.model.ws)
-        if self.n_threads == 0:
+        if self.n_threads is None:
             embedded = self.model.embed(rows.tokens_N, self.model.ws)
             return self.model.run(embedded, self.model.passing(rows.lengths), 0, self.first)
         out_ND = self.model.ws("prefix", rows.tokens_N.size, self.model.decoder.hidden_size)
