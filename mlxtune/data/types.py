@@ -37,7 +37,7 @@ class Dataset:
 
 
 class Batch(NamedTuple):
-    """Rows of about one length, padded at the end. `rows` are their places in the dataset's tuple."""
+    """Rows, padded at the end. `rows` are their places in the dataset's tuple."""
 
     rows: tuple[int, ...]
     tokens_BT: NDArray[np.int32]
