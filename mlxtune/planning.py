@@ -17,7 +17,15 @@ from mlxtune.models import hub, tokenizer
 from mlxtune.models import outline as model_outline
 from mlxtune.models.aliases import TINY
 from mlxtune.recipe import Recipe, as_tree, build
-from mlxtune.run_shape import PRECISION_BYTES, Trained, kept_tokens, of_feed, row_passes, setup_of
+from mlxtune.run_shape import (
+    PRECISION_BYTES,
+    Trained,
+    distinct_tokens,
+    kept_tokens,
+    of_feed,
+    row_passes,
+    setup_of,
+)
 from mlxtune.strategies.choose import check_layers, select
 
 NO_DATA = "No --data: every row is taken to have {:,} tokens (--max-seq-length), all with loss."
@@ -27,13 +35,17 @@ MEASURED = "Corrected by {:.3f}, as measured on this machine with this model."
 
 
 class Planned(NamedTuple):
-    """rows: the largest micro-batch; evaluated: the largest batch of the validation."""
+    """rows: the largest micro-batch; evaluated: the largest batch of the validation.
+
+    disk_bytes: of the frozen layers' output, where it is kept there.
+    """
 
     recipe: Recipe
     plan: Plan
     setup: Setup
     rows: Rows
     evaluated: Rows | None
+    disk_bytes: int = 0
 
 
 class Planner:
@@ -62,8 +74,12 @@ class Planner:
         model = Trained(anatomy, selection, self.dimensions)
         setup = setup_of(recipe, model, self.backend, keeps_prefix=keeps, on_gpu=self.machine.on_gpu)
         rows, evaluated = self._rows(recipe, setup)
-        tokens = 0 if self.dataset is None else kept_tokens(recipe, setup, self._feed(recipe))
-        return Planned(recipe, plan(setup, rows, evaluated, tokens, self.factor), setup, rows, evaluated)
+        if self.dataset is None:
+            return Planned(recipe, plan(setup, rows, evaluated, 0, self.factor), setup, rows, evaluated)
+        feed = self._feed(recipe)
+        found = plan(setup, rows, evaluated, kept_tokens(recipe, setup, feed), self.factor)
+        per_token = setup.element_bytes * setup.dimensions.hidden_size if setup.keeps_prefix else 0
+        return Planned(recipe, found, setup, rows, evaluated, per_token * distinct_tokens(feed))
 
     def savings(self, recipe: Recipe) -> list[tuple[str, int]]:
         """The single changes that would save most: what they are as flags, and how many bytes."""

@@ -67,8 +67,12 @@ def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
     """Of the distinct rows whose frozen layers' output NumPy keeps in memory."""
     if setup.selection.first_layer == 0:
         return 0
-    most = prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size)
-    return min(most, sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4)
+    return min(prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size), distinct_tokens(feed))
+
+
+def distinct_tokens(feed: Feed) -> int:
+    """That are read of the rows of training and validation, of equal rows once."""
+    return sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4  # bytes of an int32
 
 
 def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:

@@ -12,6 +12,9 @@ import pytest
 from mlxtune.backends import choose
 from mlxtune.cli.memory import memory
 from mlxtune.cli.train import train
+from mlxtune.planning import Planner
+from mlxtune.prepare import prepare
+from mlxtune.recipe import build
 from tests.support_cli import BACKENDS
 from tests.support_memory import config_folder, outline_folder, text_of, whole_folder
 
@@ -212,3 +215,21 @@ def test_rows_that_are_shorter_than_allowed_are_planned_as_they_are(tmp_path, pl
     alone = plan("--model", folder, "--max-seq-length", 64)
     assert "No --data" in alone["notes"][0]
     assert plan("--model", folder, "--max-seq-length", 128)["predicted_peak_bytes"] > alone["predicted_peak_bytes"]
+
+
+def test_what_is_kept_on_the_disk_is_said_and_is_what_a_run_keeps(plan):
+    """Of the built-in rows."""
+    settings = {"train.max_steps": 400, "strategy.last_n": 2, "backend.precision": "bf16", "backend.name": "mlx"}
+
+    planner = Planner(build({}, settings))
+
+    def planned(**changes):
+        changed = {key.replace("__", "."): value for key, value in changes.items()}
+        return planner.plan(build({}, settings | changed)).disk_bytes
+
+    said = planned()
+    assert said > 0
+    assert planned(backend__prefix_cache="off") == planned(train__max_steps=1) == planned(strategy__last_n="all") == 0
+    assert plan("--max-steps", 400, "--last-n", 2, "--precision", "bf16", "--backend", "mlx")["disk_bytes"] == said
+    if choose.has_mlx():
+        assert prepare(build({}, settings)).learner.keeping.file.bytes == said

@@ -74,7 +74,8 @@ def _measured(recipe: Any, *, json: bool) -> Any:
 def _about(planner: Any, planned: Any) -> dict[str, Any]:
     parameters = sum(parameter.size for parameter in planned.setup.anatomy.parameters.values())
     rows = {"rows": len(planned.rows.lengths), "longest": max(planned.rows.lengths) + 1}
-    return {"parameters": parameters, "shapes_from": planner.outline.source, "largest_batch": rows}
+    found = {"parameters": parameters, "shapes_from": planner.outline.source, "largest_batch": rows}
+    return {**found, "disk_bytes": planned.disk_bytes}
 
 
 def _show(planner: Any, planned: Any, changes: Mapping[str, Any], limit_bytes: int) -> None:
@@ -94,6 +95,8 @@ def _show(planner: Any, planned: Any, changes: Mapping[str, Any], limit_bytes: i
         ("largest batch", in_words(planned.rows)),
         ("machine", f"{size(planner.machine.limit_bytes)} for a run{system}"),
     ]
+    if planned.disk_bytes:
+        said.append(("on the disk", f"{size(planned.disk_bytes)}, the frozen layers' output"))
     if changes:
         said.append(("fits with", as_flags(changes)))
     show(planned.plan, limit_bytes, said, planner.savings(recipe)[:3], planner.notes)
