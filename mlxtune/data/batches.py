@@ -64,6 +64,8 @@ def _by_turns(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> l
 
 def _evenly(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
     """Micro-batches of about the same number of tokens; the longest row is the first of each."""
+    if len(rows) <= batch_size:
+        return _by_turns(rows, lengths, batch_size)
     groups = spread([lengths[row] for row in rows], batch_size)
     return [tuple(rows[place] for place in group) for group in groups]
 

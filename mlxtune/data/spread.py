@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+NO_ROW = -1
 DRAWN_WITHIN = 0.3  # of its length, what a row is taken for: rows of like length then meet others in each epoch
 
 
@@ -26,14 +27,13 @@ def spread(lengths: Sequence[int], size: int, generator: np.random.Generator | N
     drawn = np.arange(len(lengths)) if generator is None else generator.permutation(len(lengths))
     taken_for = lengths_B[drawn] * (1.0 if generator is None else _factors(len(drawn), generator))
     order = drawn[np.argsort(-taken_for, kind="stable")]
-    groups: list[list[int]] = [[] for _ in range(n_groups)]
-    tokens = np.zeros(n_groups, np.int64)
-    for begin in range(0, len(order), n_groups):
+    groups, tokens = np.full((n_groups, size), NO_ROW), np.zeros(n_groups, np.int64)
+    for turn, begin in enumerate(range(0, len(order), n_groups)):
         rows = _longest_first(order[begin : begin + n_groups], lengths_B)
-        for row, group in zip(rows.tolist(), np.argsort(tokens, kind="stable")[: len(rows)].tolist(), strict=True):
-            groups[group].append(row)
-            tokens[group] += lengths_B[row]
-    return groups
+        fewest = np.argsort(tokens, kind="stable")[: len(rows)]
+        groups[fewest, turn] = rows
+        tokens[fewest] += lengths_B[rows]
+    return [[row for row in group if row != NO_ROW] for group in groups.tolist()]
 
 
 def _factors(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
