@@ -48,8 +48,3 @@ class Batch(NamedTuple):
     def n_supervised(self) -> int:
         """How many tokens carry loss."""
         return int(self.supervised_BT.sum())
-
-    @property
-    def padding_waste(self) -> float:
-        """Share of the positions that are padding."""
-        return 1.0 - float(self.lengths_B.sum()) / self.tokens_BT.size

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlxtune.backends.mlx.packing import Packed
+from mlxtune.backends.mlx.packing import PackedCache
 from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 
@@ -22,9 +22,9 @@ class Layout(NamedTuple):
     lengths: tuple[int, ...]  # tokens that are read of each row
     packed: bool
 
-    def caches(self, n_layers: int) -> list[Packed] | None:
+    def caches(self, n_layers: int) -> list[PackedCache] | None:
         """What keeps packed rows apart."""
-        return [Packed(self.lengths)] * n_layers if self.packed else None
+        return [PackedCache(self.lengths)] * n_layers if self.packed else None
 
     def place(self, row: int) -> tuple[int, int]:
         """Where a row's tokens begin and end, among all places."""

@@ -1,6 +1,6 @@
 """Rows end to end in one sequence, none of which sees another: no place is spent on padding.
 
-mlx-lm's models ask a cache for their mask and hand it to their attention. `Packed` is a cache that keeps nothing: its
+mlx-lm's models ask a cache for their mask and hand it to their attention. `PackedCache` is one that keeps nothing: its
 mask lets a token see its own row, and `attention_by_rows` computes row after row, so that the squares between rows cost
 nothing. Where positions are absolute, or layers recurrent, this is not exact; the self-check at the start finds out.
 """
@@ -20,7 +20,7 @@ ATTENTION = "scaled_dot_product_attention"
 Mask = mx.array | str | None
 
 
-class Packed:
+class PackedCache:
     """A cache in the eyes of a model: empty, with a mask for rows of the lengths."""
 
     offset = 0
@@ -55,7 +55,7 @@ def modules_that_attend() -> list[ModuleType]:
 
 @contextmanager
 def attention_by_rows(modules: Sequence[ModuleType]) -> Iterator[None]:
-    """Within the block, the modules attend row by row where their cache is `Packed`."""
+    """Within the block, the modules attend row by row where their cache is `PackedCache`."""
     whole = base.scaled_dot_product_attention
 
     def by_rows(
@@ -67,7 +67,7 @@ def attention_by_rows(modules: Sequence[ModuleType]) -> Iterator[None]:
         mask: Mask,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        if not isinstance(cache, Packed):
+        if not isinstance(cache, PackedCache):
             return whole(queries, keys, values, cache, scale, mask, sinks)
         return _rows((queries, keys, values), cache, scale, mask, sinks)
 
@@ -80,7 +80,7 @@ def attention_by_rows(modules: Sequence[ModuleType]) -> Iterator[None]:
             setattr(module, ATTENTION, whole)
 
 
-def _rows(heads: Sequence[mx.array], cache: Packed, scale: float, mask: Mask, sinks: mx.array | None) -> mx.array:
+def _rows(heads: Sequence[mx.array], cache: PackedCache, scale: float, mask: Mask, sinks: mx.array | None) -> mx.array:
     """Attention of each row by itself, (1, heads, S, h). An array as mask is cut to the row's square."""
     parts = [
         mx.fast.scaled_dot_product_attention(
