@@ -162,6 +162,7 @@ class _Session:
     def _train(self, requests: StopRequests) -> None:
         recipe, feed, paces = self.prepared.recipe, self.prepared.feed, self.prepared.pace
         guard = self.prepared.guard
+        guard.before_bytes = self.learner.memory().peak_memory_bytes
 
         def check(step: int, window: Sequence[tuple[int, ...]]) -> None:
             guard.check((run_shape.micro_batch(feed.train, batch) for batch in window), step)

@@ -293,6 +293,17 @@ def test_a_peak_above_the_plan_raises_what_later_batches_are_expected_to_need(se
     assert guard.fits(large) == (ratio < 1.2)
 
 
+def test_what_the_check_at_the_start_took_says_nothing_of_the_batches_since(setup):
+    """It is made on the run's largest batch, and small ones come first: each would be expected to take as much more."""
+    guard = Guard(setup, 10**12)
+    guard.before_bytes = plan(setup, batch_of(256)).peak_bytes
+    guard.check([batch_of(16)], step=1)
+    guard.note(Memory(0, guard.before_bytes, 0))
+    assert guard.factor == 1
+    guard.note(Memory(0, guard.before_bytes + 1, 0))
+    assert guard.factor > 1
+
+
 def test_a_peak_below_the_plan_lowers_nothing(setup):
     guard = Guard(setup, limit_bytes=10**12, factor=1.1)
     guard.check([batch_of(64)], step=1)

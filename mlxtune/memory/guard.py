@@ -36,6 +36,7 @@ class Guard:
         self.evaluated, self.kept_tokens = evaluated, kept_tokens
         self.known: dict[Rows, Plan] = {}
         self.largest: Plan | None = None
+        self.before_bytes = 0  # the peak when training begins: of the check at the start, on the run's largest batch
 
     def check(self, batches: Iterable[Rows], step: int) -> None:
         """Raises TooLarge where a micro-batch would go past the limit; it has not begun."""
@@ -69,8 +70,11 @@ class Guard:
 
     def note(self, memory: Memory) -> None:
         """Learn from what was measured: later batches are expected to be off by as much."""
-        if self.largest is not None and memory.peak_memory_bytes > self.largest.parts.total * self.factor:
-            self.factor = memory.peak_memory_bytes / self.largest.parts.total
+        peak_bytes = memory.peak_memory_bytes
+        if self.largest is None or peak_bytes <= self.before_bytes:
+            return
+        if peak_bytes > self.largest.parts.total * self.factor:
+            self.factor = peak_bytes / self.largest.parts.total
 
     def _is_smaller(self, rows: Rows) -> bool:
         """Than one that fits, in everything that memory grows with."""
