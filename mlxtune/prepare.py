@@ -17,10 +17,9 @@ from mlxtune.events import Start
 from mlxtune.memory import kept_ratio
 from mlxtune.memory.guard import LOWER, Guard, in_words
 from mlxtune.memory.plan import Plan, in_parts, plan
-from mlxtune.memory.setup import Rows
+from mlxtune.memory.setup import Rows, Setup
 from mlxtune.models import config as model_config
 from mlxtune.models import hub, tokenizer, weights
-from mlxtune.models.config import ModelConfig
 from mlxtune.recipe import Recipe
 from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.size import Sizes, sizes
@@ -65,16 +64,20 @@ def prepare(recipe: Recipe) -> Prepared:
     dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
     _check_tokens(dataset, config.vocab_size)
     train = recipe.train
+    # Packed is what is likely; whether it is so is known when the learner is prepared, see `settled`.
     feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, packed=True)
     paces = pace(train, feed)
     learner = make_learner(recipe.backend, _job(recipe, folder))
-    feed = feed._replace(packed=learner.packs_rows)
     fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes)
     learner.plan(_work(feed, paces, fingerprints["model"]))
     master = recipe.optimizer.low_precision == "master"
     size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
-    found, guard = _memory(_guard(recipe, learner, feed, config), feed, paces)
+    setup = run_shape.of_learner(recipe, learner, config)
+    limit_bytes = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
+    kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
+    factor = kept_ratio.read(config, learner.backend)
+    found, guard = _memory(setup, feed, paces, limit_bytes, factor, kept_tokens)
     late = _late(guard, feed, paces, found)
     return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes, late, found, guard)
 
@@ -89,21 +92,14 @@ def settled(prepared: Prepared, *, packed: bool) -> Prepared:
         return prepared
     feed = feed._replace(packed=packed)
     setup = guard.setup._replace(packs=packs, keeps_prefix=prepared.learner.keeps_prefix)
-    found, guard = _memory(Guard(setup, guard.limit_bytes, guard.factor, None, guard.kept_tokens), feed, paces)
+    found, guard = _memory(setup, feed, paces, guard.limit_bytes, guard.factor, guard.kept_tokens)
     return prepared._replace(feed=feed, guard=guard, plan=found, late=_late(guard, feed, paces, found))
 
 
-def _guard(recipe: Recipe, learner: Learner, feed: Feed, config: ModelConfig) -> Guard:
-    """What holds the run to its plan, but for the validation."""
-    setup = run_shape.of_learner(recipe, learner, config)
-    limit = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
-    kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
-    return Guard(setup, limit, kept_ratio.read(config, learner.backend), None, kept_tokens)
-
-
-def _memory(guard: Guard, feed: Feed, paces: Pace) -> tuple[Plan, Guard]:
-    """The plan of the largest batch, and the guard with the validation's."""
-    setup, limit_bytes, factor, kept_tokens = guard.setup, guard.limit_bytes, guard.factor, guard.kept_tokens
+def _memory(
+    setup: Setup, feed: Feed, paces: Pace, limit_bytes: int, factor: float, kept_tokens: int
+) -> tuple[Plan, Guard]:
+    """The plan of the largest batch, and what holds the run to it."""
     rows, evaluated = run_shape.of_feed(setup, feed, paces.total)
     found = plan(setup, rows, evaluated, kept_tokens, factor)
     return found, Guard(setup, limit_bytes, factor, evaluated, kept_tokens)
