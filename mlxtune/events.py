@@ -19,12 +19,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Preparing:
-    """How far the work before the first step is. It comes before Start, and the log does not keep it."""
+    """What is done before the first step, and how far. It comes before Start, and the log does not keep it."""
 
     kind: ClassVar[str] = "preparing"
-    what: str
-    done: int
-    total: int
+    what: str  # "tokenizing 1,000 rows"
+    done: int = 0
+    total: int = 0  # 0 where it is not known
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from mlxtune import run_shape
 from mlxtune.data.batches import collate
 from mlxtune.data.types import Batch
-from mlxtune.events import Event, Memory
+from mlxtune.events import Event, Memory, Preparing
 from mlxtune.memory import kept_ratio
 from mlxtune.memory.plan import Plan
 from mlxtune.memory.plan import plan as make_plan
@@ -36,11 +36,13 @@ class Measured(NamedTuple):
 
 def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
     """Prepare the run, make its three largest steps and keep the ratio. Nothing is written but that."""
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, tell)
     learner, (train, valid) = prepared.learner, _batches(prepared)
     learner.limit(prepared.held_bytes, prepared.plan.cache_bytes)  # as a run: what it takes otherwise is more
     try:
+        tell(Preparing("loading the model"))
         learner.prepare(tell)
+        tell(Preparing("making three steps"))
         for _ in range(STEPS):
             learner.step([train] * recipe.train.grad_accum, RATE)
         if valid is not None:

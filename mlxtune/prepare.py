@@ -1,11 +1,12 @@
 """Everything that a run needs, checked, before a weight is read or a file written."""
 
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune import run_shape
-from mlxtune.backends.base import Job, Learner, Work
+from mlxtune.backends.base import Job, Learner, Work, ignore
 from mlxtune.backends.choose import learner as make_learner
 from mlxtune.data import load as data
 from mlxtune.data.batches import padding_waste
@@ -13,7 +14,7 @@ from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
 from mlxtune.engine import Feed, Pace, Progress, pace
 from mlxtune.errors import BadData, BadSetting
-from mlxtune.events import Start
+from mlxtune.events import Event, Preparing, Start
 from mlxtune.memory import kept_ratio
 from mlxtune.memory.guard import LOWER, Guard, in_words
 from mlxtune.memory.plan import Plan, in_parts, plan
@@ -52,16 +53,20 @@ class Prepared(NamedTuple):
         return guard.limit_bytes if free else min(plan.peak_bytes, guard.limit_bytes or plan.peak_bytes)
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     """Find the model, read the data, choose what trains. Raises MlxtuneError; reads headers, never weights."""
+    tell(Preparing("reading the rows"))
     examples = data.read(recipe.data)
+    tell(Preparing(f"looking for {recipe.model.name or 'the built-in model'}"))
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     config = model_config.read(folder)
     weights.headers(folder)
     check_layers(recipe.strategy, config.n_layers)
     tokens = tokenizer.load(folder)
     notes = tokenizer.check_vocabulary(tokens, config)
+    tell(Preparing("tokenizing the rows"))
     dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
+    tell(Preparing("planning the run"))
     _check_tokens(dataset, config.vocab_size)
     train = recipe.train
     # Packed is what is likely; whether it is so is known when the learner is prepared, see `settled`.

@@ -9,7 +9,7 @@ from typing import Any
 from mlxtune import checkpoint, engine, run_folder, run_shape
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
-from mlxtune.events import End, Eval, Step
+from mlxtune.events import End, Eval, Preparing, Step
 from mlxtune.memory.guard import LOWER, TooLarge
 from mlxtune.prepare import Prepared, prepare, settled, start_event
 from mlxtune.recipe import Recipe, build
@@ -30,7 +30,7 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
     folder = Path(recipe.run.out) if recipe.run.out else run_folder.default_folder(recipe)
     if resume == "never" or not run_folder.is_run(folder):
         run_folder.check_unclaimed(folder)
-    prepared = prepare(recipe)
+    prepared = prepare(recipe, Reports(reports))
     _check_disk(prepared, folder)
     with run_folder.claim(folder):
         return _Session(prepared, folder, reports).run()
@@ -98,6 +98,7 @@ class _Session:
         if run_folder.is_run(folder):
             run_folder.refuse_differences(folder, run_folder.differences(self.prepared.recipe, fingerprints, folder))
             self._refuse_finished(state)
+        self.tell(Preparing("loading the model"))
         self.learner.prepare(self.tell)
         self.progress.packed = self.learner.packs_rows
         if saved:

@@ -66,11 +66,36 @@ def reply(loaded: Loaded, messages: Messages, sampling: Sampling) -> Iterator[st
     return _pieces(loaded, loaded.tokenizer.encode(prompt, add_special_tokens=False), sampling)
 
 
-def check_can_chat(loaded: Loaded) -> None:
-    """Refuse a tokenizer that has no chat template."""
-    if not loaded.tokenizer.chat_template:
-        remedy = "Use mlxtune generate, or name a model that was made to chat."
-        raise BadModel("tokenizer", expected="a chat template", found="none", remedy=remedy)
+class Conversation:
+    """Turns that follow one another. Raises BadModel for a tokenizer that has no chat template."""
+
+    def __init__(self, loaded: Loaded, sampling: Sampling, system: str | None = None) -> None:
+        if not loaded.tokenizer.chat_template:
+            remedy = "Use mlxtune generate, or name a model that was made to chat."
+            raise BadModel("tokenizer", expected="a chat template", found="none", remedy=remedy)
+        self.loaded, self.sampling = loaded, sampling
+        self.messages: Messages = []
+        self._first: Messages = [{"role": "system", "content": system}] if system else []
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all turns but the system message."""
+        self.messages = [*self._first]
+
+    def ask(self, text: str) -> Iterator[str]:
+        """The answer, piece by piece. What was said of it stays, if it is left early; the question too, if it was."""
+        self.messages.append({"role": "user", "content": text})
+        pieces: list[str] = []
+        try:
+            sampling = self.sampling._replace(seed=self.sampling.seed + len(self.messages))
+            for piece in reply(self.loaded, self.messages, sampling):
+                pieces.append(piece)
+                yield piece
+        finally:
+            if pieces:
+                self.messages.append({"role": "assistant", "content": "".join(pieces)})
+            else:
+                self.messages.pop()
 
 
 def _pieces(loaded: Loaded, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:

@@ -206,14 +206,12 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, mlxtune, train):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_chat_answers_each_line_until_an_empty_one(backend, mlxtune, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO("Tell me a story.\nAnd another.\n\nnever read\n"))
+def test_chat_answers_each_line_of_a_pipe_and_nothing_else(backend, mlxtune, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("Tell me a story.\n\nAnd another.\n/exit\nnever read\n"))
     options = ("--temperature", 0, "--max-tokens", 6, "--precision", "fp32", "--backend", backend)
     found = mlxtune("chat", *options)
     assert found.returncode == 0, found.stderr
-    first, second = found.stdout.removeprefix("> ").split("> ")[:2]
-    assert first.strip()
+    first, second = found.stdout.splitlines()
     assert second.strip()
-    assert found.stdout.count("> ") == 3  # two answers, and the line that ended it
     asked = mlxtune("generate", "--prompt", "Tell me a story.", *options)
     assert asked.stdout.strip() == first.strip()

@@ -1,11 +1,13 @@
 """The screen: fits every terminal, survives every number, and says what it should."""
 
 import io
+import re
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleDimensions, RenderableType
 
+from mlxtune.events import Preparing
 from mlxtune.report import panel
 from mlxtune.report.frame import frame
 from mlxtune.report.live import Screen
@@ -68,6 +70,36 @@ def test_a_tall_terminal_shows_the_curve_and_a_short_one_leaves_it_out():
     tally = tally_of(told.run(steps=300, until=250))
     assert "◆" in "\n".join(drawn(frame(tally, 80, 24), 80))
     assert "◆" not in "\n".join(drawn(frame(tally, 80, 9), 80))
+
+
+@pytest.mark.parametrize("loss", [0.5, 10.4084, 123.4567, 98765.4321, 1.5e7])
+def test_a_loss_of_any_size_leaves_every_row_of_the_picture_whole(loss: float):
+    tally = tally_of([told.start(), *(told.step(number, loss=loss / number) for number in range(1, 9))])
+    lines = drawn(frame(tally, 80, 24), 80)
+    assert len(lines) >= 18
+    assert {(cell_len(line), line[0] in "╭│╰", line[-1] in "╮│╯") for line in lines} == {(80, True, True)}
+
+
+def test_a_terminal_that_is_resized_is_cleared_and_drawn_anew():
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=100, height=24, color_system=None)
+    screen = Screen(console, clock=lambda: 0.0)
+    for event in told.run(steps=130, until=50):
+        screen(event)
+    console.size = ConsoleDimensions(60, 12)
+    before = len(stream.getvalue())
+    screen._draw()
+    drawn_anew = stream.getvalue()[before:]
+    screen.close()
+    assert "\x1b[2J" in drawn_anew
+    rows = drawn_anew[drawn_anew.index("\x1b[2J") :].splitlines()
+    assert max(cell_len(re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", row)) for row in rows) == 60
+
+
+def test_work_before_the_first_step_is_named_at_once():
+    text = played([Preparing("reading [the] rows"), Preparing("tokenizing", 5, 10)], color_system=None)
+    assert "reading [the] rows" in text
+    assert "50%" in text
 
 
 def test_before_the_first_step_the_picture_waits_without_numbers():

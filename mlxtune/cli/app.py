@@ -18,7 +18,8 @@ from mlxtune.cli.memory import memory
 from mlxtune.cli.models import models
 from mlxtune.cli.run import run
 from mlxtune.cli.train import train
-from mlxtune.cli.try_it import chat, evaluate, generate
+from mlxtune.cli.chat import chat
+from mlxtune.cli.try_it import evaluate, generate
 from mlxtune.errors import MlxtuneError
 
 DEBUG = ContextVar("DEBUG", default=False)

@@ -30,16 +30,21 @@ def data(
     """
     from json import dumps
 
-    from mlxtune.data.load import prepare, read
-    from mlxtune.data.settings import DataSettings
-    from mlxtune.data.summary import as_json, summary
-    from mlxtune.models.hub import resolve
-    from mlxtune.models.tokenizer import load as load_tokenizer
-    from mlxtune.report.rows import show
+    from mlxtune.report.waiting import doing
 
-    settings = DataSettings(path=data, max_seq_length=max_seq_length, loss_on=loss_on, skip_bad_rows=skip_bad_rows)
-    examples = read(settings)  # faults of the files come before a model is looked for
-    tokenizer = load_tokenizer(resolve(model))
-    dataset = prepare(examples, settings, tokenizer, seed=seed)
-    said = summary(dataset, tokenizer, rows=rows, batch_size=batch_size, seed=seed)
+    with doing("reading the rows") as now:
+        from mlxtune.data.load import prepare, read
+        from mlxtune.data.settings import DataSettings
+        from mlxtune.data.summary import as_json, summary
+        from mlxtune.models.hub import resolve
+        from mlxtune.models.tokenizer import load as load_tokenizer
+        from mlxtune.report.rows import show
+
+        settings = DataSettings(path=data, max_seq_length=max_seq_length, loss_on=loss_on, skip_bad_rows=skip_bad_rows)
+        examples = read(settings)  # faults of the files come before a model is looked for
+        now("looking for the model")
+        tokenizer = load_tokenizer(resolve(model))
+        now("tokenizing the rows")
+        dataset = prepare(examples, settings, tokenizer, seed=seed)
+        said = summary(dataset, tokenizer, rows=rows, batch_size=batch_size, seed=seed)
     print(dumps(as_json(said), ensure_ascii=False, indent=1)) if json else show(said)

@@ -36,16 +36,18 @@ def memory(
     from mlxtune.cli.train import built
     from mlxtune.memory.plan import as_json
     from mlxtune.planning import Planner, settled
+    from mlxtune.report.waiting import doing
 
     wanted = built(recipe, overrides)
-    if measure:
-        wanted = settled(wanted)
-    planner = Planner(wanted)
-    changes: Mapping[str, Any] = {}
-    limit_bytes = planner.limit_bytes
-    if fit is not None:
-        wanted, changes, limit_bytes = fitted(wanted, fit, planner)
-    planned = planner.plan(wanted)
+    with doing("planning"):
+        if measure:
+            wanted = settled(wanted)
+        planner = Planner(wanted)
+        changes: Mapping[str, Any] = {}
+        limit_bytes = planner.limit_bytes
+        if fit is not None:
+            wanted, changes, limit_bytes = fitted(wanted, fit, planner)
+        planned = planner.plan(wanted)
     measured = _measured(wanted, json=json) if measure else None
     if json:
         document = as_json(planned.plan, limit_bytes, measured and measured.peak_bytes)

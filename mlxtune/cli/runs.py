@@ -46,10 +46,11 @@ def plan(recipe: Recipe, *, json: bool) -> dict[str, Any]:
     from mlxtune.run_folder import default_folder
 
     folder = recipe.run.out or str(default_folder(recipe))
-    start = start_event(prepare(recipe), folder, Progress())
-    if not json:
-        with closing(console()) as report:
+    with closing(console(json=json)) as report:
+        start = start_event(prepare(recipe, report), folder, Progress())
+        if not json:
             report(start)
+    if not json:
         typer.echo(as_yaml(recipe))
     return {"plan": as_json(start), "recipe": as_tree(recipe)}
 

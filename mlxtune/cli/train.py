@@ -66,9 +66,12 @@ train.__doc__ = EXAMPLES
 
 def built(path: Path | str | None, overrides: dict[str, Any]) -> "Recipe":
     """The recipe of a file, if there is one, with the flags on top."""
-    from mlxtune.recipe import build, read
+    from mlxtune.report.waiting import doing
 
-    return build(read(Path(path)) if path else {}, overrides, str(path or ""))
+    with doing("reading the settings"):
+        from mlxtune.recipe import build, read
+
+        return build(read(Path(path)) if path else {}, overrides, str(path or ""))
 
 
 def _refuse_beside_a_folder(folder: str, given: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""`mlxtune eval`, `generate` and `chat`: trying a model, with or without an adapter."""
+"""`mlxtune eval` and `generate`: trying a model, with or without an adapter."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,13 +31,16 @@ def evaluate(
 
     [dim]Example[/dim]  mlxtune eval --model llama-3.2-1b --adapter runs/mine/adapter --data rows.jsonl
     """
-    from mlxtune.cli.runs import print_json
-    from mlxtune.recipe import build
-    from mlxtune.try_it import score
+    from mlxtune.report.waiting import doing
 
-    keys = {"data.path": data, "data.max_seq_length": max_seq_length, "data.loss_on": loss_on}
-    recipe = build({}, {**keys, "backend.precision": precision, "backend.name": backend})
-    found = score(model, adapter, recipe.data, recipe.backend)
+    with doing("measuring the loss"):
+        from mlxtune.cli.runs import print_json
+        from mlxtune.recipe import build
+        from mlxtune.try_it import score
+
+        keys = {"data.path": data, "data.max_seq_length": max_seq_length, "data.loss_on": loss_on}
+        recipe = build({}, {**keys, "backend.precision": precision, "backend.name": backend})
+        found = score(model, adapter, recipe.data, recipe.backend)
     if json:
         print_json(found._asdict())
         return
@@ -61,51 +64,15 @@ def generate(
 
     [dim]Example[/dim]  mlxtune generate --model llama-3.2-1b --adapter runs/mine/adapter --prompt "Hello"
     """
-    from mlxtune.backends.base import Sampling
-    from mlxtune.recipe import build
-    from mlxtune.try_it import complete, load
+    from mlxtune.report.waiting import doing
 
-    settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
-    for piece in complete(load(model, adapter, settings), prompt, Sampling(max_tokens, temperature, top_p, seed)):
+    with doing("loading the model"):
+        from mlxtune.backends.base import Sampling
+        from mlxtune.recipe import build
+        from mlxtune.try_it import complete, load
+
+        settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
+        loaded = load(model, adapter, settings)
+    for piece in complete(loaded, prompt, Sampling(max_tokens, temperature, top_p, seed)):
         typer.echo(piece, nl=False)
     typer.echo()
-
-
-def chat(
-    model: Model = None,
-    adapter: Adapter = None,
-    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    max_tokens: MaxTokens = 512,
-    temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
-    seed: Seed = 0,
-    precision: Precision = "bf16",
-    backend: Backend = "auto",
-) -> None:
-    """Talk with a model; an empty line or Ctrl-D ends it.
-
-    [dim]Example[/dim]  mlxtune chat --model llama-3.2-1b --adapter runs/mine/adapter
-    """
-    from mlxtune.backends.base import Sampling
-    from mlxtune.recipe import build
-    from mlxtune.try_it import check_can_chat, load, reply
-
-    settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
-    loaded = load(model, adapter, settings)
-    check_can_chat(loaded)
-    messages = [{"role": "system", "content": system}] if system else []
-    while text := _asked():
-        messages.append({"role": "user", "content": text})
-        pieces = []
-        for piece in reply(loaded, messages, Sampling(max_tokens, temperature, top_p, seed + len(messages))):
-            typer.echo(piece, nl=False)
-            pieces.append(piece)
-        typer.echo()
-        messages.append({"role": "assistant", "content": "".join(pieces)})
-
-
-def _asked() -> str:
-    try:
-        return input("> ").strip()
-    except EOFError:
-        return ""

@@ -9,29 +9,35 @@ from mlxtune.report.tally import Tally
 from mlxtune.words import count, decimals
 
 FEWEST_ROWS, FEWEST_COLUMNS = 2, 10  # fewer say nothing
-_LABELS = 8  # columns of the scale
+_NARROWEST_LABEL = 6  # columns, of a loss below 10; with it most runs keep one width from start to end
+_GAP = 2  # columns between a label and the curve
 
 
 def loss_chart(tally: Tally, width: int, height: int) -> list[RenderableType]:
-    """The loss with its scale at the left and the steps below."""
+    """The loss with its scale at the left and the steps below; no row is wider than `width`."""
     curve, marks = tally.smooth, tally.marks
-    if height < FEWEST_ROWS or width - _LABELS < FEWEST_COLUMNS or not curve:
+    if height < FEWEST_ROWS or not curve:
         return []
-    scale = plot.scale([*curve, *marks], width - _LABELS, height)
-    ends = {0: decimals(scale.top), height - 1: decimals(scale.bottom)}
-    rows = [_row(ends.get(place, ""), dots) for place, dots in enumerate(plot.chart(curve, marks, scale))]
-    return [*rows, _steps_line(scale, width - _LABELS, bool(marks))]
+    points = [*curve, *marks]
+    labels = [decimals(value) for value in plot.ends(points)]
+    room = max(_NARROWEST_LABEL, *map(len, labels)) + _GAP
+    if width - room < FEWEST_COLUMNS:
+        return []
+    scale = plot.scale(points, width - room, height)
+    beside = dict(zip((0, height - 1), labels, strict=True))
+    rows = [_row(beside.get(place, ""), dots, room) for place, dots in enumerate(plot.chart(curve, marks, scale))]
+    return [*rows, _steps_line(scale, room, bool(marks))]
 
 
-def _row(label: str, dots: str) -> Text:
+def _row(label: str, dots: str, room: int) -> Text:
     curve = Text(dots, style=ACCENT)
     curve.highlight_words([plot.MARK], GOOD)
-    return Text.assemble((f"{label:>{_LABELS - 2}}  ", QUIET), curve)
+    return Text.assemble((f"{label:>{room - _GAP}}{'':{_GAP}}", QUIET), curve, no_wrap=True)
 
 
-def _steps_line(scale: plot.Scale, width: int, marked: bool) -> Text:
+def _steps_line(scale: plot.Scale, room: int, marked: bool) -> Text:
     first, last = f"step {count(scale.left)}", count(scale.right)
     legend = f"loss, smoothed{f'   {plot.MARK} validation' if marked else ''}"
-    room = width - len(first) - len(last)
-    between = legend.center(room) if room > len(legend) + 2 else " " * room
-    return Text(f"{'':{_LABELS}}{first}{between}{last}", style=QUIET)
+    between = scale.columns // 2 - len(first) - len(last)
+    said = legend.center(between) if between > len(legend) + 2 else " " * between
+    return Text(f"{'':{room}}{first}{said}{last}", style=QUIET, no_wrap=True, overflow="ellipsis")

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock
+from threading import Event as Flag
+from threading import Lock, RLock, Thread
 
 from rich.console import Console, RenderableType
-from rich.control import Control
 from rich.live import Live
-from rich.progress import Progress
-from rich.segment import ControlType, Segment, SegmentLines
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.segment import SegmentLines
 from rich.text import Text
 
 from mlxtune import words
@@ -19,6 +19,9 @@ from mlxtune.report.frame import frame
 from mlxtune.report.style import QUIET, WARN
 from mlxtune.report.tally import Tally
 
+SECONDS_A_PICTURE = 0.25
+ROWS_OF_A_PICTURE = 18  # a whole one; the opening panel stays above it where there is room for both
+
 
 class Screen:
     """Draws four times a second, so that the clock runs while a step does."""
@@ -27,9 +30,11 @@ class Screen:
         self._console, self._clock = console, clock
         self._tally, self._lock = Tally(), Lock()  # the picture is drawn in a thread of its own
         self._last_event = clock()
-        self._row_widths: list[int] = []  # of the last picture
-        self._preparing = Progress(console=console, transient=True)
-        self._live = Live(console=console, get_renderable=self._picture, vertical_overflow="crop")
+        self._preparing = _progress(console)
+        self._live: Live | None = None
+        self._size = console.size  # that the last picture was drawn for
+        self._drawing, self._over = RLock(), Flag()
+        self._thread = Thread(target=self._keep_drawing, name="mlxtune-screen", daemon=True)
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -42,7 +47,7 @@ class Screen:
         """Leave the last picture standing, where there was no end."""
         with suppress(OSError):
             self._preparing.stop()
-            self._live.stop()
+            self._stop(transient=False)
 
     def _show(self, event: Event) -> None:
         match event:
@@ -51,7 +56,7 @@ class Screen:
             case Start():
                 self._preparing.stop()
                 self._console.print(panel.opening(event, self._console.width))
-                self._live.start()
+                self._begin()
             case Notice():
                 said = Text.assemble((f"step {words.count(event.step)}  ", WARN), words.line(event.text))
                 self._console.print(said)
@@ -60,30 +65,73 @@ class Screen:
 
     def _show_preparing(self, event: Preparing) -> None:
         if not self._preparing.task_ids:
-            self._preparing.add_task(words.line(event.what), total=event.total)
+            self._preparing.add_task("")
             self._preparing.start()
-        self._preparing.update(self._preparing.task_ids[0], completed=event.done)
+        (task,) = self._preparing.task_ids
+        total = event.total or None
+        self._preparing.update(task, description=words.line(event.what), total=total, completed=event.done)
+        self._preparing.refresh()
+
+    def _begin(self) -> None:
+        with self._drawing:
+            self._size = self._console.size
+            self._live = Live(console=self._console, get_renderable=self._picture, auto_refresh=False)
+            self._live.start(refresh=True)
+        if not self._thread.ident:
+            self._thread.start()
+
+    def _keep_drawing(self) -> None:
+        with suppress(OSError):
+            while not self._over.wait(SECONDS_A_PICTURE):
+                self._draw()
+
+    def _draw(self) -> None:
+        with self._drawing:
+            if self._live is None:
+                return
+            if self._console.size == self._size:
+                self._live.refresh()
+            else:
+                self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Clear the terminal, which was resized: it has folded the rows or moved them where nothing can reach them."""
+        if self._live is not None:
+            self._live.stop()
+        self._console.clear()
+        if self._tally.start is not None:
+            opening = self._console.render_lines(panel.opening(self._tally.start, self._console.width), pad=False)
+            if len(opening) + ROWS_OF_A_PICTURE <= self._console.height:
+                self._console.print(SegmentLines(opening, new_lines=True), end="")
+        self._begin()
+
+    def _stop(self, *, transient: bool) -> None:
+        """End the drawing; transient: the picture gives its place to what comes."""
+        self._over.set()
+        if self._thread.ident:
+            self._thread.join()
+        if self._live is not None:
+            if self._console.size != self._size:
+                self._begin_anew()
+            self._live.transient = transient
+            self._live.stop()
+            self._live = None
 
     def _finish(self, end: End) -> None:
-        self._live.transient = True
-        self._live.stop()
+        self._preparing.stop()
+        self._stop(transient=True)
         self._console.print(panel.ending(self._tally, end, self._console.width))
         if command := facts.next_command(self._tally.start, end):
             self._console.print(Text.assemble(("Try it:  ", QUIET), command), soft_wrap=True)
 
     def _picture(self) -> RenderableType:
-        self._wipe_folded_rows()
         with self._lock:
             waited = self._clock() - self._last_event
-            picture = frame(self._tally, self._console.width, self._console.height - 1, waited)
-        rows = self._console.render_lines(picture, pad=False)
-        self._row_widths = [Segment.get_line_length(row) for row in rows]
-        return SegmentLines(rows, new_lines=True)
+            return frame(self._tally, self._console.width, self._console.height - 1, waited)
 
-    def _wipe_folded_rows(self) -> None:
-        """A terminal that got narrower folds each row into several; wipe those that the next picture does not cover."""
-        width = self._console.width
-        folded = sum(max(0, (cells - 1) // width) for cells in self._row_widths)
-        if folded and self._live.is_started:
-            codes = [(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)] * folded
-            self._console.control(Control(*codes))
+
+def _progress(console: Console) -> Progress:
+    """What is done before the first step: a bar where it is known how much there is of it."""
+    described = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), described, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)

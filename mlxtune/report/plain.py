@@ -17,15 +17,14 @@ class Plain:
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
         self._tally = Tally()
-        self._tenth = 0  # tenths of the preparation that are said
+        self._preparing, self._tenth = "", 0  # what is prepared, and the tenths of it that are said
         self._shown_at = -math.inf  # seconds of the run when a step was last shown
 
     def __call__(self, event: Event) -> None:
         self._tally.take(event)
         match event:
-            case Preparing() if event.done * 10 // event.total > self._tenth:
-                self._tenth = event.done * 10 // event.total
-                self._say(f"preparing {line(event.what)} {self._tenth}0%")
+            case Preparing():
+                self._say_preparing(event)
             case Start():
                 self._say_facts(facts.opening(event)[:3] + trained(event) + facts.opening(event)[3:])
             case Step() if self._is_due(event):
@@ -43,6 +42,14 @@ class Plain:
 
     def close(self) -> None:
         self._stream = None
+
+    def _say_preparing(self, event: Preparing) -> None:
+        """Each tenth of a work whose length is known; the others are short."""
+        if event.what != self._preparing:
+            self._preparing, self._tenth = event.what, 0
+        if event.total and event.done * 10 // event.total > self._tenth:
+            self._tenth = event.done * 10 // event.total
+            self._say(f"preparing {line(event.what)} {self._tenth}0%")
 
     def _is_due(self, step: Step) -> bool:
         start = self._tally.start

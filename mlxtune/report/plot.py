@@ -52,10 +52,20 @@ class Scale(NamedTuple):
 
 def scale(points: Sequence[Point], width: int, height: int) -> Scale:
     """The scale that shows all points in `width` by `height` cells; a flat curve lies in the middle."""
-    steps, values = [point.step for point in points], [point.value for point in points]
-    margin = 0.0 if max(values) > min(values) else max(abs(values[0]) * 1e-3, 1e-3)
+    steps, (top, bottom) = [point.step for point in points], ends(points)
     right = max(max(steps), min(steps) + 1)
-    return Scale(min(steps), right, min(values) - margin, max(values) + margin, 2 * width, 4 * height)
+    return Scale(min(steps), right, bottom, top, 2 * width, 4 * height)
+
+
+def ends(points: Sequence[Point]) -> tuple[float, float]:
+    """The values at the top and the bottom of a scale that shows all points.
+
+    >>> ends([Point(1, 4.0), Point(2, 2.0)]), ends([Point(1, 2.0)])
+    ((4.0, 2.0), (2.002, 1.998))
+    """
+    values = [point.value for point in points]
+    margin = 0.0 if max(values) > min(values) else max(abs(values[0]) * 1e-3, 1e-3)
+    return max(values) + margin, min(values) - margin
 
 
 def chart(curve: Sequence[Point], marks: Sequence[Point], scale: Scale) -> list[str]:

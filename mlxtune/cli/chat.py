@@ -1,0 +1,99 @@
+"""`mlxtune chat`: talking with a model in a terminal, or answering the lines of a pipe."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlxtune.cli.try_it import Adapter, Backend, MaxTokens, Model, Precision, Seed, Temperature, TopP
+
+if TYPE_CHECKING:
+    from mlxtune.try_it import Conversation
+
+LEAVE = {"exit", "quit", "/exit", "/quit"}
+HELP = """  /help   these lines
+  /reset  forget what was said, but for the system message
+  /exit   leave, as do exit and Ctrl-D
+  Ctrl-C  end the answer, not the conversation"""
+
+
+def chat(
+    model: Model = None,
+    adapter: Adapter = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    max_tokens: MaxTokens = 512,
+    temperature: Temperature = 0.7,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    precision: Precision = "bf16",
+    backend: Backend = "auto",
+) -> None:
+    """Talk with a model. /help lists what can be typed, Ctrl-C ends an answer, Ctrl-D the conversation.
+
+    [dim]Example[/dim]  mlxtune chat --model llama-3.2-1b --adapter runs/mine/adapter
+    """
+    from mlxtune.report.waiting import doing
+
+    with doing("loading the model"):
+        from mlxtune.backends.base import Sampling
+        from mlxtune.recipe import build
+        from mlxtune.try_it import Conversation, load
+
+        settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
+        loaded = load(model, adapter, settings)
+        conversation = Conversation(loaded, Sampling(max_tokens, temperature, top_p, seed), system)
+    if sys.stdin.isatty():
+        who = f"{model or 'the built-in model'}{f' and its adapter {adapter}' if adapter else ''}"
+        print(f"Talking with {who}. /help lists the commands.")
+        _edit_lines()
+    for text in _asked():
+        if text in LEAVE:
+            return
+        _answer(conversation, text)
+
+
+def _answer(conversation: "Conversation", text: str) -> None:
+    if text == "/help":
+        print(HELP)
+    elif text == "/reset":
+        conversation.reset()
+        print("  The conversation begins anew.")
+    elif text.startswith("/") and text.isascii() and text[1:].isalpha():
+        print(f"  {text} is no command.\n{HELP}")
+    else:
+        _say(conversation.ask(text))
+
+
+def _say(pieces: Iterable[str]) -> None:
+    """Print an answer while it comes; Ctrl-C ends it."""
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        print(" (stopped)", end="")
+    print()
+
+
+def _asked() -> Iterator[str]:
+    """What the user types, a line at a time, until the end of the input. Ctrl-C gives the line up."""
+    prompt = "> " if sys.stdin.isatty() else ""
+    while True:
+        try:
+            text = input(prompt).strip()
+        except EOFError:
+            if prompt:
+                print()
+            return
+        except KeyboardInterrupt:
+            print("\n  Ctrl-D or /exit ends the conversation.")
+            continue
+        if text:
+            yield text
+
+
+def _edit_lines() -> None:
+    """Let the terminal's line be edited, and earlier ones be called back, where Python has readline."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 - importing it is what gives `input` its editing

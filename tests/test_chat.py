@@ -1,0 +1,82 @@
+"""A conversation: what stays of it when an answer is ended early, and what its commands do."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mlxtune import try_it
+from mlxtune.backends.base import BackendSettings, Sampling
+from mlxtune.cli import chat
+
+GREEDY = Sampling(max_tokens=8, temperature=0.0, top_p=1.0, seed=0)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> try_it.Loaded:
+    return try_it.load(None, None, BackendSettings(name="numpy", precision="fp32"))
+
+
+def test_an_answer_that_is_ended_early_stays_as_far_as_it_was_said(loaded: try_it.Loaded):
+    conversation = try_it.Conversation(loaded, GREEDY)
+    pieces = conversation.ask("Tell me a story.")
+    said = next(pieces) + next(pieces)
+    pieces.close()
+    assert conversation.messages[-1] == {"role": "assistant", "content": said}
+
+
+def test_a_question_without_an_answer_is_forgotten(loaded: try_it.Loaded, monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+    monkeypatch.setattr(try_it, "reply", interrupted)
+    conversation = try_it.Conversation(loaded, GREEDY)
+    chat._say(conversation.ask("Tell me a story."))
+    assert conversation.messages == []
+
+
+def test_reset_forgets_all_but_the_system_message(loaded: try_it.Loaded):
+    conversation = try_it.Conversation(loaded, GREEDY, system="Be brief.")
+    list(conversation.ask("Tell me a story."))
+    conversation.reset()
+    assert conversation.messages == [{"role": "system", "content": "Be brief."}]
+
+
+def test_an_unknown_command_is_told_and_never_asked(capsys: pytest.CaptureFixture[str]):
+    chat._answer(None, "/rest")  # type: ignore[arg-type]  # a conversation would be asked
+    assert "/rest is no command" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there is no terminal to open")
+def test_in_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_conversation():
+    command = [sys.executable, "-m", "mlxtune", "chat", "--backend", "numpy", "--max-tokens", "4000"]
+    outer, inner = pty.openpty()
+    program = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+    os.close(inner)
+    screen = Terminal(outer)
+    screen.wait_for(r"/help lists the commands")
+    os.write(outer, b"Tell me a story.\n")
+    screen.wait_for(r"story\.\s+\w+ \w+ \w+")
+    program.send_signal(2)
+    screen.wait_for(r"\(stopped\)\s+> ")
+    os.write(outer, b"\x04")
+    assert program.wait(30) == 0
+
+
+class Terminal:
+    """What a program has written to a terminal, without the codes that move the cursor."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle, self.text = handle, ""
+
+    def wait_for(self, pattern: str, seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(pattern, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text)):
+            assert time.monotonic() < end, self.text
+            self.text += os.read(self.handle, 4096).decode(errors="replace")
