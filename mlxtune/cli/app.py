@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from mlxtune.backends import blas
 from mlxtune.cli.bench import bench
+from mlxtune.cli.chat import chat
 from mlxtune.cli.data import data
 from mlxtune.cli.doctor import doctor
 from mlxtune.cli.fitting import FitCommand
@@ -18,7 +19,6 @@ from mlxtune.cli.memory import memory
 from mlxtune.cli.models import models
 from mlxtune.cli.run import run
 from mlxtune.cli.train import train
-from mlxtune.cli.chat import chat
 from mlxtune.cli.try_it import evaluate, generate
 from mlxtune.errors import MlxtuneError
 
