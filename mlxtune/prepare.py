@@ -62,6 +62,7 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     config = model_config.read(folder)
     weights.headers(folder)
     check_layers(recipe.strategy, config.n_layers)
+    tell(Preparing("reading the tokenizer"))
     tokens = tokenizer.load(folder)
     notes = tokenizer.check_vocabulary(tokens, config)
     tell(Preparing("tokenizing the rows"))

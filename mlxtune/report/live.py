@@ -8,7 +8,8 @@ from threading import Lock, RLock, Thread
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
 from rich.segment import SegmentLines
 from rich.text import Text
 
@@ -64,13 +65,14 @@ class Screen:
                 self._finish(event)
 
     def _show_preparing(self, event: Preparing) -> None:
-        if not self._preparing.task_ids:
-            self._preparing.add_task("")
-            self._preparing.start()
-        (task,) = self._preparing.task_ids
-        total = event.total or None
-        self._preparing.update(task, description=words.line(event.what), total=total, completed=event.done)
-        self._preparing.refresh()
+        what, total = words.line(event.what), event.total or None
+        shown = self._preparing.tasks[0] if self._preparing.tasks else None
+        if shown is not None and (shown.description, shown.total) != (what, total):
+            self._preparing.remove_task(shown.id)
+            shown = None
+        task = shown.id if shown is not None else self._preparing.add_task(what, total=total)
+        self._preparing.start()
+        self._preparing.update(task, completed=event.done, refresh=True)
 
     def _begin(self) -> None:
         with self._drawing:
@@ -133,5 +135,14 @@ class Screen:
 def _progress(console: Console) -> Progress:
     """What is done before the first step: a bar where it is known how much there is of it."""
     described = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), described, BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), described, _Bar(), TaskProgressColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)
+
+
+class _Bar(BarColumn):
+    """A bar where there is a total, nothing where there is none."""
+
+    def render(self, task: Task) -> ProgressBar:
+        if task.total is None:
+            return ProgressBar(width=0)
+        return super().render(task)
