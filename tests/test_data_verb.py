@@ -47,7 +47,7 @@ def test_counts_lengths_waste_and_refused_rows_are_told(said: Summary) -> None:
     assert "train  3 rows" in text
     assert "Refused: 1 row" in text
     assert "a.jsonl:4: 4" in text
-    assert f"where rows cannot be packed, {said.padding_waste:.1%} of batches of 2 are padding" in text
+    assert f"Where rows cannot be packed, {said.padding_waste:.1%} of batches of 2 are padding" in text
     assert sum(bar.rows for bar in said.lengths) == 3
 
 

@@ -1,6 +1,7 @@
 """Which report a person gets, how an error looks, and the table after several recipes."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -130,3 +131,16 @@ def test_the_table_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch
     stream = Stream(True)
     recipes_table([("recipes/dolphin-8b-last-4.yaml", told.end(run="runs/2025-01-01-dolphin-8b-last-4"))], stream)
     assert "1.2562" in stream.getvalue()
+
+
+def test_in_a_terminal_an_error_is_folded_between_words_and_a_path_and_a_command_stay_whole():
+    path, command = f"/data/{'long-' * 20}rows.jsonl", f"mlxtune train --resume runs/{'x' * 80}"
+    fault = BadData(path, expected="at least one row with an answer that carries loss", found="none", remedy=command)
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    error(fault, stream)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert any(path in line for line in lines)
+    assert any(command in line for line in lines)
+    assert "expected at least one row with an answer" in " ".join(" ".join(lines).split())
+    assert all(len(line) <= 80 for line in lines if path not in line and command not in line)

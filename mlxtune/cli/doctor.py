@@ -12,8 +12,11 @@ def doctor(
 
     Examples: `mlxtune doctor`, `mlxtune doctor --json`
     """
-    from mlxtune.doctor.examine import examine
-    from mlxtune.report.doctor import as_json, show
+    from mlxtune.report.waiting import doing
 
-    checks = examine()
+    with doing("looking at this machine, its backends and the hub"):
+        from mlxtune.doctor.examine import examine
+        from mlxtune.report.doctor import as_json, show
+
+        checks = examine()
     print(as_json(checks)) if json else show(checks)

@@ -14,7 +14,7 @@ from mlxtune.events import End
 from mlxtune.report.base import Report
 from mlxtune.report.live import Screen
 from mlxtune.report.plain import Plain
-from mlxtune.report.style import BAD, QUIET, STATUS
+from mlxtune.report.style import BAD, QUIET, STATUS, folded
 from mlxtune.words import UNKNOWN, count, decimals, duration, line, size
 
 _UNBOUNDED = 10_000  # columns: a pipe has no width to wrap at
@@ -47,9 +47,10 @@ def error(fault: BaseException, stream: TextIO | None = None) -> None:
     screen = terminal(stream or sys.stderr)
     for each in fault.faults if isinstance(fault, Faults) else (fault,):
         first, *rest = str(each).splitlines() or [type(each).__name__]
-        screen.print(Text.assemble(("error: ", f"bold {BAD}"), (line(first), BAD)), soft_wrap=True)
+        said = folded(line(first), screen, indent=len("error: ")).lstrip()
+        screen.print(Text.assemble(("error: ", f"bold {BAD}"), (said, BAD)), soft_wrap=True)
         for remedy in rest:
-            screen.print(Text(f"{'':7}{line(remedy.removeprefix('  '))}"), soft_wrap=True)
+            screen.print(Text(folded(line(remedy.removeprefix("  ")), screen, indent=len("error: "))), soft_wrap=True)
 
 
 def recipes_table(results: Sequence[tuple[str, End | None]], stream: TextIO | None = None) -> None:

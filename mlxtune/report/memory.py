@@ -9,7 +9,7 @@ from rich.text import Text
 
 from mlxtune.memory.plan import Plan
 from mlxtune.report.console import terminal
-from mlxtune.report.style import ACCENT, BAD, GOOD, QUIET, WARN
+from mlxtune.report.style import ACCENT, BAD, GOOD, QUIET, WARN, folded
 from mlxtune.words import share, size
 
 COLUMNS = 40  # of the longest bar
@@ -34,7 +34,7 @@ def show(
         console.print(Text("\nWhat would save most:", style=QUIET))
         console.print(_pairs([(f"  {flags}", f"saves {size(n_bytes)}") for flags, n_bytes in savings]))
     for note in notes:
-        console.print(Text(note, style=WARN), soft_wrap=True)
+        console.print(Text(folded(note, console), style=WARN), soft_wrap=True)
 
 
 def show_measured(parts: Sequence[tuple[str, int, int]], ratio: float) -> None:

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from mlxtune.data.notes import kind
 from mlxtune.data.summary import Count, Shown, Summary
+from mlxtune.report.style import folded
 
 SUPERVISED, QUIET = "bold green", "bright_black"
 OPEN, CLOSE = "⟦", "⟧"  # rare in text, so that a reader of a pipe can tell the marks from the row
@@ -20,6 +21,8 @@ def show(summary: Summary, console: Console | None = None) -> None:
     console = console or Console(highlight=False, markup=False, emoji=False)
     for line in _lines(summary, coloured=console.is_terminal):
         console.print(line, soft_wrap=True)
+    for place, note in enumerate(summary.notes):
+        console.print(Text(f"{'' if place else chr(10)}{folded(note, console)}"), soft_wrap=True)
 
 
 def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
@@ -34,12 +37,10 @@ def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
     if summary.lengths:
         yield Text("\nLengths of the training rows, in tokens:")
         yield from _histogram(summary)
-        waste = (
-            f"where rows cannot be packed, {summary.padding_waste:.1%} of batches of {summary.batch_size} are padding"
-        )
-        yield Text(f"The longest has {summary.longest:,}; {waste}.")
+        yield Text(f"The longest has {_some(summary.longest, 'token')}.")
+        waste = f"{summary.padding_waste:.1%} of batches of {summary.batch_size} are padding"
+        yield Text(f"Where rows cannot be packed, {waste}.")
     yield from _refused(summary)
-    yield from (Text(f"\n{note}" if place == 0 else note) for place, note in enumerate(summary.notes))
 
 
 def _body(row: Shown, *, coloured: bool) -> Text:

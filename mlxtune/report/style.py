@@ -1,9 +1,10 @@
 """The few colours and shapes that all of the screen shares."""
 
+import textwrap
 from collections.abc import Sequence
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -39,3 +40,15 @@ def grid(said: Sequence[Fact]) -> Table:
         note = fact.name == "note"
         table.add_row(Text(fact.name, style=WARN if note else ""), Text(fact.text))
     return table
+
+
+def folded(text: str, console: Console, indent: int = 0) -> str:
+    """A sentence in the width of a terminal, folded between words; a path and a command stay whole, to be copied.
+
+    indent: columns before each line. A pipe has no width to fold at.
+    """
+    margin = " " * indent
+    if not console.is_terminal or text.lstrip().startswith("mlxtune "):
+        return margin + text
+    lines = textwrap.wrap(text, max(20, console.width - indent), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(margin + each for each in lines)
