@@ -5,14 +5,19 @@ from typing import Any
 
 import pytest
 
-from mlxtune.data.files import Document, Raw, read
+from mlxtune.data.files import read as read_sources
 from mlxtune.data.load import load_for_eval
 from mlxtune.data.load import read as read_examples
+from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadData, Faults, Missing, MlxtuneError
 from tests.support_data import write
 
 ROWS = [{"text": "one"}, {"text": 'two, "quoted"\nand more'}, {"text": "drei ü"}]
+
+
+def read(path: str) -> dict[str, list[Any]]:
+    return {split: list(rows) for split, rows in read_sources(path).splits.items()}
 
 
 def values(path: Path) -> list[object]:
@@ -74,11 +79,10 @@ def test_text_files_are_one_document(tmp_path: Path) -> None:
     assert values(tmp_path / "a.txt") == [Document("one\n\ntwo")]
 
 
-def test_cells_of_csv_may_hold_messages_as_json_and_very_long_text(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "hi"}]
-    cell = json.dumps(messages).replace('"', '""')
-    (tmp_path / "a.csv").write_text(f'messages,text\n"{cell}",{"x" * 200_000}\n')
-    assert values(tmp_path / "a.csv") == [{"messages": messages, "text": "x" * 200_000}]
+def test_a_cell_of_csv_is_the_text_that_is_written_however_long_and_whatever_it_looks_like(tmp_path: Path) -> None:
+    cell = json.dumps({"name": "Ann"})
+    (tmp_path / "a.csv").write_text('completion,text\n"{}",{}\n'.format(cell.replace('"', '""'), "x" * 200_000))
+    assert values(tmp_path / "a.csv") == [{"completion": cell, "text": "x" * 200_000}]
 
 
 def test_a_folder_gives_its_splits_in_any_format(tmp_path: Path) -> None:
@@ -134,17 +138,18 @@ def test_an_empty_list_is_an_error(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("a.jsonl", b'{"text": "\xff"}', "a.jsonl:1: expected UTF-8 text, found the byte 0xff at column 11"),
-        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: expected a JSON object"),
-        ("a.jsonl", b"[1, 2]", "a.jsonl:1: expected a JSON object, found a list"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: expected JSON objects"),
+        ("a.jsonl", b'{"text":' * 100_000, "a.jsonl:1: expected a JSON object"),
+        ("a.jsonl", b"[1, 2]", "a.jsonl:1: expected a JSON object, found the number 1"),
         ("a.jsonl", b'{"text": "\\ud800"}', "a.jsonl:1: expected Unicode text"),
-        ("a.json", b'[{"text": "x"},\n{"text" "y"}]', "a.json:2: expected a list of JSON objects"),
-        ("a.json", b'[{"text": "x"}', "a.json:1: expected a list of JSON objects"),
-        ("a.json", b'[{"text": "x"}\n{"text": "y"}]', "a.json:2: expected a list of JSON objects"),
+        ("a.json", b'[{"text": "x"},\n{"text" "y"}]', "a.json:2: expected JSON objects"),
+        ("a.json", b'[{"text": "x"}', "a.json:1: expected JSON objects"),
+        ("a.json", b'[{"text": "x"}\n{"text": "y"}]', "a.json:2: expected JSON objects"),
         ("a.txt", b"ok\n\xff", "a.txt:2: expected UTF-8 text"),
         ("a.csv", b"text,id\nx,1\ny\n", "a.csv:3: expected 2 cells, as in the header, found 1"),
         ("a.csv", b'text\nx\n"never closed\n', "a.csv:3: expected a CSV row"),
         ("a.parquet", b"junk that is long enough to have a footer", "expected a parquet file"),
-        ("a.xlsx", b"x", "expected a file that ends in one of .jsonl, .json, .csv, .parquet, .txt"),
+        ("a.xlsx", b"x", "expected a file that ends in one of .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .txt"),
     ],
 )
 def test_a_broken_file_is_named_with_its_line(tmp_path: Path, name: str, content: bytes, told: str) -> None:
@@ -157,8 +162,9 @@ def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_training_rows_says_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "trian.jsonl").write_text("")
-    assert "found a folder that holds trian.jsonl" in fault(tmp_path)
+    for name in ("trian.jsonl", "more.jsonl"):
+        (tmp_path / name).write_text("")
+    assert "found a folder that holds more.jsonl, trian.jsonl" in fault(tmp_path)
 
 
 def test_two_files_for_one_split_are_an_error(tmp_path: Path) -> None:
@@ -170,10 +176,10 @@ def test_two_files_for_one_split_are_an_error(tmp_path: Path) -> None:
 def test_a_file_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.jsonl", ROWS)
 
-    def refuse(_: Path) -> bytes:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     assert "expected a file that can be read, found Permission denied" in fault(path)
 
 
@@ -195,7 +201,7 @@ def test_a_hub_data_set_that_cannot_be_reached_is_an_error(monkeypatch: pytest.M
     def offline(name: str) -> None:
         raise ConnectionError(f"Couldn't reach '{name}' on the Hub (OfflineModeIsEnabled)\nmore")
 
-    monkeypatch.setattr("mlxtune.data.files._ask_hub", offline)
+    monkeypatch.setattr("mlxtune.data.readers.hub._ask", offline)
     monkeypatch.setattr(datasets, "load_dataset", None)
     with pytest.raises(BadData, match="the hub says: Couldn't reach 'someone/something' on the Hub"):
         read("someone/something")
@@ -205,7 +211,7 @@ def test_a_hub_data_set_gives_rows_that_name_it(monkeypatch: pytest.MonkeyPatch)
     import datasets
 
     made = datasets.DatasetDict({name: datasets.Dataset.from_list(ROWS) for name in ("train", "validation", "extra")})
-    monkeypatch.setattr("mlxtune.data.files._ask_hub", lambda _: None)
+    monkeypatch.setattr("mlxtune.data.readers.hub._ask", lambda _: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda _: made)
     splits = read("someone/something")
     assert set(splits) == {"train", "valid"}

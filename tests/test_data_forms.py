@@ -4,15 +4,18 @@ from typing import Any
 import pytest
 
 from mlxtune.data.faults import BadRow, Place
-from mlxtune.data.files import Raw
 from mlxtune.data.forms import Chat, Completion, Row, Text, row
+from mlxtune.data.readers.raw import Raw
+from mlxtune.data.unread import Unread
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 CALL = {"type": "function", "function": {"name": "get", "arguments": {"city": "Oslo"}}}
 
 
 def read(value: Any) -> Row:
-    return row(Raw(Place(Path("a.jsonl"), 1), value))
+    made = row(Raw(Place(Path("a.jsonl"), 1), value), Unread())
+    assert isinstance(made, Row)
+    return made
 
 
 def chat(value: Any) -> Chat:

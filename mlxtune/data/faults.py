@@ -8,6 +8,8 @@ from typing import NamedTuple
 from mlxtune.data.types import Refused
 from mlxtune.errors import BadData, raise_all
 
+KINDS = 6  # of faults told in one message
+LONGEST = 300  # characters of what is expected or found
 LISTED = 20  # places named in one message; a thousand would push the message itself off the screen
 REMEDY = "Mend the rows, or skip such rows with --skip-bad-rows (counted and listed in the run's log)."
 
@@ -33,8 +35,8 @@ class BadRow(Exception):
     Rows with the same fault are told together; the same is what is expected, and kind where that does not say enough.
     """
 
-    def __init__(self, expected: str, found: str, *, kind: str = "") -> None:
-        self.expected, self.found, self.kind = expected, found, kind
+    def __init__(self, expected: str, found: str, *, kind: str = "", remedy: str = "") -> None:
+        self.expected, self.found, self.kind, self.remedy = expected, found, kind, remedy
         super().__init__(expected, found)
 
 
@@ -45,6 +47,7 @@ class Fault(NamedTuple):
     expected: str
     found: str
     kind: str = ""
+    remedy: str = ""
 
     @property
     def refused(self) -> Refused:
@@ -52,13 +55,18 @@ class Fault(NamedTuple):
 
 
 def fault(place: Place, bad: BadRow) -> Fault:
-    return Fault(place, bad.expected, bad.found, bad.kind)
+    """A chat template's words, for one, may have any length."""
+    return Fault(place, _cut(bad.expected), _cut(bad.found), _cut(bad.kind), bad.remedy)
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
 
 
 def refuse_or_raise(faults: Sequence[Fault], *, skip: bool) -> tuple[Refused, ...]:
     """The faults as refused rows where bad rows are skipped; else one error for each kind of fault in each file."""
-    if not skip:
-        raise_all([_told(group) for group in _kinds(faults)])
+    kinds = [] if skip else _kinds(faults)
+    raise_all([*map(_told, kinds[:KINDS]), *_untold(kinds[KINDS:])])
     return tuple(each.refused for each in faults)
 
 
@@ -71,8 +79,19 @@ def _kinds(faults: Iterable[Fault]) -> list[list[Fault]]:
 
 def _told(group: Sequence[Fault]) -> BadData:
     first, *others = group
-    remedy = f"{_others(others)}\n{REMEDY}" if others else REMEDY
+    lines = [_others(others)] if others else []
+    remedy = "\n".join([*lines, *filter(None, [first.remedy]), REMEDY])
     return BadData(str(first.place), expected=first.expected, found=first.found, remedy=remedy)
+
+
+def _untold(kinds: Sequence[Sequence[Fault]]) -> list[BadData]:
+    """Of the kinds that are too many to tell, how many there are."""
+    if not kinds:
+        return []
+    count = sum(map(len, kinds))
+    return [
+        BadData(str(kinds[0][0].place), expected="no other faults", found=f"{count:,} rows with {len(kinds):,} more")
+    ]
 
 
 def _others(others: Sequence[Fault]) -> str:

@@ -1,235 +1,198 @@
 """Files, folders and hub data sets -> raw rows, each with its file and line. Nothing here knows the forms of rows."""
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files as package_files
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from mlxtune.data.faults import Fault, Place, shown
-from mlxtune.errors import BadData, Missing
+from mlxtune.data.faults import Place, shown
+from mlxtune.data.readers import csv_rows, hub, json_rows, kinds, parquet_rows
+from mlxtune.data.readers.raw import Document, Raw, Rows
+from mlxtune.errors import BadData
 
 Split = Literal["train", "valid", "test"]
-STEMS: dict[str, Split] = {"train": "train", "valid": "valid", "validation": "valid", "test": "test"}
+STEMS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "eval": "valid",
+    "evaluation": "valid",
+    "test": "test",
+    "testing": "test",
+}
+LISTED = 10  # names in one message
+_SHARD = re.compile(r"(\w+)-(\d{5})-of-(\d{5})(?:-[0-9a-f]+)?")  # train-00000-of-00002.parquet, as on the hub
+_WHERE = "a file, a folder or a hub data set"
 
 
-class Document(NamedTuple):
-    """The text of a whole .txt file."""
+class Sources(NamedTuple):
+    """The rows of each split, read as they are asked for, and the names of what lies beside them and is not read."""
 
-    text: str
-
-
-class Raw(NamedTuple):
-    """What a file holds at a place; a JSON object or a document, if the file is right."""
-
-    place: Place
-    value: object
+    splits: Mapping[Split, Rows]
+    unread: tuple[str, ...] = ()
 
 
-Rows = Iterator[Raw | Fault]
-
-
-def read(path: str | None) -> dict[Split, list[Raw | Fault]]:
-    """The rows of each split; a single file is all "train". path: None is the built-in data."""
-    where = _builtin() if path is None else Path(path).expanduser()
-    if where.is_dir():
-        return {split: _rows(file) for split, file in _split_files(where).items()}
-    if where.is_file():
-        return {"train": _rows(where)}
+def read(path: str | None) -> Sources:
+    """A single file is all "train". path: None is the built-in data."""
+    where = _builtin() if path is None else _expanded(path)
+    kind = _kind(where)
+    if kind == "a folder":
+        return _folder(where)
+    if kind == "a file":
+        return Sources({"train": _rows([where])})
+    if kind:
+        raise _no_file(where, kind)
     if path is not None and _may_be_hub_name(path):
         return _hub(path)
-    raise BadData(str(where), expected="a file, a folder or a hub data set", found="nothing of that name")
+    raise BadData(shown(str(where), 300)[1:-1], expected=_WHERE, found="nothing of that name")
 
 
 def _builtin() -> Path:
     return Path(str(package_files("mlxtune").joinpath("assets", "data")))
 
 
-def _split_files(folder: Path) -> dict[Split, Path]:
-    """The one file of each split. Two files for one split are an error: which one was meant?"""
-    found: dict[Split, Path] = {}
-    for file in sorted(folder.iterdir()):
-        split = STEMS.get(file.stem)
-        if split is None or file.suffix.lower() not in READERS or not file.is_file():
-            continue
-        if split in found:
-            both = f"both {found[split].name} and {file.name}"
-            raise BadData(str(folder), expected=f"one {split} file", found=both, remedy="Remove or rename one of them.")
-        found[split] = file
-    if found:
-        return found
-    names = [each.name for each in sorted(folder.iterdir())]
-    held = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "") if names else "nothing"
-    raise BadData(
-        str(folder),
-        expected=f"a train file ({', '.join(f'train{suffix}' for suffix in READERS)})",
-        found=f"a folder that holds {held}",
-    )
-
-
-def _rows(file: Path) -> list[Raw | Fault]:
-    reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        known = ", ".join(READERS)
-        raise BadData(str(file), expected=f"a file that ends in one of {known}", found=f"`{file.suffix or file.name}`")
+def _expanded(path: str) -> Path:
     try:
-        rows = list(reader(file))
+        return Path(path).expanduser()
+    except RuntimeError:  # ~someone, who has no home here
+        return Path(path)
+
+
+def _kind(path: Path) -> str:
+    """What is at a path, in words; "" for nothing."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # nothing, a ring of links, a name that is too long or holds a NUL
+        return "a link to nothing" if _is_link(path) else ""
+    kinds_of = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds_of.get(stat.S_IFMT(mode), "a device")
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
+def _no_file(path: Path, kind: str) -> BadData:
+    """A pipe is refused and never waited for: it can be read once, and a run that is resumed reads its rows again."""
+    remedy = "Write the rows to a file: they are read again when a run is resumed." if kind == "a pipe" else ""
+    return BadData(str(path), expected=_WHERE, found=kind, remedy=remedy)
+
+
+# folders
+
+
+def _folder(folder: Path) -> Sources:
+    """The files of each split, by their names; a folder with one data file is that file's. Hub folders keep theirs in
+    a folder `data`."""
+    names = _names(folder)
+    found = [folder / name for name in names if Path(name).suffix.lower() in READERS and not name.startswith(".")]
+    if not found and _kind(folder / "data") == "a folder":
+        return _folder(folder / "data")
+    splits: dict[Split, list[Path]] = {}
+    for file in found:
+        if split := STEMS.get(_stem(file)):
+            splits.setdefault(split, []).append(file)
+    if not splits and len(found) == 1:
+        splits["train"] = found
+    if not splits:
+        expected = f"one data file or a train file ({', '.join(f'train{suffix}' for suffix in READERS)})"
+        raise BadData(str(folder), expected=expected, found=f"a folder that holds {_listed(names)}")
+    read = {split: _rows(_one_source(folder, split, files)) for split, files in splits.items()}
+    used = {file.name for files in splits.values() for file in files}
+    return Sources(read, tuple(file.name for file in found if file.name not in used))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(each.name for each in folder.iterdir())
+    except OSError as error:
+        found = str(error.strerror or error)
+        raise BadData(str(folder), expected="a folder that can be read", found=found) from None
+
+
+def _stem(file: Path) -> str:
+    shard = _SHARD.fullmatch(file.stem.lower())
+    return shard[1] if shard else file.stem.lower()
+
+
+def _one_source(folder: Path, split: Split, files: list[Path]) -> list[Path]:
+    """One file or all shards of one. Two files for one split are an error: which one was meant?"""
+    shards = [shard for file in files if (shard := _SHARD.fullmatch(file.stem.lower()))]
+    if not shards and len(files) == 1:
+        return files
+    stems, counts = {shard[1] for shard in shards}, {int(shard[3]) for shard in shards}
+    if len(shards) != len(files) or len(stems) > 1 or len(counts) > 1 or len({file.suffix for file in files}) > 1:
+        both, more = f"both {files[0].name} and {files[1].name}", f" and {len(files) - 2:,} more" if files[2:] else ""
+        remedy = "Remove or rename all but one."
+        raise BadData(str(folder), expected=f"one {split} file", found=both + more, remedy=remedy)
+    if sorted(int(shard[2]) for shard in shards) != list(range(*counts)):
+        found = f"{len(files):,} of {max(counts):,}"
+        raise BadData(str(folder), expected=f"every part of the {split} rows once", found=found)
+    return files
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = [shown(name, 40)[1:-1] for name in names]
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "") if names else "nothing"
+
+
+# files
+
+
+def _rows(files: list[Path]) -> Rows:
+    return chain.from_iterable(_file_rows(file) for file in files)
+
+
+def _file_rows(file: Path) -> Rows:
+    if (kind := _kind(file)) != "a file":
+        raise _no_file(file, kind or "nothing")
+    try:
+        rows = _reader(file)(file)
+        first = next(rows, None)
+        if first is None:
+            raise BadData(str(file), expected="at least one row", found=_emptiness(file))
+        yield from chain([first], rows)
     except OSError as error:
         raise BadData(str(file), expected="a file that can be read", found=str(error.strerror or error)) from None
-    if not rows:
-        raise BadData(str(file), expected="at least one row", found=_emptiness(file))
-    return rows
+
+
+def _reader(file: Path) -> Callable[[Path], Rows]:
+    """By the bytes where they tell, else by the name."""
+    if kinds.is_parquet(file):
+        return parquet_rows.rows
+    if (reader := READERS.get(file.suffix.lower())) is None:
+        found = shown(file.suffix or file.name, 40)
+        raise BadData(str(file), expected=f"a file that ends in one of {', '.join(READERS)}", found=found)
+    return reader
 
 
 def _emptiness(file: Path) -> str:
     return "an empty file" if file.stat().st_size == 0 else "a file without any"
 
 
-# JSON
-
-
-def _jsonl(file: Path) -> Rows:
-    """One JSON value a line; blank lines are skipped. Lines end at a newline alone: JSON text may hold U+2028."""
-    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield _json_line(Place(file, number), line.rstrip(b"\r"))
-
-
-def _json_line(place: Place, line: bytes) -> Raw | Fault:
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return Fault(place, "UTF-8 text", f"the byte 0x{line[error.start]:02x} at column {error.start + 1}")
-    try:
-        return Raw(place, json.loads(text))
-    except json.JSONDecodeError as error:
-        return Fault(place, "a JSON object", f"{shown(text, 40)} ({error.msg}, column {error.colno})")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested without end
-        return Fault(place, "a JSON object", f"{shown(text, 40)} ({error})")
-
-
-def _json(file: Path) -> Rows:
-    """A list of rows; or, under this name too, one row a line."""
-    text = _text(file)
-    return _json_list(file, text) if text.lstrip().startswith("[") else _jsonl(file)
-
-
-def _json_list(file: Path, text: str) -> Rows:
-    """The list's elements, each with the line that it begins on. A fault of syntax ends the reading."""
-    decoder, at, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
-    while True:
-        at = _skip(text, at, " \t\r\n")
-        line, counted = line + text.count("\n", counted, at), at
-        if text.startswith("]", at):
-            break
-        try:
-            value, at = decoder.raw_decode(text, at)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise _bad_json(file, text, error) from None
-        yield Raw(Place(file, line), value)
-        at = _skip(text, at, " \t\r\n")
-        if text.startswith(",", at):
-            at += 1
-        elif not text.startswith("]", at):
-            raise _bad_json(file, text, json.JSONDecodeError("Expecting ',' or ']'", text, at))
-
-
-def _skip(text: str, at: int, blanks: str) -> int:
-    while at < len(text) and text[at] in blanks:
-        at += 1
-    return at
-
-
-def _bad_json(file: Path, text: str, error: json.JSONDecodeError | RecursionError) -> BadData:
-    if isinstance(error, RecursionError):
-        return BadData(str(file), expected="a list of JSON objects", found="brackets nested too deep")
-    line = text.split("\n")[error.lineno - 1] if error.pos < len(text) else "the end of the file"
-    found = f"{shown(line.strip(), 40)} ({error.msg}, column {error.colno})"
-    return BadData(f"{file}:{error.lineno}", expected="a list of JSON objects", found=found)
-
-
-# other formats
-
-
-def _text(file: Path) -> str:
-    data = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        found = f"the byte 0x{data[error.start]:02x}"
-        raise BadData(f"{file}:{line}", expected="UTF-8 text", found=found) from None
-
-
-def _txt(file: Path) -> Rows:
-    text = _text(file)
+def _document(file: Path) -> Rows:
+    text = kinds.text(file)
     if text.strip():
         yield Raw(Place(file, 1), Document(text.replace("\r\n", "\n")))
 
 
-def _csv(file: Path) -> Rows:
-    """Rows of a table with a header. A row that is shorter or longer than the header is a fault."""
-    csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than a long row
-    reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
-    line = 1
-    try:
-        header = next(filter(_has_text, reader), [])
-        line = reader.line_num + 1
-        for cells in reader:
-            place, line = Place(file, line), reader.line_num + 1
-            if _has_text(cells):
-                yield _csv_row(place, header, cells)
-    except csv.Error as error:  # a quote that is never closed swallows the rest of the file
-        raise BadData(f"{file}:{line}", expected="a CSV row", found=f"one that cannot be read ({error})") from None
-
-
-def _has_text(cells: list[str]) -> bool:
-    return any(cell.strip() for cell in cells)
-
-
-def _csv_row(place: Place, header: list[str], cells: list[str]) -> Raw | Fault:
-    if len(cells) != len(header):
-        return Fault(place, f"{len(header):,} cells, as in the header", f"{len(cells):,}")
-    return Raw(place, {name: _cell(cell) for name, cell in zip(header, cells, strict=True)})
-
-
-def _cell(cell: str) -> object:
-    """A cell that holds a JSON list or object (messages, tools) becomes it; all else is text."""
-    if cell[:2] in ("[{", '{"'):
-        try:
-            return json.loads(cell)
-        except ValueError:
-            return cell
-    return cell
-
-
-def _parquet(file: Path) -> Rows:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise _missing("pyarrow", f"to read {file}") from None
-    try:
-        table = pq.read_table(file)
-    except pa.ArrowException as error:
-        raise BadData(str(file), expected="a parquet file", found=str(error).splitlines()[0]) from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield Raw(Place(file, number), row)
-
-
-def _missing(package: str, why: str) -> Missing:
-    remedy = 'Install it: pip install "mlxtune[data]"'
-    return Missing("", expected=f"the package {package} {why}", found="none installed", remedy=remedy)
-
-
 READERS: Mapping[str, Callable[[Path], Rows]] = {
-    ".jsonl": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".parquet": _parquet,
-    ".txt": _txt,
+    ".jsonl": json_rows.rows,
+    ".ndjson": json_rows.rows,
+    ".json": json_rows.rows,
+    ".csv": csv_rows.rows,
+    ".tsv": csv_rows.rows,
+    ".parquet": parquet_rows.rows,
+    ".txt": _document,
 }
 
 
@@ -242,38 +205,14 @@ def _may_be_hub_name(path: str) -> bool:
     >>> _may_be_hub_name("tatsu-lab/alpaca"), _may_be_hub_name("./data/x"), _may_be_hub_name("data/x.jsonl")
     (True, False, False)
     """
-    owner, slash, name = path.partition("/")
-    return (
-        bool(slash and owner and name) and "/" not in name and owner[0] not in ".~" and Path(name).suffix not in READERS
-    )
+    suffix = Path(path).suffix.lower()
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path, re.ASCII) is not None and suffix not in READERS
 
 
-def _hub(name: str) -> dict[Split, list[Raw | Fault]]:
-    """A hub data set by the `datasets` package, which since version 4 cannot run a data set's own code."""
-    try:
-        import datasets
-    except ImportError:
-        raise _missing("datasets", f"to look for {name} on the hub, as no such file or folder is here") from None
-    try:
-        _ask_hub(name)
-        loaded: Any = datasets.load_dataset(name)
-    except Exception as error:  # the packages raise whatever their many loaders raise
-        words = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        found = f"nothing of that name here, and the hub says: {words}"
-        remedy = "Without a network, HF_HUB_OFFLINE=1 takes what is in the local cache."
-        raise BadData(name, expected="a file, a folder or a hub data set", found=found, remedy=remedy) from None
-    return {STEMS[key]: list(_hub_rows(f"{name}/{key}", loaded[key])) for key in loaded if key in STEMS}
-
-
-def _ask_hub(name: str) -> None:
-    """Ask once whether the data set is there: `datasets` would try for half a minute before it says so."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-
-    if not HF_HUB_OFFLINE:
-        HfApi().dataset_info(name, timeout=10)
-
-
-def _hub_rows(place: str, rows: Any) -> Rows:
-    for number, row in enumerate(rows, start=1):
-        yield Raw(Place(Path(place), number), row)
+def _hub(name: str) -> Sources:
+    found = hub.splits(name)
+    splits: dict[Split, Rows] = {STEMS[key]: rows for key, rows in found.items() if key in STEMS}
+    unread = tuple(key for key in found if key not in STEMS)
+    if not splits or len(splits) + len(unread) < len(found):
+        raise BadData(name, expected=f"one split of each kind, named {', '.join(STEMS)}", found=_listed(found))
+    return Sources(splits, unread)

@@ -1,22 +1,27 @@
 """The forms of rows: which one a row has is decided for each row by its keys; then the row becomes an example.
 
-Where the keys of several forms are there, the first in `FORMS` is meant. Keys that take part in no form are ignored.
+Where the keys of several forms are there, the first in `FORMS` is meant. Keys that take part in no form are told once.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from mlxtune.data import marks, renames
 from mlxtune.data.faults import BadRow, Fault, Place, fault, shown
-from mlxtune.data.files import Document, Raw
-from mlxtune.data.messages import Message, message, messages, text, tools
+from mlxtune.data.messages import Message, Said, blank, conversation, parsed_json, said, text, tools
+from mlxtune.data.readers.raw import Document, Raw
+from mlxtune.data.types import Refused
+from mlxtune.data.unread import Unread
 
 
 class Chat(NamedTuple):
-    """A conversation. Messages before `context` are context: unless asked for, only turns from there carry loss."""
+    """A conversation. Messages before `context` are context: unless asked for, only turns from there carry loss.
+    untrained: the messages that are marked as not to be trained."""
 
     messages: tuple[Message, ...]
     tools: list[dict[str, Any]] | None = None
     context: int = 0
+    untrained: frozenset[int] = frozenset()
 
 
 class Completion(NamedTuple):
@@ -25,11 +30,12 @@ class Completion(NamedTuple):
     prompt: str
     completion: str
     plain_prompt: str  # the prompt for a tokenizer without chat template
+    system: tuple[Message, ...] = ()  # the system message, if there is one
 
     @property
     def chat(self) -> Chat:
         user, assistant = ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.completion})
-        return Chat((user, assistant), context=1)
+        return Chat((*self.system, user, assistant), context=len(self.system) + 1)
 
 
 class Text(NamedTuple):
@@ -51,24 +57,23 @@ class Row(NamedTuple):
 
 Keys = Mapping[str, Any]  # a row without the keys that hold null
 
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+SYSTEM = ("system", "system_prompt", "system_message")
+_MEDIA, _SYSTEM = frozenset(MEDIA), frozenset(SYSTEM)
+EXTRAS = (*SYSTEM, "tools", "functions", "label", "kto_tag", *marks.MARKS, *MEDIA)  # that rows with turns may have
+
 
 def _chat(row: Keys) -> Example:
-    given = row.get("tools", row.get("functions"))
-    return Chat(messages(row["messages"], "messages"), tools(given))
+    return _made(row, Said(), conversation(row["messages"], "messages"))
 
 
 def _conversation(row: Keys) -> Example:
-    return Chat(messages(row["conversations"], "conversations"), tools(row.get("tools")))
+    return _made(row, Said(), conversation(row["conversations"], "conversations"))
 
 
 def _preferred_turn(row: Keys) -> Example:
-    chosen = row["chosen"]
-    answer = messages(chosen, "chosen") if isinstance(chosen, list) else (_answer(chosen),)
-    return Chat((*messages(row["conversations"], "conversations"), *answer), tools(row.get("tools")))
-
-
-def _answer(chosen: object) -> Message:
-    return message(chosen if isinstance(chosen, dict) else {"role": "assistant", "content": chosen}, "chosen")
+    before = conversation(row["conversations"], "conversations")
+    return _made(row, Said(), before.then(_answer(row["chosen"], "chosen")))
 
 
 def _preferred(row: Keys) -> Example:
@@ -79,24 +84,31 @@ def _completion(row: Keys, key: str = "completion") -> Example:
     """Texts or lists of messages, each. A list as completion that begins with the prompt again holds all turns."""
     prompt, completion = row["prompt"], row[key]
     if isinstance(prompt, list) or isinstance(completion, list | dict):
-        return _message_completion(prompt, completion, key, tools(row.get("tools")))
+        before = conversation(prompt, "prompt") if isinstance(prompt, list) else said("user", prompt, "prompt")
+        after = _answer(completion, key)
+        return _made(row, before, after.without(before))
     prompt = text(prompt, "prompt", "text or a list of messages under `prompt`")
-    return Completion(prompt, text(completion, key, f"text or a list of messages under `{key}`"), prompt)
+    return _answered(row, prompt, text(completion, key, f"text or a list of messages under `{key}`"), key, prompt)
 
 
-def _message_completion(prompt: Any, completion: Any, key: str, given: list[dict[str, Any]] | None) -> Chat:
-    before = messages(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}], "prompt")
-    after = messages(completion, key) if isinstance(completion, list) else (_answer(completion),)
-    if after[: len(before)] == before:
-        after = after[len(before) :]
-    return Chat((*before, *after), given, context=len(before))
+def _answer(value: object, key: str) -> Said:
+    """An answer as text, as a message or as several. Any other object is no answer: its JSON has to be text."""
+    if isinstance(value, list):
+        return conversation(value, key)
+    if isinstance(value, dict) and not {"role", "from"} & value.keys():
+        remedy = f'To train its JSON, write it as text: "{key}": "{{...}}".'
+        raise BadRow(f"text, a message or a list of messages under `{key}`", "another object", remedy=remedy)
+    return conversation([value], key) if isinstance(value, dict) else said("assistant", value, key)
 
 
 def _instruction(row: Keys) -> Example:
-    asked, given, answer = (
-        text(row.get(key, ""), key, f"text under `{key}`") for key in ("instruction", "input", "output")
-    )
-    return Completion(f"{asked}\n{given}" if given else asked, answer, _alpaca(asked, given))
+    """The input may be called context, as Dolly does."""
+    keys = ("instruction", "input", "context", "output")
+    asked, given, context, answer = (text(row.get(key, ""), key, f"text under `{key}`") for key in keys)
+    if given.strip() and context.strip():
+        raise BadRow("one of `input` and `context`", "both")
+    given = given or context
+    return _answered(row, f"{asked}\n{given}" if given else asked, answer, "output", _alpaca(asked, given))
 
 
 def _alpaca(instruction: str, given: str) -> str:
@@ -110,48 +122,113 @@ def _alpaca(instruction: str, given: str) -> str:
     )
 
 
+def _answered(row: Keys, prompt: str, answer: str, key: str, plain: str) -> Example:
+    """A prompt and its answer; with turns before them or tools they are a chat."""
+    if not answer.strip():
+        raise blank(key)
+    past = _history(row)
+    if past.messages or _tools(row):
+        return _made(row, past.then(said("user", prompt, "prompt")), said("assistant", answer, key))
+    system = _system(row)
+    return Completion(prompt, answer, f"{system[0]['content']}\n\n{plain}" if system else plain, system)
+
+
+def _history(row: Keys) -> Said:
+    """Earlier turns as pairs of a question and its answer, or as messages."""
+    given = parsed_json(row.get("history") or [])
+    if given == []:
+        return Said()
+    if not isinstance(given, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in given):
+        return conversation(given, "history")
+    turns = Said()
+    for number, (asked, answer) in enumerate(given):
+        for place, (role, words) in enumerate((("user", asked), ("assistant", answer))):
+            turns = turns.then(said(role, words, f"history[{number}][{place}]"))
+    return turns
+
+
+def _made(row: Keys, before: Said, after: Said) -> Chat:
+    """A chat whose first part is context, with the row's system message and tools."""
+    system, whole = _system(row), before.then(after)
+    if system and whole.messages[0]["role"] == "system":
+        if whole.messages[0]["content"] != system[0]["content"]:
+            raise BadRow("one system message", "one among the messages and another under `system`")
+        system = ()
+    whole = Said(system).then(whole)
+    return Chat(whole.messages, _tools(row), len(system) + len(before.messages), whole.untrained)
+
+
+def _tools(row: Keys) -> list[dict[str, Any]] | None:
+    return tools(row.get("tools", row.get("functions")))
+
+
+def _system(row: Keys) -> tuple[Message, ...]:
+    key = None if _SYSTEM.isdisjoint(row) else next((key for key in SYSTEM if row.get(key)), None)
+    if key is None or not text(row[key], key, f"text under `{key}`").strip():
+        return ()
+    return ({"role": "system", "content": row[key]},)
+
+
 def _text(row: Keys) -> Example:
-    return Text(text(row["text"], "text", "text under `text`"))
+    whole = text(row["text"], "text", "text under `text`")
+    if not whole.strip():
+        raise BadRow("text that is not empty", "empty or blank text at `text`")
+    return Text(whole)
 
 
 class Form(NamedTuple):
     name: str
     needs: tuple[str, ...]
     read: Callable[[Keys], Example]
+    may: tuple[str, ...]  # keys that it reads besides
+
+    def reads(self, key: str) -> bool:
+        return key in self.needs or key in self.may
 
 
 FORMS = (
-    Form("messages", ("messages",), _chat),
-    Form("preference", ("conversations", "chosen", "rejected"), _preferred_turn),
-    Form("preference", ("prompt", "chosen", "rejected"), _preferred),
-    Form("conversations", ("conversations",), _conversation),
-    Form("prompt/completion", ("prompt", "completion"), _completion),
-    Form("instruction/output", ("instruction", "output"), _instruction),
-    Form("text", ("text",), _text),
+    Form("messages", ("messages",), _chat, EXTRAS),
+    Form("preference", ("conversations", "chosen", "rejected"), _preferred_turn, EXTRAS),
+    Form("preference", ("prompt", "chosen", "rejected"), _preferred, (*EXTRAS, "history")),
+    Form("conversations", ("conversations",), _conversation, EXTRAS),
+    Form("prompt/completion", ("prompt", "completion"), _completion, (*EXTRAS, "history")),
+    Form("instruction/output", ("instruction", "output"), _instruction, (*EXTRAS, "history", "input", "context")),
+    Form("text", ("text",), _text, (*marks.MARKS, *MEDIA)),
 )
 KNOWN = ", ".join("+".join(form.needs) for form in FORMS)
 
 
-def rows(raws: Iterable[Raw | Fault]) -> tuple[list[Row], list[Fault]]:
-    """The rows that are right, and what is wrong with all the others."""
+class Read(NamedTuple):
+    """The rows that are right, what is wrong with others, and those that are marked as not to be trained."""
+
+    right: tuple[Row, ...]
+    wrong: tuple[Fault, ...]
+    marked: tuple[Refused, ...]
+
+
+def rows(raws: Iterable[Raw | Fault], unread: Unread) -> Read:
+    """All rows. unread takes the text of the keys that no form reads."""
     right: list[Row] = []
     wrong: list[Fault] = []
+    marked: list[Refused] = []
     for raw in raws:
         if isinstance(raw, Fault):
             wrong.append(raw)
             continue
         try:
-            right.append(row(raw))
+            made = row(raw, unread)
         except BadRow as bad:
             wrong.append(fault(raw.place, bad))
-    return right, wrong
+        else:
+            right.append(made) if isinstance(made, Row) else marked.append(made)
+    return Read(tuple(right), tuple(wrong), tuple(marked))
 
 
-def row(raw: Raw) -> Row:
-    """The example that a raw row holds. Raises BadRow.
+def row(raw: Raw, unread: Unread) -> Row | Refused:
+    """The example that a raw row holds; a row that is marked as not to be trained is left out. Raises BadRow.
 
     >>> from pathlib import Path
-    >>> row(Raw(Place(Path("a.jsonl"), 1), {"text": "Once", "id": 7})).example
+    >>> row(Raw(Place(Path("a.jsonl"), 1), {"text": "Once", "id": 7}), Unread()).example
     Text(text='Once')
     """
     if isinstance(raw.value, Document):
@@ -159,10 +236,20 @@ def row(raw: Raw) -> Row:
     if not isinstance(raw.value, dict):
         raise BadRow("a JSON object", shown(raw.value))
     given = {key: value for key, value in raw.value.items() if value is not None}
-    for form in FORMS:
-        if all(key in given for key in form.needs):
-            return Row(raw.place, form.name, form.read(given))
-    raise _unknown(raw.value)
+    form = next((form for form in FORMS if all(key in given for key in form.needs)), None)
+    if form is None:
+        raise _unknown(raw.value)
+    if not _MEDIA.isdisjoint(given) and (media := next((key for key in MEDIA if given.get(key)), None)):
+        raise BadRow("rows of text alone", f"something under `{media}`")
+    if not marks.is_trained(given, "the row"):
+        return Refused(raw.place.short, "marked as not to be trained")
+    if form.name != "text" and marks.is_bad_answer(given):
+        return Refused(raw.place.short, "marked as a bad answer")
+    made = Row(raw.place, form.name, form.read(given))
+    for key, value in given.items():
+        if not form.reads(key):
+            unread.add(key, value)
+    return made
 
 
 def _unknown(given: Mapping[str, Any]) -> BadRow:
@@ -170,5 +257,7 @@ def _unknown(given: Mapping[str, Any]) -> BadRow:
         if all(key in given for key in form.needs):
             empty = next(key for key in form.needs if given[key] is None)
             return BadRow(f"a value under `{empty}`", "null")
-    keys = ", ".join(f"`{key}`" for key in given) or "none"
-    return BadRow(f"a row of a known form ({KNOWN})", f"the keys {keys}")
+    keys = ", ".join([shown(key, 40) for key in given][:8]) + (", ..." if len(given) > 8 else "")
+    remedy = renames.remedy(given, [form.needs for form in FORMS])
+    found = f"the keys {keys or 'none'}"
+    return BadRow(f"a row of a known form ({KNOWN})", found, kind=remedy, remedy=remedy)

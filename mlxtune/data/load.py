@@ -13,7 +13,8 @@ from mlxtune.data.settings import DataSettings
 from mlxtune.data.split import part
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, Refused
-from mlxtune.errors import BadData, BadSetting
+from mlxtune.data.unread import Unread
+from mlxtune.errors import BadData, BadSetting, MlxtuneError, raise_all
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Examples:
 
     splits: Mapping[Split, tuple[Row, ...]]
     refused: tuple[Refused, ...]
+    unread: Unread  # text of the rows that no form reads
+    beside: tuple[str, ...]  # names of data files or splits that are not read
 
 
 def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int) -> Dataset:
@@ -34,20 +37,31 @@ def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int) -> Dataset:
 
 def read(settings: DataSettings) -> Examples:
     """The rows of the files, without a tokenizer. Raises for all bad rows at once, unless they are skipped."""
+    sources, unread = files.read(settings.path), Unread()
     splits: dict[Split, tuple[Row, ...]] = {}
     faults: list[Fault] = []
-    for split, raws in files.read(settings.path).items():
-        right, wrong = forms.rows(raws)
-        splits[split] = tuple(right)
-        faults += wrong
-    return Examples(splits, refuse_or_raise(faults, skip=settings.skip_bad_rows))
+    marked: list[Refused] = []
+    broken: list[MlxtuneError] = []
+    for split, raws in sources.splits.items():
+        try:
+            found = forms.rows(raws, unread)
+        except BadData as error:  # the file's own fault; those of other files are told with it
+            broken.append(error)
+            continue
+        splits[split] = found.right
+        faults += found.wrong
+        marked += found.marked
+    raise_all(broken)
+    refused = refuse_or_raise(faults, skip=settings.skip_bad_rows)
+    return Examples(splits, (*refused, *marked), unread, sources.unread)
 
 
 def prepare(examples: Examples, settings: DataSettings, tokenizer: Tokenizer, *, seed: int) -> Dataset:
     """Tokenized rows, split. Raises where no row is left to train on, naming the length that would admit some."""
     given = "valid" in examples.splits
     _check_share(settings, given=given)
-    made = [tokenize(examples.splits.get(split, ()), settings, tokenizer) for split in ("train", "valid")]
+    unwritten = Unread()
+    made = [tokenize(examples.splits.get(split, ()), settings, tokenizer, unwritten) for split in ("train", "valid")]
     refused = examples.refused + _refused(made, settings)
     train, valid = made[0].rows, made[1].rows
     if not train:
@@ -55,8 +69,9 @@ def prepare(examples: Examples, settings: DataSettings, tokenizer: Tokenizer, *,
     if not given:
         train, valid = part(train, share=settings.valid_share, seed=seed)
     rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ())]
-    said = notes.split(len(train), len(valid), given=given, share=settings.valid_share, seed=seed)
-    return Dataset(train, valid, refused, (said, *notes.preference(rows), *notes.skipped(refused)))
+    split = notes.split(len(train), len(valid), given=given, share=settings.valid_share, seed=seed)
+    said = (split, *notes.preference(rows), *notes.skipped(refused))
+    return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)))
 
 
 def load_for_eval(settings: DataSettings, tokenizer: Tokenizer) -> Dataset:
@@ -64,11 +79,19 @@ def load_for_eval(settings: DataSettings, tokenizer: Tokenizer) -> Dataset:
     examples = read(settings)
     order: tuple[Split, ...] = ("test", "valid", "train")
     split = next(split for split in order if split in examples.splits)
-    made = tokenize(examples.splits[split], settings, tokenizer)
+    unwritten = Unread()
+    made = tokenize(examples.splits[split], settings, tokenizer, unwritten)
     refused = examples.refused + _refused([made], settings)
     if not made.rows:
         raise _nothing_left(examples, split, made, refused, settings)
-    return Dataset((), made.rows, refused, (*notes.preference(examples.splits[split]), *notes.skipped(refused)))
+    said = (*notes.preference(examples.splits[split]), *notes.skipped(refused))
+    return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)))
+
+
+def _lost(examples: Examples, unwritten: Unread, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """What is said of text that is there and will not train."""
+    unread = examples.unread.said(notes.UNREAD, tokenizer)
+    return (*unread, *unwritten.said(notes.UNWRITTEN, tokenizer), *notes.beside(examples.beside))
 
 
 def _check_share(settings: DataSettings, *, given: bool) -> None:

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from mlxtune.data import marks
 from mlxtune.data.faults import BadRow, shown
+from mlxtune.data.readers.json_rows import loads
 
 Message = Mapping[str, Any]  # role, content (always text), and what else the template may use
 
@@ -22,27 +24,75 @@ ROLES = {
     "observation": "tool",
     "ipython": "tool",
 }
+TEXT_PARTS = ("text", "input_text", "output_text")
 
 
-def messages(value: object, key: str) -> tuple[Message, ...]:
-    """A list of messages, `{role, content}` or `{from, value}`; at least one. Raises BadRow."""
-    if not isinstance(value, list | tuple):
+class Said(NamedTuple):
+    """Messages in their order, and the places of those that are marked as not to be trained."""
+
+    messages: tuple[Message, ...] = ()
+    untrained: frozenset[int] = frozenset()
+
+    def then(self, other: "Said") -> "Said":
+        if not self.messages:
+            return other
+        moved = {index + len(self.messages) for index in other.untrained}
+        return Said(self.messages + other.messages, self.untrained | moved)
+
+    def without(self, before: "Said") -> "Said":
+        """Without what it repeats of the messages before it."""
+        count = len(before.messages)
+        if self.messages[:count] != before.messages:
+            return self
+        return Said(self.messages[count:], frozenset(index - count for index in self.untrained if index >= count))
+
+
+def conversation(value: object, key: str) -> Said:
+    """A list of messages, `{role, content}` or `{from, value}`, or JSON text of it; at least one. Raises BadRow."""
+    given = parsed_json(value)
+    if not isinstance(given, list | tuple):
         raise BadRow(f"a list of messages under `{key}`", shown(value))
-    if not value:
+    if not given:
         raise BadRow(f"at least one message under `{key}`", "an empty list")
-    return tuple(message(each, f"{key}[{number}]") for number, each in enumerate(value))
+    made = [_message(each, f"{key}[{number}]") for number, each in enumerate(given)]
+    untrained = frozenset(index for index, (_, trained) in enumerate(made) if not trained)
+    return Said(tuple(message for message, _ in made), untrained)
 
 
-def message(value: object, key: str) -> Message:
-    """One message with its content as text; keys that hold null are as good as absent."""
+def said(role: str, content: object, key: str) -> Said:
+    """One message of plain text."""
+    return Said(({"role": role, "content": text(content, key, f"text or a list of messages under `{key}`")},))
+
+
+def _message(value: object, key: str) -> tuple[Message, bool]:
+    """One message with its content as text, and whether it may be trained. A key that holds null is as good as none."""
     if not isinstance(value, dict):
         raise BadRow("an object with role and content as each message", f"{shown(value)} at `{key}`")
     given = {name: each for name, each in value.items() if each is not None}
-    role, content = given.pop("role", given.pop("from", None)), given.pop("content", given.pop("value", None))
+    trained = marks.is_trained(given, key)
+    role, content = _one_of(given, "role", "from", key), _one_of(given, "content", "value", key)
     calls = _tool_calls(given, key)
-    rest = {name: each for name, each in given.items() if name not in ("tool_calls", "function_call")}
-    made = {"role": _role(role, key), "content": _content(content, key, needed=not calls), **rest}
-    return {**made, "tool_calls": calls} if calls else made
+    made = {"role": _role(role, key), "content": _content(content, key, needed=not calls)}
+    if made["role"] == "assistant" and trained and not calls and not made["content"].strip():
+        raise blank(f"{key}.content")
+    made |= {name: each for name, each in given.items() if name not in _TAKEN}
+    return ({**made, "tool_calls": calls} if calls else made), trained
+
+
+_TAKEN = ("role", "from", "content", "value", "tool_calls", "function_call", *marks.MARKS)
+
+
+def _one_of(given: Mapping[str, Any], name: str, other: str, key: str) -> object:
+    """What is under one of two names. Both are an error, unless they agree: which one was meant?"""
+    if other not in given:
+        return given.get(name)
+    if given.get(name, given[other]) != given[other]:
+        raise BadRow(f"one of `{name}` and `{other}` in each message", f"both at `{key}`")
+    return given[other]
+
+
+def blank(key: str) -> BadRow:
+    return BadRow("an answer that is not empty", f"empty or blank text at `{key}`")
 
 
 def _role(role: object, key: str) -> str:
@@ -61,8 +111,12 @@ def _content(content: object, key: str, *, needed: bool) -> str:
 
 
 def _part(part: object, key: str) -> str:
-    if isinstance(part, dict) and part.get("type", "text") == "text":
-        return text(part.get("text"), f"{key}.content", "text as the content of each message")
+    """A part of the kind text, its words under `text`, or under `value` or `content`; or plain text."""
+    if isinstance(part, str):
+        return text(part, f"{key}.content", "text")
+    if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS:
+        words = next((part[name] for name in ("text", "value", "content") if part.get(name) is not None), None)
+        return text(words, f"{key}.content", "text as the content of each message")
     kind = part.get("type") if isinstance(part, dict) else part
     raise BadRow("text as the content of each message", f"a part of the kind {shown(kind)} at `{key}`")
 
@@ -81,6 +135,8 @@ def text(value: object, key: str, expected: str) -> str:
 
 def _tool_calls(given: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     """Calls as templates take them, the arguments an object; OpenAI's older `function_call` is one call."""
+    if "tool_calls" not in given and "function_call" not in given:
+        return []
     calls = given.get("tool_calls") or []
     if not calls and "function_call" in given:
         calls = [{"type": "function", "function": given["function_call"]}]
@@ -103,7 +159,7 @@ def _tool_call(call: object, key: str) -> dict[str, Any]:
 
 
 def _arguments(value: object, key: str) -> dict[str, Any]:
-    """An object; OpenAI writes it as JSON text. Null members, which parquet adds to absent keys, stay."""
+    """An object; OpenAI writes it as JSON text."""
     if value is None or value == "":
         return {}
     parsed = parsed_json(value)
@@ -133,7 +189,7 @@ def parsed_json(value: object) -> object:
     """The value that JSON text stands for; any other value, and text that is no JSON, as it is."""
     if isinstance(value, str):
         try:
-            return json.loads(value)
+            return loads(value)
         except ValueError:
             return value
     return value

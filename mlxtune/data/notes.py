@@ -3,10 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from mlxtune.data.faults import shown
 from mlxtune.data.forms import Row
 from mlxtune.data.types import Refused
 
 SILENT = "no token of it carries loss"
+UNREAD = "Not read in the rows:"
+UNWRITTEN = "The chat template leaves out, of messages:"
+LISTED = 5  # names of files
 
 
 def split(train: int, valid: int, *, given: bool, share: float, seed: int) -> str:
@@ -38,6 +42,17 @@ def preference(rows: Iterable[Row]) -> list[str]:
     )
 
 
+def beside(names: Sequence[str]) -> list[str]:
+    """The data files and splits that are not read.
+
+    >>> beside(["extra.jsonl", "more.csv"])
+    ['Not read beside the rows: extra.jsonl, more.csv.']
+    """
+    listed = [shown(name, 40)[1:-1] for name in names[:LISTED]]
+    more = [f"{len(names) - LISTED:,} more"] if names[LISTED:] else []
+    return [f"Not read beside the rows: {', '.join([*listed, *more])}."] if names else []
+
+
 def skipped(refused: Sequence[Refused]) -> list[str]:
     """How many rows were skipped and why.
 
@@ -58,6 +73,8 @@ def kind(refused: Refused) -> str:
         return f"longer than {limit} tokens"
     if refused.reason == SILENT:
         return "without a token that carries loss"
+    if not refused.reason.startswith("expected "):
+        return refused.reason
     return "not " + refused.reason.removeprefix("expected ").partition(", found ")[0].partition(" (")[0]
 
 

@@ -6,14 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from mlxtune.data.faults import BadRow, Fault, Place, fault
-from mlxtune.data.files import Document
 from mlxtune.data.forms import Chat, Row, Text
+from mlxtune.data.readers.raw import Document
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.tokens import Marked, Tokens, encode, marked
 from mlxtune.data.types import TokenRow
+from mlxtune.data.unread import Unread, texts
 from mlxtune.errors import BadData, BadSetting
 
+_WRITTEN = {"role", "content", "tool_calls", "tool_call_id", "id"}  # checked elsewhere, or names and no text
 _CHUNK = 1024  # rows that are encoded together: enough for the tokenizer's threads, little memory
 
 
@@ -33,14 +35,17 @@ class Tokenized(NamedTuple):
     faults: tuple[Fault, ...]  # that the chat template or the tokenizer cannot take
 
 
-def tokenize(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer) -> Tokenized:
-    """Every row as tokens, or among those that cannot train. Raises for what is wrong with all rows of a form."""
+def tokenize(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread) -> Tokenized:
+    """Every row as tokens, or among those that cannot train. Raises for what is wrong with all rows of a form.
+
+    unwritten takes what the chat template leaves out of messages, such as reasoning.
+    """
     _check_settings(rows, settings, tokenizer)
     kept: list[TokenRow] = []
     too_long: list[TooLong] = []
     silent: list[Place] = []
     faults: list[Fault] = []
-    for place, made in _encoded(rows, settings, tokenizer):
+    for place, made in _encoded(rows, settings, tokenizer, unwritten):
         if isinstance(made, BadRow):
             faults.append(fault(place, made))
         elif not made.supervised.any():
@@ -73,13 +78,15 @@ def _check_settings(rows: Sequence[Row], settings: DataSettings, tokenizer: Toke
 
 
 def _encoded(
-    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer
+    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread
 ) -> Iterator[tuple[Place, Tokens | BadRow]]:
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        texts = [_marked(row, settings, tokenizer) for row in chunk]
-        encoded = iter(encode([text for text in texts if isinstance(text, Marked)], tokenizer))
-        for row, text in zip(chunk, texts, strict=True):
+        written = [_marked(row, settings, tokenizer) for row in chunk]
+        encoded = iter(encode([text for text in written if isinstance(text, Marked)], tokenizer))
+        for row, text in zip(chunk, written, strict=True):
+            if isinstance(row.example, Chat) and isinstance(text, Marked):
+                _note_unwritten(row.example, text.text, unwritten)
             made = text if isinstance(text, BadRow) else next(encoded)
             if isinstance(row.example, Document) and isinstance(made, Tokens):
                 yield from _windows(row.place, row.example.text, made, settings.max_seq_length)
@@ -92,6 +99,16 @@ def _marked(row: Row, settings: DataSettings, tokenizer: Tokenizer) -> Marked | 
         return marked(row.example, tokenizer, settings.loss_on)
     except BadRow as bad:
         return bad
+
+
+def _note_unwritten(chat: Chat, written: str, unwritten: Unread) -> None:
+    """Count what a message has beside its role, content and tool calls that its chat template has no words for."""
+    left: dict[str, list[str]] = {}
+    for message in chat.messages:
+        for key in message.keys() - _WRITTEN:
+            left.setdefault(key, []).extend(each for each in texts(message[key]) if each.strip() not in written)
+    for key, each in left.items():
+        unwritten.add(key, each)
 
 
 def _windows(place: Place, text: str, made: Tokens, length: int) -> Iterator[tuple[Place, Tokens]]:

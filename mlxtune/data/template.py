@@ -31,8 +31,12 @@ def chat_text(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, t
 def _text_and_spans(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
     if loss_on == "all":
         everything = _render(chat, tokenizer, chat.messages, prompt=False)
-        return everything, (Span(0, len(everything)),)
-    indices = _trained(chat, loss_on)
+        return everything, _without(Span(0, len(everything)), _untrained(chat, tokenizer))
+    return _turns(chat, tokenizer, _trained(chat, loss_on))
+
+
+def _turns(chat: Chat, tokenizer: Tokenizer, indices: list[int]) -> tuple[str, tuple[Span, ...]]:
+    """The rendered conversation and the spans of the assistant's turns that are asked for."""
     if _MARKERS.search(tokenizer.get_chat_template(None, chat.tools)):
         marked, spans = _marked(chat, tokenizer)
         return marked, _chosen(spans, chat, indices)
@@ -46,7 +50,27 @@ def _trained(chat: Chat, loss_on: LossOn) -> list[int]:
     """The messages that carry loss."""
     first = chat.context if loss_on == "auto" else 0
     turns = [index for index in _assistant(chat) if index >= first]
-    return turns[-1:] if loss_on == "last" else turns
+    return [index for index in (turns[-1:] if loss_on == "last" else turns) if index not in chat.untrained]
+
+
+def _untrained(chat: Chat, tokenizer: Tokenizer) -> tuple[Span, ...]:
+    """The turns that are marked as not to be trained, where everything else is. Only an assistant's can be found."""
+    if not chat.untrained:
+        return ()
+    if not chat.untrained <= set(_assistant(chat)):
+        raise BadRow("marks on the assistant's turns alone, with --loss-on all", "one on another turn")
+    return _turns(chat, tokenizer, sorted(chat.untrained))[1]
+
+
+def _without(whole: Span, holes: Sequence[Span]) -> tuple[Span, ...]:
+    """What is left of a span.
+
+    >>> [tuple(span) for span in _without(Span(0, 9), [Span(2, 4)])]
+    [(0, 2), (4, 9)]
+    """
+    edges = [whole.start, *(edge for hole in holes for edge in hole), whole.end]
+    pairs = zip(edges[::2], edges[1::2], strict=True)
+    return tuple(Span(start, end) for start, end in pairs if start < end)
 
 
 def _assistant(chat: Chat) -> list[int]:

@@ -1,0 +1,59 @@
+"""Tables with a header: CSV, or the same with semicolons or tabs, as the header's line tells. All cells are text."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from mlxtune.data.faults import Fault, Place, shown
+from mlxtune.data.readers import json_rows, kinds
+from mlxtune.data.readers.raw import Raw, Rows
+from mlxtune.errors import BadData
+
+
+def rows(file: Path) -> Rows:
+    """Rows of a table; JSON under this name is read as what it is. A row has as many cells as the header."""
+    with io.TextIOWrapper(kinds.utf8(file), encoding="utf-8", newline="") as lines:
+        try:
+            skipped, first = next(((place, line) for place, line in enumerate(lines) if line.strip()), (0, ""))
+            if not first.lstrip().startswith(("{", "[")):
+                yield from _table(file, skipped, first, lines)
+                return
+        except UnicodeDecodeError:
+            raise kinds.undecodable(file) from None
+    yield from json_rows.rows(file)
+
+
+def _table(file: Path, skipped: int, first: str, lines: Iterator[str]) -> Rows:
+    csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than a long row
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(chain([first], lines), strict=True, delimiter=delimiter)
+    line = skipped + 1
+    try:
+        header = _header(file, line, next(reader, []))
+        line = skipped + reader.line_num + 1
+        for cells in reader:
+            place, line = Place(file, line), skipped + reader.line_num + 1
+            if any(cell.strip() for cell in cells):
+                yield _row(place, header, cells)
+    except csv.Error as error:  # a quote that is never closed swallows the rest of the file
+        raise BadData(f"{file}:{line}", expected="a CSV row", found=f"one that cannot be read ({error})") from None
+
+
+def _header(file: Path, line: int, cells: list[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    twice = [shown(name, 40) for name, count in Counter(header).items() if count > 1]
+    if twice:
+        found = f"{', '.join(twice[:5])}{', ...' if twice[5:] else ''} more than once"
+        raise BadData(f"{file}:{line}", expected="a header that names each column once", found=found)
+    return header
+
+
+def _row(place: Place, header: list[str], cells: list[str]) -> Raw | Fault:
+    if len(cells) != len(header):
+        return Fault(place, f"{len(header):,} cells, as in the header", f"{len(cells):,}")
+    if any("\0" in cell for cell in cells):
+        return Fault(place, "text", "a NUL byte, as in a file that was cut off or is no table")
+    return Raw(place, dict(zip(header, cells, strict=True)))

@@ -1,0 +1,35 @@
+"""What every reader gives: values as the file has them, each with its place, and what is wrong with the others."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mlxtune.data.faults import Fault, Place
+from mlxtune.errors import Missing
+
+
+class Document(NamedTuple):
+    """The text of a whole .txt file."""
+
+    text: str
+
+
+class Raw(NamedTuple):
+    """What a file holds at a place; a JSON object or a document, if the file is right."""
+
+    place: Place
+    value: object
+
+
+Rows = Iterator[Raw | Fault]
+
+
+def missing(package: str, why: str) -> Missing:
+    remedy = 'Install it: pip install "mlxtune[data]"'
+    return Missing("", expected=f"the package {package} {why}", found="none installed", remedy=remedy)
+
+
+def without_nulls(value: object) -> object:
+    """Arrow's tables give every object every key and call the absent ones null; a tool would be called with them."""
+    if isinstance(value, dict):
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
