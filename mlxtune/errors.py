@@ -2,10 +2,20 @@
 
 Every error that a user can cause is an `MlxtuneError`; the command line prints it without a traceback and ends with
 its `exit_code`. Anything else that escapes is a fault of this program.
+
+A message quotes what lies in files that anyone may have made. It is bounded and printable, whatever they hold: each
+part is shortened, control characters are written out, and of very many faults the first are told.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import ClassVar
+
+from mlxtune.words import line, printable, shortened
+
+LONGEST = 4000  # characters of a message; each part of it is shortened so that one fault has fewer
+PART = 500
+REMEDY, LINES = 2000, 40
 
 
 class MlxtuneError(Exception):
@@ -25,10 +35,10 @@ class MlxtuneError(Exception):
         super().__init__(where, expected, found, remedy)
 
     def __str__(self) -> str:
-        place = f"{self.where}: " if self.where else ""
-        lines = [f"{place}expected {self.expected}, found {self.found}."]
-        lines += [f"  {line}" for line in self.remedy.splitlines()]
-        return "\n".join(lines)
+        place, expected, found = (shortened(line(part), PART) for part in (self.where, self.expected, self.found))
+        head = f"{place}: " if place else ""
+        remedy = "".join(f"\n  {each}" for each in printable(self.remedy).splitlines()[:LINES])
+        return f"{head}expected {expected}, found {found}." + shortened(remedy, REMEDY)
 
 
 class BadSetting(MlxtuneError, ValueError):
@@ -64,8 +74,17 @@ class Faults(MlxtuneError):
         self.faults = tuple(faults)
         super().__init__("", expected="", found="")
 
+    @property
+    def told(self) -> tuple[str, ...]:
+        """The messages of as many faults, from the first, as are read at once; the last says how many more."""
+        messages = [str(fault) for fault in self.faults]
+        room = LONGEST - 100  # what is printed around the messages
+        fit = sum(length < room for length in accumulate(len(message) + 10 for message in messages))
+        more = len(messages) - fit
+        return (*messages[:fit], *([f"{more:,} more faults of this command are not listed."] if more else []))
+
     def __str__(self) -> str:
-        return "\n".join(str(fault) for fault in self.faults)
+        return "\n".join(self.told)
 
 
 def raise_all(faults: Sequence[MlxtuneError]) -> None:

@@ -1,4 +1,7 @@
-"""Numbers as a person reads them. GB is 10^9 bytes everywhere; what is not known is a dash, never an exception."""
+"""Numbers and foreign text as a person reads them: nothing raw reaches a terminal, nothing is without end.
+
+GB is 10^9 bytes everywhere; what is not known is a dash, never an exception.
+"""
 
 import math
 import re
@@ -98,10 +101,77 @@ def share(part: float) -> str:
     return "<0.1%" if 0 < part < 0.0005 else f"{part:.1%}"
 
 
-def line(text: str) -> str:
-    r"""Text that came from outside, as one printable line: no control codes that would move the cursor.
+# What a terminal obeys or hides instead of showing it: control codes (C0, C1), what has no width or turns the direction
+# of text, separators of lines, halves of surrogate pairs. Newline and tab are text. A joiner (U+200C, U+200D) belongs
+# to Persian, to Indic scripts and to emoji, and there never stands beside an ASCII letter.
+_UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    r"|[\u200c\u200d](?=[\x00-\x7f])|(?<=[\x00-\x7f])[\u200c\u200d]"
+)
 
-    >>> line("two\nlines\x1b[2J")
-    'two lines�[2J'
+
+def printable(text: str) -> str:
+    r"""Text from outside with its control characters written out, so that a terminal shows them and obeys none.
+
+    >>> print(printable("red \x1b[31m, C1 \x9b2J, turned \u202egnp.exe, half \ud83d, naïve, 👨‍👩‍👧"))
+    red \x1b[31m, C1 \x9b2J, turned \u202egnp.exe, half \ud83d, naïve, 👨‍👩‍👧
     """
-    return "".join(" " if letter.isspace() else letter if letter.isprintable() else "\ufffd" for letter in text)
+    return _UNSEEN.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def line(text: str) -> str:
+    r"""Text that came from outside, as one printable line.
+
+    >>> print(line("two\nlines\x1b[2J"))
+    two lines\x1b[2J
+    """
+    return printable(re.sub(r"[\t\n\r\f\v]", " ", text))
+
+
+def shortened(text: str, limit: int) -> str:
+    """The beginning and the end of a text that is too long, and how long it is.
+
+    >>> shortened("abcdefghij" * 10, 40), shortened("short", 40)
+    ('abcdefgh ... [100 characters] ... fghij', 'short')
+    """
+    if len(text) <= limit:
+        return text
+    middle = f" ... [{len(text):,} characters] ... "
+    kept = max(0, limit - len(middle))
+    return text[: kept * 3 // 5] + middle + text[len(text) - kept * 2 // 5 :]
+
+
+def shown(value: object, limit: int = 60) -> str:
+    r"""A value as a message quotes it: on one line, no longer than is read, whatever it is.
+
+    >>> print(shown("one\ntwo"), shown(None), shown([1, 2]), shown(10**5000), shown("\x1b[2J"))
+    `one\ntwo` null a list a number of thousands of digits `\x1b[2J`
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        text = printable(value[: limit + 1]).replace("\n", "\\n").replace("\t", "\\t")
+        return f"`{text[:limit]}...`" if len(text) > limit else f"`{text}`"
+    if isinstance(value, bool):
+        return f"the value `{str(value).lower()}`"
+    if isinstance(value, int | float):
+        return _number(value, limit)
+    return "a list" if isinstance(value, list | tuple) else "an object" if isinstance(value, dict) else _other(value)
+
+
+def _number(value: float, limit: int) -> str:
+    try:
+        digits = str(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return f"the number {digits}" if len(digits) <= limit else f"a number of {len(digits):,} digits"
+
+
+def _other(value: object) -> str:
+    return "bytes" if isinstance(value, bytes) else f"a {type(value).__name__}"

@@ -29,7 +29,9 @@ memory
 backends
 strategies optim models data checkpoint
 settings storage strict_yaml signals ahead
-errors events words checks
+documents
+errors events checks
+words
 __init__
 """
 

@@ -115,7 +115,7 @@ def test_a_rate_in_exponents_is_a_number(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("train: {seed: 1}\ntrain: {seed: 2}\n", r"recipe.yaml:2: .*'train' a second time"),
+        ("train: {seed: 1}\ntrain: {seed: 2}\n", r"recipe.yaml:2: .*`train` a second time"),
         ("train:\n  - a\n", "expected a section of keys"),
         ("- train\n", "expected sections of keys"),
         ("train: {seed: [\n", r"recipe.yaml:2: expected YAML"),

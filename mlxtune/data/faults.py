@@ -98,21 +98,3 @@ def _others(others: Sequence[Fault]) -> str:
     lines = ", ".join(str(each.place.line) for each in islice(others, LISTED - 1))
     dots = ", ..." if len(others) > LISTED - 1 else ""
     return f"{len(others):,} more {'row has' if len(others) == 1 else 'rows have'} the same fault: {lines}{dots}."
-
-
-def shown(value: object, limit: int = 60) -> str:
-    r"""A value as a message quotes it, on one line.
-
-    >>> print(shown("one\ntwo"), shown(None), shown([1, 2]))
-    `one\ntwo` null a list
-    """
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        text = value.replace("\n", "\\n")
-        return f"`{text[:limit]}...`" if len(text) > limit else f"`{text}`"
-    if isinstance(value, bool):
-        return f"the value `{str(value).lower()}`"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    return "a list" if isinstance(value, list | tuple) else "an object" if isinstance(value, dict) else f"{value!r}"

@@ -8,10 +8,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mlxtune.data.faults import Place, shown
+from mlxtune.data.faults import Place
 from mlxtune.data.readers import csv_rows, hub, json_rows, kinds, parquet_rows
 from mlxtune.data.readers.raw import Document, Raw, Rows
 from mlxtune.errors import BadData
+from mlxtune.words import shown
 
 Split = Literal["train", "valid", "test"]
 STEMS: dict[str, Split] = {

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mlxtune.data import marks, renames
-from mlxtune.data.faults import BadRow, Fault, Place, fault, shown
+from mlxtune.data.faults import BadRow, Fault, Place, fault
 from mlxtune.data.messages import Message, Said, blank, conversation, parsed_json, said, text, tools
 from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
+from mlxtune.words import shown
 
 
 class Chat(NamedTuple):

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mlxtune.data.faults import BadRow, shown
+from mlxtune.data.faults import BadRow
+from mlxtune.words import shown
 
 MARKS = ("weight", "loss_weight", "train", "loss")
 UNCLEAR = ("loss_mask", "mask", "masked", "train_detail", "train_on_turn")  # each means one thing here, another there

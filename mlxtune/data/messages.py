@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mlxtune.data import marks
-from mlxtune.data.faults import BadRow, shown
+from mlxtune.data.faults import BadRow
 from mlxtune.data.readers.json_rows import loads
+from mlxtune.words import shown
 
 Message = Mapping[str, Any]  # role, content (always text), and what else the template may use
 

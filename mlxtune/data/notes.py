@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from mlxtune.data.faults import shown
 from mlxtune.data.forms import Row
 from mlxtune.data.types import Refused
+from mlxtune.words import shown
 
 SILENT = "no token of it carries loss"
 UNREAD = "Not read in the rows:"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mlxtune.data.faults import shown
+from mlxtune.words import shown
 
 ASKED = ("prompt", "question", "query", "instruction", "input", "user", "human", "problem", "request", "source", "q")
 ANSWERED = (

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlxtune.data.faults import shown
 from mlxtune.data.tokenizer import Tokenizer
+from mlxtune.words import shown
 
 SAMPLE = 4096  # characters of each key that are encoded; the rest is counted at their rate
 LISTED = 6  # keys in one sentence

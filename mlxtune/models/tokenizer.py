@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlxtune.documents import TOKENIZER
 from mlxtune.errors import BadModel
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.folder import TOKENIZERS, contents, json_object, some
@@ -64,7 +65,7 @@ def _check_files(folder: Path) -> None:
     names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json")
     there = [folder / name for name in names if (folder / name).is_file()]
     for path in there:
-        json_object(path)
+        json_object(path, TOKENIZER)
 
 
 def _unreadable(folder: Path, error: Exception) -> BadModel:

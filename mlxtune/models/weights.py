@@ -14,8 +14,9 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlxtune.documents import parse_object
 from mlxtune.errors import BadModel, MlxtuneError, raise_all
-from mlxtune.models.folder import contents, json_object, parse_object, some
+from mlxtune.models.folder import contents, json_object, some
 
 INDEX = "model.safetensors.index.json"
 PATTERN = "model*.safetensors"

@@ -45,8 +45,8 @@ def draws(stream: TextIO) -> bool:
 def error(fault: BaseException, stream: TextIO | None = None) -> None:
     """Print what was expected, found and to be done, under one `error:` for each fault; never a traceback."""
     screen = terminal(stream or sys.stderr)
-    for each in fault.faults if isinstance(fault, Faults) else (fault,):
-        first, *rest = str(each).splitlines() or [type(each).__name__]
+    for message in fault.told if isinstance(fault, Faults) else (str(fault) or type(fault).__name__,):
+        first, *rest = message.splitlines()
         said = folded(line(first), screen, indent=len("error: ")).lstrip()
         screen.print(Text.assemble(("error: ", f"bold {BAD}"), (said, BAD)), soft_wrap=True)
         for remedy in rest:

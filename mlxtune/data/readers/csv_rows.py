@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from mlxtune.data.faults import Fault, Place, shown
+from mlxtune.data.faults import Fault, Place
 from mlxtune.data.readers import json_rows, kinds
 from mlxtune.data.readers.raw import Raw, Rows
 from mlxtune.errors import BadData
+from mlxtune.words import shown
 
 
 def rows(file: Path) -> Rows:

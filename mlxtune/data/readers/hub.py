@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxtune.data.faults import Place, shown
+from mlxtune.data.faults import Place
 from mlxtune.data.readers.raw import Raw, Rows, missing, without_nulls
 from mlxtune.errors import BadData
+from mlxtune.words import shown
 
 
 def splits(name: str) -> Mapping[str, Rows]:

@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from mlxtune.data.faults import Fault, Place, shown
+from mlxtune.data.faults import Fault, Place
 from mlxtune.data.readers import kinds
 from mlxtune.data.readers.raw import Raw, Rows
 from mlxtune.errors import BadData
+from mlxtune.words import shown
 
 Layout = Literal["lines", "values", "table"]
 

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mlxtune.data.faults import Place, shown
+from mlxtune.data.faults import Place
 from mlxtune.data.readers.raw import Raw, Rows, missing, without_nulls
 from mlxtune.errors import BadData
+from mlxtune.words import shown
 
 _BATCH = 1024  # rows that are Python objects at once
 
