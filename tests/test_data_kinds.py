@@ -321,3 +321,19 @@ def test_a_broken_training_file_hides_no_fault_of_the_validation_file(tmp_path: 
     found = told(tmp_path)
     assert "train.jsonl: expected a data file, found a gzip file" in found
     assert "valid.jsonl: expected a data file, found a PDF document" in found
+
+
+def test_bad_rows_before_a_fault_of_syntax_are_told_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"text": 3},\n{"text": "x"},\noops]')
+    found = told(tmp_path / "a.json")
+    assert "a.json:3: expected JSON objects, found `oops]`" in found
+    assert "a.json:1: expected text under `text`, found the number 3" in found
+
+
+def test_a_text_beside_the_only_data_file_is_its_licence_and_one_with_a_nul_is_none(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "LICENSE.txt").write_text("a licence")
+    assert values(tmp_path) == ROWS
+    assert "Not read beside the rows: LICENSE.txt." in loaded(tmp_path, tokenizer()).notes
+    (tmp_path / "LICENSE.txt").write_text("a\nb\0c")
+    assert "LICENSE.txt:2: expected text, found a NUL byte" in told(tmp_path / "LICENSE.txt")

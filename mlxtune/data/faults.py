@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune.data.types import Refused
-from mlxtune.errors import BadData, raise_all
+from mlxtune.errors import BadData, MlxtuneError, raise_all
+from mlxtune.words import shortened
 
-KINDS = 6  # of faults told in one message
-LONGEST = 300  # characters of what is expected or found
+LONGEST = 300  # characters of what was found in a row that is skipped: a chat template's words may have any number
 LISTED = 20  # places named in one message; a thousand would push the message itself off the screen
 REMEDY = "Mend the rows, or skip such rows with --skip-bad-rows (counted and listed in the run's log)."
 
@@ -51,22 +51,20 @@ class Fault(NamedTuple):
 
     @property
     def refused(self) -> Refused:
-        return Refused(self.place.short, f"expected {self.expected}, found {self.found}")
+        return Refused(self.place.short, f"expected {self.expected}, found {shortened(self.found, LONGEST)}")
 
 
 def fault(place: Place, bad: BadRow) -> Fault:
-    """A chat template's words, for one, may have any length."""
-    return Fault(place, _cut(bad.expected), _cut(bad.found), _cut(bad.kind), bad.remedy)
+    return Fault(place, bad.expected, bad.found, bad.kind, bad.remedy)
 
 
-def _cut(words: str) -> str:
-    return words if len(words) <= LONGEST else f"{words[:LONGEST]}..."
+def refuse_or_raise(faults: Sequence[Fault], *, skip: bool, broken: Sequence[MlxtuneError] = ()) -> tuple[Refused, ...]:
+    """The faults as refused rows where bad rows are skipped; else one error for each kind of fault in each file.
 
-
-def refuse_or_raise(faults: Sequence[Fault], *, skip: bool) -> tuple[Refused, ...]:
-    """The faults as refused rows where bad rows are skipped; else one error for each kind of fault in each file."""
+    broken: what is wrong with whole files, which is told with them.
+    """
     kinds = [] if skip else _kinds(faults)
-    raise_all([*map(_told, kinds[:KINDS]), *_untold(kinds[KINDS:])])
+    raise_all([*broken, *map(_told, kinds)])
     return tuple(each.refused for each in faults)
 
 
@@ -82,16 +80,6 @@ def _told(group: Sequence[Fault]) -> BadData:
     lines = [_others(others)] if others else []
     remedy = "\n".join([*lines, *filter(None, [first.remedy]), REMEDY])
     return BadData(str(first.place), expected=first.expected, found=first.found, remedy=remedy)
-
-
-def _untold(kinds: Sequence[Sequence[Fault]]) -> list[BadData]:
-    """Of the kinds that are too many to tell, how many there are."""
-    if not kinds:
-        return []
-    count = sum(map(len, kinds))
-    return [
-        BadData(str(kinds[0][0].place), expected="no other faults", found=f"{count:,} rows with {len(kinds):,} more")
-    ]
 
 
 def _others(others: Sequence[Fault]) -> str:

@@ -102,8 +102,8 @@ def _folder(folder: Path) -> Sources:
     for file in found:
         if split := STEMS.get(_stem(file)):
             splits.setdefault(split, []).append(file)
-    if not splits and len(found) == 1:
-        splits["train"] = found
+    if not splits and len(alone := [file for file in found if file.suffix.lower() != ".txt"] or found) == 1:
+        splits["train"] = alone  # a text may be its licence
     if not splits:
         expected = f"one data file or a train file ({', '.join(f'train{suffix}' for suffix in READERS)})"
         raise BadData(str(folder), expected=expected, found=f"a folder that holds {_listed(names)}")
@@ -182,6 +182,9 @@ def _emptiness(file: Path) -> str:
 
 def _document(file: Path) -> Rows:
     text = kinds.text(file)
+    if "\0" in text:
+        where = f"{file}:{text.count(chr(10), 0, text.index(chr(0))) + 1}"
+        raise BadData(where, expected="text", found="a NUL byte, as in a file that was cut off or is no text")
     if text.strip():
         yield Raw(Place(file, 1), Document(text.replace("\r\n", "\n")))
 

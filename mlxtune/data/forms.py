@@ -12,6 +12,7 @@ from mlxtune.data.messages import Message, Said, blank, conversation, parsed_jso
 from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
+from mlxtune.errors import BadData
 from mlxtune.words import shown
 
 
@@ -205,6 +206,7 @@ class Read(NamedTuple):
     right: tuple[Row, ...]
     wrong: tuple[Fault, ...]
     marked: tuple[Refused, ...]
+    broken: tuple[BadData, ...]  # what ended the reading of a file before its end
 
 
 def rows(raws: Iterable[Raw | Fault], unread: Unread) -> Read:
@@ -212,17 +214,22 @@ def rows(raws: Iterable[Raw | Fault], unread: Unread) -> Read:
     right: list[Row] = []
     wrong: list[Fault] = []
     marked: list[Refused] = []
-    for raw in raws:
-        if isinstance(raw, Fault):
-            wrong.append(raw)
-            continue
-        try:
-            made = row(raw, unread)
-        except BadRow as bad:
-            wrong.append(fault(raw.place, bad))
-        else:
-            right.append(made) if isinstance(made, Row) else marked.append(made)
-    return Read(tuple(right), tuple(wrong), tuple(marked))
+    broken: list[BadData] = []
+    try:
+        for raw in raws:
+            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread)
+            into: list[Any] = right if isinstance(made, Row) else wrong if isinstance(made, Fault) else marked
+            into.append(made)
+    except BadData as error:
+        broken.append(error)
+    return Read(tuple(right), tuple(wrong), tuple(marked), tuple(broken))
+
+
+def _row_or_fault(raw: Raw, unread: Unread) -> Row | Refused | Fault:
+    try:
+        return row(raw, unread)
+    except BadRow as bad:
+        return fault(raw.place, bad)
 
 
 def row(raw: Raw, unread: Unread) -> Row | Refused:

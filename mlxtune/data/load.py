@@ -14,7 +14,7 @@ from mlxtune.data.split import part
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, Refused
 from mlxtune.data.unread import Unread
-from mlxtune.errors import BadData, BadSetting, MlxtuneError, raise_all
+from mlxtune.errors import BadData, BadSetting
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,14 @@ def read(settings: DataSettings) -> Examples:
     splits: dict[Split, tuple[Row, ...]] = {}
     faults: list[Fault] = []
     marked: list[Refused] = []
-    broken: list[MlxtuneError] = []
+    broken: list[BadData] = []
     for split, raws in sources.splits.items():
-        try:
-            found = forms.rows(raws, unread)
-        except BadData as error:  # the file's own fault; those of other files are told with it
-            broken.append(error)
-            continue
+        found = forms.rows(raws, unread)
         splits[split] = found.right
         faults += found.wrong
         marked += found.marked
-    raise_all(broken)
-    refused = refuse_or_raise(faults, skip=settings.skip_bad_rows)
+        broken += found.broken
+    refused = refuse_or_raise(faults, skip=settings.skip_bad_rows, broken=broken)
     return Examples(splits, (*refused, *marked), unread, sources.unread)
 
 

@@ -54,10 +54,8 @@ def _number(value: str) -> bool | None:
 
 
 def _verdict(value: object, key: str) -> bool | None:
-    """True or false; other text is some other label. A number may be either, so it is asked for."""
-    if isinstance(value, bool):
-        return value
-    text = str(value).strip().lower()
+    """True or false; anything else is some other label. A number may be either, so it is asked for."""
+    text = str(value).strip().lower() if isinstance(value, str | int | float) else ""
     if text in ("0", "1", "0.0", "1.0"):
         raise BadRow(f"true or false as `{key}`, which says whether an answer is good", shown(value))
     return {"true": True, "false": False}.get(text)

@@ -26,7 +26,7 @@ class Seen:
         self.rows += 1
         self.characters += len(text)
         if part := text[: SAMPLE - self.sampled]:
-            self.sample.append(part)
+            self.sample.append(part.encode("utf-8", "replace").decode())  # half a surrogate pair cannot be encoded
             self.sampled += len(part)
 
     def tokens(self, tokenizer: Tokenizer) -> int:
@@ -65,10 +65,10 @@ class Unread:
 
 
 def texts(value: Any, depth: int = 0) -> Iterator[str]:
-    """The texts in a value, those of lists and objects too, that are not blank and can be encoded."""
+    """The texts in a value, those of lists and objects too, that are not blank."""
     if isinstance(value, str):
         if value.strip():
-            yield value.encode("utf-8", "replace").decode()
+            yield value
     elif depth < _DEEPEST and isinstance(value, dict | list | tuple):
         inner: Iterable[Any] = value.values() if isinstance(value, dict) else value
         for each in inner:

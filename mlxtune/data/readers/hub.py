@@ -37,5 +37,9 @@ def _ask(name: str) -> None:
 
 
 def _rows(place: str, rows: Any) -> Rows:
-    for number, row in enumerate(rows, start=1):
-        yield Raw(Place(Path(place), number), {key: without_nulls(value) for key, value in row.items()})
+    try:
+        for number, row in enumerate(rows, start=1):
+            yield Raw(Place(Path(place), number), {key: without_nulls(value) for key, value in row.items()})
+    except Exception as error:  # pictures and sound are decoded, by packages that may be absent
+        found = shown(str(error).strip() or type(error).__name__, 300)
+        raise BadData(place, expected="rows that can be read", found=found) from None
