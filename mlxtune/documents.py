@@ -184,3 +184,21 @@ def _misfit(fault: Any, where: str | Path, error: type[MlxtuneError]) -> Mlxtune
     if fault["type"] == "missing":
         return error(place, expected="this key", found="none")
     return error(place, expected=fault["msg"].removeprefix("Input should be "), found=shown(fault["input"]))
+
+
+def user_path(name: str | Path, error: type[MlxtuneError], where: str = "") -> Path:
+    """A path that a user wrote, with ~ filled in, whether something is there or not. Raises `error` for no path.
+
+    where: the setting, for the message. A name that is too long, a NUL, a user that is not here, a ring of links and a
+    folder that may not be looked into are refused.
+    """
+    try:
+        str(name).encode()  # what is no Unicode cannot be written into a run's record
+        path = Path(name).expanduser()
+        path.stat()
+    except FileNotFoundError:
+        return path
+    except (OSError, RuntimeError, ValueError) as fault:
+        why = (isinstance(fault, OSError) and fault.strerror) or str(fault).rstrip(".")
+        raise error(where, expected="a path", found=f"{shown(str(name), 200)} ({why})") from None
+    return path

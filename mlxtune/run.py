@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune import checkpoint, engine, run_folder, run_shape
+from mlxtune.documents import user_path
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import End, Eval, Preparing, Step
@@ -27,7 +28,8 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
     Raises MlxtuneError for bad input, before anything is written. A run that stops by itself or is asked to stop gives
     an End that says so, with its exit code.
     """
-    folder = Path(recipe.run.out) if recipe.run.out else run_folder.default_folder(recipe)
+    out = recipe.run.out
+    folder = user_path(out, BadSetting, "run.out") if out else run_folder.default_folder(recipe)
     if resume == "never" or not run_folder.is_run(folder):
         run_folder.check_unclaimed(folder)
     prepared = prepare(recipe, Reports(reports))
@@ -38,6 +40,7 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
 
 def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = ()) -> End:
     """Go on with the run in a folder, under the settings that it was begun with."""
+    folder = user_path(folder, BadRun)
     tree = run_folder.saved_recipe(folder)
     return start(build(tree, {**overrides, "run.out": str(folder)}, str(folder)), reports)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mlxtune.documents import Limits, Unreadable, check_tree, check_unicode, decoded, read_bytes, too_deep
+from mlxtune.documents import Limits, Unreadable, check_tree, check_unicode, decoded, read_bytes, too_deep, user_path
 from mlxtune.errors import BadSetting, MlxtuneError
 from mlxtune.words import shown
 
@@ -79,6 +79,7 @@ _Loader.add_implicit_resolver(
 
 def load_yaml(path: Path, error: type[MlxtuneError] = BadSetting) -> dict[str, Any]:
     """The mapping in a YAML file; empty where the file is. Raises `error` with the line of a fault."""
+    path = user_path(path, error)
     try:
         document = _parsed(decoded(read_bytes(path, LIMITS.bytes)))
         if not isinstance(document, dict | None):

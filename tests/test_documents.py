@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic.dataclasses import dataclass
 
-from mlxtune.documents import Limits, Unreadable, check, parse_object, read_object
+from mlxtune.documents import Limits, Unreadable, check, parse_object, read_object, user_path
 from mlxtune.errors import BadModel, BadRun, BadSetting, Faults
 from mlxtune.strict_yaml import load_yaml, scalar
 
@@ -151,6 +151,19 @@ def test_a_name_that_no_file_can_have_is_refused(name, tmp_path):
     (tmp_path / "file.json").touch()
     with pytest.raises(BadModel):
         read_object(tmp_path / name, BadModel)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "\ud800", "~nouser", "file/inside"])
+def test_a_path_that_no_file_can_have_is_refused_before_it_is_used(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(BadRun, match="expected a path"):
+        user_path(name, BadRun)
+
+
+def test_a_path_with_nothing_there_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/new", BadRun) == tmp_path / "new"
 
 
 def test_a_document_has_a_limit_on_its_bytes_and_its_values(tmp_path):

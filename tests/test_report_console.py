@@ -97,7 +97,7 @@ def test_the_first_line_of_an_error_is_red_in_a_terminal_and_nowhere_else(monkey
 def test_an_error_keeps_the_spaces_of_what_was_found_but_no_control_codes():
     stream = Stream(True)
     error(BadSetting("a", expected="1", found="`x   y\x1b[2J`", remedy="Use:\n    a: 1"), stream)
-    assert "`x   y\ufffd[2J`" in stream.getvalue()
+    assert "`x   y\\x1b[2J`" in stream.getvalue()
     assert "\n           a: 1\n" in stream.getvalue()
 
 

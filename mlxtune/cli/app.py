@@ -17,10 +17,11 @@ from mlxtune.cli.doctor import doctor
 from mlxtune.cli.fitting import FitCommand
 from mlxtune.cli.memory import memory
 from mlxtune.cli.models import models
+from mlxtune.cli.net import exit_code, kept_from_typer
 from mlxtune.cli.run import run
+from mlxtune.cli.streams import ready
 from mlxtune.cli.train import train
 from mlxtune.cli.try_it import evaluate, generate
-from mlxtune.errors import MlxtuneError
 
 DEBUG = ContextVar("DEBUG", default=False)
 
@@ -30,6 +31,10 @@ class QuickHelp(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{**settings, "rich_markup_mode": None})
+
+    def invoke(self, ctx: Any) -> Any:
+        with kept_from_typer():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(
@@ -64,6 +69,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """The program as a process: what holds for all of it is set, then it is run."""
+    ready()
     blas.configure()
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # transformers imports it in 3 s, for nothing here
     signal.signal(signal.SIGTERM, _end)
@@ -71,16 +77,5 @@ def main() -> None:
 
 
 def run_here() -> None:
-    """Run the program in this process. An MlxtuneError is one message on standard error and its exit code."""
-    try:
-        app()
-    except MlxtuneError as error:
-        if DEBUG.get():
-            raise
-        from mlxtune.report.console import error as show
-
-        show(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted before the first step; nothing was written", file=sys.stderr)
-        sys.exit(130)
+    """Run the program in this process; it ends with an exit code whatever happens, and one message for an error."""
+    sys.exit(exit_code(app, debug=DEBUG.get))

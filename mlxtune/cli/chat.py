@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlxtune.cli.try_it import Adapter, Backend, MaxTokens, Model, Precision, Seed, Temperature, TopP
+from mlxtune.words import line, printable
 
 if TYPE_CHECKING:
     from mlxtune.try_it import Conversation
@@ -46,7 +47,7 @@ def chat(
         conversation = Conversation(loaded, Sampling(max_tokens, temperature, top_p, seed), system)
     if sys.stdin.isatty():
         who = f"{model or 'the built-in model'}{f' and its adapter {adapter}' if adapter else ''}"
-        print(f"Talking with {who}. /help lists the commands.")
+        print(f"Talking with {line(who)}. /help lists the commands.")
         _edit_lines()
     for text in _asked():
         if text in LEAVE:
@@ -61,7 +62,7 @@ def _answer(conversation: "Conversation", text: str) -> None:
         conversation.reset()
         print("  The conversation begins anew.")
     elif text.startswith("/") and text.isascii() and text[1:].isalpha():
-        print(f"  {text} is no command.\n{HELP}")
+        print(f"  {line(text)} is no command.\n{HELP}")
     else:
         _say(conversation.ask(text))
 
@@ -70,7 +71,7 @@ def _say(pieces: Iterable[str]) -> None:
     """Print an answer while it comes; Ctrl-C ends it."""
     try:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(printable(piece), end="", flush=True)
     except KeyboardInterrupt:
         print(" (stopped)", end="")
     print()

@@ -33,6 +33,7 @@ def data(
     from mlxtune.report.waiting import doing
 
     with doing("reading the rows") as now:
+        from mlxtune.cli.streams import takes_any_text
         from mlxtune.data.load import prepare, read
         from mlxtune.data.settings import DataSettings
         from mlxtune.data.summary import as_json, summary
@@ -47,4 +48,4 @@ def data(
         now("tokenizing the rows")
         dataset = prepare(examples, settings, tokenizer, seed=seed)
         said = summary(dataset, tokenizer, rows=rows, batch_size=batch_size, seed=seed)
-    print(dumps(as_json(said), ensure_ascii=False, indent=1)) if json else show(said)
+    print(dumps(as_json(said), ensure_ascii=not takes_any_text(), indent=1)) if json else show(said)

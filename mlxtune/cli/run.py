@@ -1,5 +1,6 @@
 """`mlxtune run`: recipe files in turn."""
 
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -8,6 +9,7 @@ import typer
 
 from mlxtune.errors import MlxtuneError
 from mlxtune.events import End
+from mlxtune.words import line
 
 
 class Found(NamedTuple):
@@ -64,7 +66,7 @@ def _one(path: Path, overrides: dict[str, object], *, foreign: bool, dry_run: bo
     from mlxtune.report.console import console, error
 
     if dry_run and not json:
-        typer.echo(f"# {path}")
+        print(f"# {line(str(path))}")
     try:
         recipe = build(_translated(path) if foreign else read(path), overrides, str(path))
         if dry_run:
@@ -93,5 +95,5 @@ def _translated(path: Path) -> dict[str, dict[str, object]]:
 
     recipe, notes = translate(load_yaml(path))
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        print(f"note: {line(note)}", file=sys.stderr)
     return recipe

@@ -56,9 +56,11 @@ def plan(recipe: Recipe, *, json: bool) -> dict[str, Any]:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on standard output; numbers that are not finite are null."""
+    """One JSON document on standard output, in any encoding; numbers that are not finite are null."""
     import json
     import math
 
+    from mlxtune.cli.streams import takes_any_text
+
     finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in document.items()}
-    typer.echo(json.dumps(finite, ensure_ascii=False))
+    print(json.dumps(finite, ensure_ascii=not takes_any_text()))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mlxtune.words import printable
+
 Model = Annotated[
     str | None, typer.Option(help="Alias, hub id, local folder or preset. Default: the built-in tiny model.")
 ]
@@ -74,5 +76,5 @@ def generate(
         settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
         loaded = load(model, adapter, settings)
     for piece in complete(loaded, prompt, Sampling(max_tokens, temperature, top_p, seed)):
-        typer.echo(piece, nl=False)
-    typer.echo()
+        print(printable(piece), end="", flush=True)
+    print()

@@ -5,12 +5,12 @@ rank, scale, dropout and the names of the modules; for whole parameters fine_tun
 know: a head that was untied, which it refuses by its name.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlxtune.backends.base import Adapter
+from mlxtune.documents import read_object, user_path
 from mlxtune.errors import BadModel
 from mlxtune.storage import Tensor, fill_folder, place_folder, write_json, write_tensors
 from mlxtune.strategies.selection import Anatomy, Selection
@@ -49,15 +49,12 @@ def config(anatomy: Anatomy, selection: Selection, about: dict[str, Any]) -> dic
 
 def find(folder: Path) -> Adapter:
     """An adapter of ours or of mlx-lm's. Raises BadModel where the folder holds none."""
-    remedy = "Name the folder RUN/adapter."
+    remedy, folder = "Name the folder RUN/adapter.", user_path(folder, BadModel, "adapter")
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise BadModel(str(folder), expected=f"{CONFIG} and {WEIGHTS}", found=f"no {missing[0]}", remedy=remedy)
-    try:
-        document = json.loads((folder / CONFIG).read_bytes())
-        return Adapter(folder, document.get("mlxtune", {}).get("untied_head", False))
-    except (ValueError, AttributeError) as error:
-        raise BadModel(str(folder / CONFIG), expected="a JSON object", found=str(error), remedy=remedy) from error
+    about = read_object(folder / CONFIG, BadModel).get("mlxtune")
+    return Adapter(folder, isinstance(about, dict) and about.get("untied_head") is True)
 
 
 def _inside_layer(module: str, layers: tuple[str, ...]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from mlxtune.documents import user_path
 from mlxtune.errors import BadModel, BadSetting
 from mlxtune.models import weights
 from mlxtune.models.aliases import ALIASES, TINY
@@ -47,8 +48,7 @@ def locate(name: str | None, revision: str | None = None) -> Path | str:
         return _unrevised(BUILT_IN, revision)
     if name in ALIASES:
         return ALIASES[name]
-    folder = Path(name).expanduser()
-    if name and folder.exists():
+    if name and "\0" not in name and (folder := user_path(name, BadModel, "model")).exists():
         return _unrevised(folder, revision)
     if re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name) and not name.startswith(("~", ".")):
         return name

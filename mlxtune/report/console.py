@@ -2,10 +2,11 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +16,7 @@ from mlxtune.report.base import Report
 from mlxtune.report.live import Screen
 from mlxtune.report.plain import Plain
 from mlxtune.report.style import BAD, QUIET, STATUS, folded
-from mlxtune.words import UNKNOWN, count, decimals, duration, line, size
+from mlxtune.words import UNKNOWN, count, decimals, duration, line, printable, size
 
 _UNBOUNDED = 10_000  # columns: a pipe has no width to wrap at
 
@@ -29,11 +30,19 @@ def console(*, json: bool = False, stream: TextIO | None = None) -> Report:
     return Screen(terminal(stream)) if draws(stream) else Plain(stream)
 
 
+class Terminal(Console):
+    """A rich console that writes the control characters of any text out: it alone commands the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
 def terminal(stream: TextIO) -> Console:
-    """A rich console that colours nothing but a terminal, and guesses at no markup in what it prints."""
+    """A console that colours nothing but a terminal, and guesses at no markup in what it prints."""
     is_terminal = stream.isatty()
     width = None if is_terminal else _UNBOUNDED
-    return Console(file=stream, force_terminal=is_terminal, width=width, highlight=False, markup=False, emoji=False)
+    return Terminal(file=stream, force_terminal=is_terminal, width=width, highlight=False, markup=False, emoji=False)
 
 
 def draws(stream: TextIO) -> bool:

@@ -10,7 +10,7 @@ from rich.text import Text
 from mlxtune.memory.plan import Plan
 from mlxtune.report.console import terminal
 from mlxtune.report.style import ACCENT, BAD, GOOD, QUIET, WARN, folded
-from mlxtune.words import share, size
+from mlxtune.words import line, share, size
 
 COLUMNS = 40  # of the longest bar
 NEAR = 0.9  # of the limit
@@ -58,7 +58,7 @@ def _pairs(said: Sequence[tuple[str, str]]) -> Table:
     table.add_column(style=QUIET, no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in said:
-        table.add_row(name, Text(text))
+        table.add_row(name, Text(line(text)))
     return table
 
 

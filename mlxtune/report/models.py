@@ -10,7 +10,7 @@ from rich.table import Table
 from mlxtune.models.aliases import ALIASES, TINY
 from mlxtune.models.cache import CachedModel
 from mlxtune.report.console import terminal
-from mlxtune.words import UNKNOWN, size
+from mlxtune.words import UNKNOWN, line, size
 
 
 def as_json(cached: Sequence[CachedModel]) -> str:
@@ -39,7 +39,7 @@ def _names(on_disk: dict[str, CachedModel]) -> Table:
 def _others(models: Sequence[CachedModel]) -> Table:
     table = _table("\nalso in the cache", "\non this disk")
     for model in models:
-        table.add_row(model.repo, _words(model))
+        table.add_row(line(model.repo), _words(model))
     return table
 
 

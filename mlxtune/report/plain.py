@@ -6,7 +6,7 @@ from typing import TextIO
 from mlxtune.events import Checkpoint, End, Eval, Event, Notice, Preparing, Start, Step
 from mlxtune.report import facts
 from mlxtune.report.tally import Tally
-from mlxtune.words import UNKNOWN, decimals, duration, line, rate, size
+from mlxtune.words import UNKNOWN, decimals, duration, line, printable, rate, size
 
 EVERY_SECONDS = 30.0
 
@@ -77,7 +77,7 @@ class Plain:
             return
         try:
             encoding = self._stream.encoding or "utf-8"
-            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding).rstrip() + "\n")
+            self._stream.write(printable(text).encode(encoding, "backslashreplace").decode(encoding).rstrip() + "\n")
             self._stream.flush()
         except (OSError, ValueError):
             self._stream = None

@@ -1,5 +1,6 @@
 """Draws what `mlxtune data` says: rows with the tokens that carry loss in colour, in a pipe in brackets."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -8,7 +9,9 @@ from rich.text import Text
 
 from mlxtune.data.notes import kind
 from mlxtune.data.summary import Count, Shown, Summary
+from mlxtune.report.console import terminal
 from mlxtune.report.style import folded
+from mlxtune.words import line, printable
 
 SUPERVISED, QUIET = "bold green", "bright_black"
 OPEN, CLOSE = "⟦", "⟧"  # rare in text, so that a reader of a pipe can tell the marks from the row
@@ -18,16 +21,16 @@ WIDTH = 40  # of the histogram's longest bar, in columns
 
 def show(summary: Summary, console: Console | None = None) -> None:
     """Print everything; lines are never folded at a pipe's imagined width."""
-    console = console or Console(highlight=False, markup=False, emoji=False)
-    for line in _lines(summary, coloured=console.is_terminal):
-        console.print(line, soft_wrap=True)
+    console = console or terminal(sys.stdout)
+    for each in _lines(summary, coloured=console.is_terminal):
+        console.print(each, soft_wrap=True)
     for place, note in enumerate(summary.notes):
         console.print(Text(f"{'' if place else chr(10)}{folded(note, console)}"), soft_wrap=True)
 
 
 def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
     for row in summary.shown:
-        yield Text(f"{row.source}: {_some(row.tokens, 'token')}, {row.supervised:,} with loss", style=QUIET)
+        yield Text(f"{line(row.source)}: {_some(row.tokens, 'token')}, {row.supervised:,} with loss", style=QUIET)
         yield Text.assemble(_body(row, coloured=coloured), "\n")
     if summary.shown:
         mark = ("this colour", SUPERVISED) if coloured else f"{OPEN}brackets{CLOSE}"
@@ -46,19 +49,10 @@ def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
 def _body(row: Shown, *, coloured: bool) -> Text:
     body = Text()
     for piece in row.pieces:
-        text = _printable(piece.text)
+        text = printable(piece.text)
         marked = text if coloured or not piece.supervised else f"{OPEN}{text}{CLOSE}"
         body.append(marked, style=SUPERVISED if coloured and piece.supervised else None)
     return body
-
-
-def _printable(text: str) -> str:
-    r"""Without the control codes that would move a terminal's cursor.
-
-    >>> print(_printable("a\x1b[2Jb"))
-    a�[2Jb
-    """
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
 
 def _count(count: Count) -> str:
@@ -84,6 +78,6 @@ def _refused(summary: Summary) -> Iterator[Text]:
     for reason, count in Counter(kind(each) for each in summary.refused).most_common():
         yield Text(f"  {count:,} {reason}")
     for each in summary.refused[:LISTED]:
-        yield Text(f"  {each.source}: {_printable(each.reason)}", style=QUIET)
+        yield Text(f"  {line(each.source)}: {line(each.reason)}", style=QUIET)
     if len(summary.refused) > LISTED:
         yield Text(f"  and {len(summary.refused) - LISTED:,} more; --json names all", style=QUIET)
