@@ -32,7 +32,7 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
     folder = user_path(out, BadSetting, "run.out") if out else run_folder.default_folder(recipe)
     if resume == "never" or not run_folder.is_run(folder):
         run_folder.check_unclaimed(folder)
-    prepared = prepare(recipe, Reports(reports))
+    prepared = prepare(run_folder.at_its_time(recipe, folder), Reports(reports))
     _check_disk(prepared, folder)
     with run_folder.claim(folder):
         return _Session(prepared, folder, reports).run()

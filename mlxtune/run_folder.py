@@ -9,6 +9,8 @@ RUN/adapter/           see `export.adapter`
 
 import json
 import platform
+from dataclasses import replace
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,18 @@ def claim(folder: Path) -> filelock.BaseFileLock:
             remedy="Wait for that run or stop it, or choose another --out.",
         ) from None
     return lock
+
+
+def at_its_time(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with the time that chat templates write, so that a row is the same on another day.
+
+    It is the time at which the run in the folder began, which its recipe.yaml keeps; for a new run it is now.
+    """
+    if recipe.data.now is not None:
+        return recipe
+    begun = saved_recipe(folder).get("data", {}).get("now") if is_run(folder) else None
+    now = begun or datetime.now().isoformat(timespec="seconds")
+    return replace(recipe, data=replace(recipe.data, now=now))
 
 
 def write_identity(folder: Path, recipe: Recipe, device: str, fingerprints: dict[str, str]) -> None:

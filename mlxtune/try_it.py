@@ -1,6 +1,7 @@
 """Trying the result: the loss of a model on rows, and the text that it writes, with or without an adapter."""
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from mlxtune.backends.choose import speaker as make_speaker
 from mlxtune.data.batches import eval_plan
 from mlxtune.data.load import load_for_eval
 from mlxtune.data.settings import DataSettings
+from mlxtune.data.template import prompt_text
 from mlxtune.errors import BadModel
 from mlxtune.export import adapter as adapters
 from mlxtune.models import hub, tokenizer, weights
@@ -62,7 +64,7 @@ def complete(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
 
 def reply(loaded: Loaded, messages: Messages, sampling: Sampling) -> Iterator[str]:
     """The assistant's turn after the messages, piece by piece."""
-    prompt = loaded.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    prompt = prompt_text(messages, loaded.tokenizer, datetime.now())
     return _pieces(loaded, loaded.tokenizer.encode(prompt, add_special_tokens=False), sampling)
 
 

@@ -1,7 +1,8 @@
 """Which tokens carry loss. The expected spans are written out by hand, or found by looking for the contents."""
 
 import json
-from datetime import date
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlxtune.data.faults import BadRow
 from mlxtune.data.forms import Chat
-from mlxtune.data.template import chat_text
+from mlxtune.data.template import Writer, chat_text
 from mlxtune.data.turns import Turns
 from mlxtune.errors import BadData
 from tests.support_assets import assets_folder
@@ -31,6 +32,7 @@ ENDS = {
     "qwen2_5": ("", "<|im_end|>", "<|im_end|>"),
     "zephyr": ("", "</s>", "</s>"),
 }
+NOW = datetime(2031, 7, 26, 12)
 WORDS = st.text(st.characters(codec="utf-8", exclude_characters="<|>"), min_size=1).filter(lambda text: text.strip())
 OFTEN = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -38,7 +40,7 @@ OFTEN = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCh
 def trained(row: dict[str, Any], made: Any, **options: Any) -> list[str]:
     """The characters that carry loss, run by run, before tokens."""
     example = Chat(tuple(row["messages"]), row.get("tools"), options.pop("context", 0))
-    text, found = chat_text(example, made, options.pop("loss_on", "auto"))
+    text, found = chat_text(example, made, options.pop("loss_on", "auto"), NOW)
     return [text[start:end] for start, end in found]
 
 
@@ -245,10 +247,30 @@ def test_loss_on_chooses_the_turns(template: str) -> None:
     assert everything == made.apply_chat_template(row["messages"], tokenize=False)
 
 
-def test_the_date_that_a_template_writes_is_the_same_every_day() -> None:
+def test_the_date_that_a_template_writes_is_the_one_that_it_is_given() -> None:
     made = tokenizer(shared_template("llama3_2"))
-    text, _ = chat_text(Chat(tuple(chat("q", "a")["messages"])), made, "auto")
-    assert f"Today Date: {date(2024, 7, 26):%d %b %Y}" in text
+    text, _ = chat_text(Chat(tuple(chat("q", "a")["messages"])), made, "auto", NOW)
+    assert "Today Date: 26 Jul 2031" in text
+
+
+@pytest.mark.parametrize("name", [*ENDS, "qwen3"])
+@pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "get", "parameters": {"é": [1]}}}]])
+@pytest.mark.parametrize("prompt", [False, True])
+def test_a_template_writes_what_it_writes_in_transformers(name: str, tools: Any, prompt: bool) -> None:
+    made = tokenizer(shared_template(name))
+    call = {"type": "function", "function": {"name": "get", "arguments": {"a": [1, "é"]}}}
+    plain: list[dict[str, Any]] = chat("q1", "<think>\nt\n</think>\n\na1", "q2", "a2 ", system="s")["messages"]
+    rich = [*plain[1:3], {**plain[2], "tool_calls": [call], "reasoning": "r"}, {"role": "tool", "content": "3"}]
+    for messages in (plain, plain[1:], rich, plain[1:2]):
+        writer = Writer(made, messages, tools, NOW)
+        try:
+            wanted = made.apply_chat_template(messages, tools=tools, tokenize=False, add_generation_prompt=prompt)
+        except Exception as refused:
+            with pytest.raises(BadRow, match=re.escape(str(refused).rstrip(".")[:40])):
+                writer(writer.messages, prompt)
+        else:
+            today, then = f"{datetime.now():%d %b %Y}", f"{NOW:%d %b %Y}"
+            assert writer(writer.messages, prompt).replace(then, today) == wanted
 
 
 @OFTEN

@@ -13,6 +13,7 @@ from mlxtune.recipe import as_tree, as_yaml, build, every_key, parse_changes, re
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 # Settings with no flag of their own: finer than a command line wants, and there is --recipe and `run --set`.
 WITHOUT_FLAG = {
+    "data.now",
     "data.valid_share",
     "optimizer.name",
     "optimizer.beta1",

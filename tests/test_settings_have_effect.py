@@ -79,6 +79,7 @@ ELSEWHERE = {
     "model.name",
     "model.revision",
     "data.path",
+    "data.now",
     "optimizer.name",
     "backend.name",
     "backend.system_blas",

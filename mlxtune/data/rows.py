@@ -96,7 +96,7 @@ def _encoded(
 
 def _marked(row: Row, settings: DataSettings, tokenizer: Tokenizer) -> Marked | BadRow:
     try:
-        return marked(row.example, tokenizer, settings.loss_on)
+        return marked(row.example, tokenizer, settings)
     except BadRow as bad:
         return bad
 

@@ -1,26 +1,40 @@
 """Chats -> text by the tokenizer's chat template, with the characters that carry loss."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
 from typing import Any
+
+import numpy as np
+from jinja2 import Template, TemplateSyntaxError
 
 from mlxtune.data.faults import BadRow
 from mlxtune.data.forms import Chat
 from mlxtune.data.messages import Message, check_tools, check_whole, text
+from mlxtune.data.meter import TooMuchWork
+from mlxtune.data.sandbox import Environment
 from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span, Turns
+from mlxtune.errors import BadData, BadModel
+from mlxtune.words import line, shortened
 
-# Templates of Llama 3.2's kind write the date; the same row must give the same tokens tomorrow, when a run resumes.
-# This is the date that Llama 3.1's template writes where it is given none.
-DATE = "26 Jul 2024"
+WORK, WORK_A_CHARACTER, MOST_WORK = 4_000_000, 1_000, 200_000_000  # of one text, see sandbox; more of a longer one
+LARGEST_TEMPLATE = 100_000  # characters
+QUOTED = 200  # characters of a template's own words in a message
+REASONING = ("reasoning_content", "thinking", "reasoning")  # the names that templates read a message's reasoning by
+REMEDY = "It is chat_template.jinja of the model, or chat_template in its tokenizer_config.json. Mend it there."
 
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-def chat_text(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
-    """The rendered conversation and the spans that carry loss, in order. Raises BadRow."""
-    rendered, spans = _text_and_spans(chat, tokenizer, loss_on)
+def chat_text(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn, now: datetime) -> tuple[str, tuple[Span, ...]]:
+    """The rendered conversation and the spans that carry loss, in order. now: the time that the template may write.
+
+    Raises BadRow; BadModel for a template that no row can be written with.
+    """
+    rendered, spans = _text_and_spans(chat, Writer(tokenizer, chat.messages, chat.tools, now), loss_on)
     text(rendered, "the rendered chat", "text")
     check_tools(rendered, chat.tools)
     for message in chat.messages:
@@ -28,21 +42,116 @@ def chat_text(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, t
     return rendered, spans
 
 
-def _text_and_spans(chat: Chat, tokenizer: Tokenizer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
+def prompt_text(messages: Sequence[Message], tokenizer: Tokenizer, now: datetime) -> str:
+    """The conversation as a prompt, up to where the assistant writes. Raises BadData and BadModel."""
+    try:
+        writer = Writer(tokenizer, messages, None, now)
+        return writer(writer.messages, True)
+    except BadRow as refused:
+        remedy = "A chat template knows some roles, in some order. Leave the system message out, or name another model."
+        raise BadData("chat", expected=refused.expected, found=refused.found, remedy=remedy) from None
+
+
+class Writer:
+    """A tokenizer's chat template, and all that it is given for one conversation or for the beginning of it."""
+
+    def __init__(self, tokenizer: Tokenizer, messages: Sequence[Message], tools: Any, now: datetime) -> None:
+        source: str = tokenizer.get_chat_template(None, tools)
+        self.where = str(tokenizer.name_or_path or "tokenizer")
+        self.is_marked = bool(_MARKERS.search(source))
+        self.eos = str(tokenizer.eos_token or "")
+        self.messages: list[Message] = [_reasoned(each) for each in messages]
+        self._environment, self._template = _compiled(source, self.where)
+        self._given = _plain({**tokenizer.special_tokens_map, "tools": tools, "documents": None})
+        self._given["strftime_now"] = now.strftime
+        self._work = min(WORK + WORK_A_CHARACTER * _characters(self.messages), MOST_WORK)
+
+    def __call__(self, messages: Sequence[Message], prompt: bool) -> str:
+        return self.marked(messages, prompt)[0]
+
+    def marked(self, messages: Sequence[Message], prompt: bool) -> tuple[str, list[Span]]:
+        """The text, and the spans inside the template's own generation markers.
+
+        A template may raise anything, which refuses the row in the template's words.
+        """
+        given = {**self._given, "messages": messages, "add_generation_prompt": prompt}
+        try:
+            written, spans = self._environment.text(self._template, given, self._work)
+        except (TooMuchWork, RecursionError, MemoryError):
+            found = "one whose loops, calls or texts go on far beyond that"
+            raise BadModel(
+                self.where, expected="a chat template that ends in reasonable time", found=found, remedy=REMEDY
+            ) from None
+        except Exception as error:
+            words = _words(error)
+            raise BadRow(
+                "messages that the chat template accepts", f"some that it refuses: {words}", kind=words
+            ) from None
+        return written, [Span(start, end) for start, end in spans if start < end]
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str, where: str) -> tuple[Environment, Template]:
+    """The template ready to be rendered. Raises BadModel for one that is no template."""
+    expected, environment = "a chat template that Jinja can read", Environment()
+    if len(source) > LARGEST_TEMPLATE:
+        raise BadModel(where, expected=expected, found=f"one of {len(source):,} characters", remedy=REMEDY)
+    try:
+        return environment, environment.from_string(source)
+    except TemplateSyntaxError as error:
+        raise BadModel(
+            f"{where}: chat template, line {error.lineno}", expected=expected, found=_words(error), remedy=REMEDY
+        ) from None
+    except Exception as error:  # nested too deep for the parser or for Python, by whichever comes first
+        raise BadModel(where, expected=expected, found=f"one that cannot be ({_words(error)})", remedy=REMEDY) from None
+
+
+def _words(error: Exception) -> str:
+    return shortened(line(str(error)[: 2 * QUOTED]).strip().rstrip(".") or type(error).__name__, QUOTED)
+
+
+def _characters(messages: Sequence[Message]) -> int:
+    return sum(len(value) for message in messages for value in message.values() if type(value) is str)
+
+
+def _reasoned(message: Message) -> dict[str, Any]:
+    """The message in plain types, without nulls, its reasoning under each name that templates know it by."""
+    given = {
+        name: value if type(value) is str else _plain(value) for name, value in message.items() if value is not None
+    }
+    reasoning = next((given[name] for name in REASONING if name in given), None)
+    return given if reasoning is None else {"thinking": reasoning, **given, "reasoning_content": reasoning}
+
+
+def _plain(value: Any) -> Any:
+    """The value made of JSON's types alone, whose methods the sandbox knows; of anything else its type's name."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    for kind in (str, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return f"<{type(value).__name__}>"
+
+
+def _text_and_spans(chat: Chat, write: Writer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
     if loss_on == "all":
-        everything = _render(chat, tokenizer, chat.messages, prompt=False)
-        return everything, _without(Span(0, len(everything)), _untrained(chat, tokenizer))
-    return _turns(chat, tokenizer, _trained(chat, loss_on))
+        everything = write(write.messages, False)
+        return everything, _without(Span(0, len(everything)), _untrained(chat, write))
+    return _turns(chat, write, _trained(chat, loss_on))
 
 
-def _turns(chat: Chat, tokenizer: Tokenizer, indices: list[int]) -> tuple[str, tuple[Span, ...]]:
+def _turns(chat: Chat, write: Writer, indices: list[int]) -> tuple[str, tuple[Span, ...]]:
     """The rendered conversation and the spans of the assistant's turns that are asked for."""
-    if _MARKERS.search(tokenizer.get_chat_template(None, chat.tools)):
-        marked, spans = _marked(chat, tokenizer)
+    if write.is_marked:
+        marked, spans = write.marked(write.messages, False)
         return marked, _chosen(spans, chat, indices)
-    turns = Turns(
-        lambda messages, prompt: _render(chat, tokenizer, messages, prompt=prompt), chat.messages, _eos(tokenizer)
-    )
+    turns = Turns(write, write.messages, write.eos)
     return turns.text, turns.spans(indices)
 
 
@@ -53,13 +162,13 @@ def _trained(chat: Chat, loss_on: LossOn) -> list[int]:
     return [index for index in (turns[-1:] if loss_on == "last" else turns) if index not in chat.untrained]
 
 
-def _untrained(chat: Chat, tokenizer: Tokenizer) -> tuple[Span, ...]:
+def _untrained(chat: Chat, write: Writer) -> tuple[Span, ...]:
     """The turns that are marked as not to be trained, where everything else is. Only an assistant's can be found."""
     if not chat.untrained:
         return ()
     if not chat.untrained <= set(_assistant(chat)):
         raise BadRow("marks on the assistant's turns alone, with --loss-on all", "one on another turn")
-    return _turns(chat, tokenizer, sorted(chat.untrained))[1]
+    return _turns(chat, write, sorted(chat.untrained))[1]
 
 
 def _without(whole: Span, holes: Sequence[Span]) -> tuple[Span, ...]:
@@ -77,44 +186,6 @@ def _assistant(chat: Chat) -> list[int]:
     return [index for index, message in enumerate(chat.messages) if message["role"] == "assistant"]
 
 
-def _eos(tokenizer: Tokenizer) -> str:
-    return str(tokenizer.eos_token or "")
-
-
-def _render(chat: Chat, tokenizer: Tokenizer, messages: Sequence[Message], *, prompt: bool) -> str:
-    """The text of some messages; a template that raises refuses the row in its own words."""
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=chat.tools,
-                tokenize=False,
-                add_generation_prompt=prompt,
-                date_string=DATE,
-            )
-        )
-    except Exception as error:  # a template is a program that came with the model: it may raise anything
-        raise _refusal(error) from None
-
-
-def _marked(chat: Chat, tokenizer: Tokenizer) -> tuple[str, list[Span]]:
-    """The text and the spans inside the template's own generation markers."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    options: dict[str, Any] = {
-        "chat_template": tokenizer.get_chat_template(None, chat.tools),
-        "tools": chat.tools,
-        "return_assistant_tokens_mask": True,
-        "date_string": DATE,
-        **tokenizer.special_tokens_map,
-    }
-    try:
-        texts, indices = render_jinja_template([[dict(message) for message in chat.messages]], **options)
-    except Exception as error:  # as in _render
-        raise _refusal(error) from None
-    return texts[0], [Span(start, end) for start, end in indices[0] if start < end]
-
-
 def _chosen(spans: list[Span], chat: Chat, indices: list[int]) -> tuple[Span, ...]:
     """Of the marked spans those of the turns that are asked for."""
     turns = _assistant(chat)
@@ -124,8 +195,3 @@ def _chosen(spans: list[Span], chat: Chat, indices: list[int]) -> tuple[Span, ..
         found = f"one that marks {len(spans):,} spans for {len(turns):,} turns"
         raise BadRow("a chat template that marks each assistant turn once", found)
     return tuple(spans[turns.index(index)] for index in indices)
-
-
-def _refusal(error: Exception) -> BadRow:
-    words = str(error).strip().rstrip(".") or type(error).__name__
-    return BadRow("messages that the chat template accepts", f"some that it refuses: {words}", kind=words)

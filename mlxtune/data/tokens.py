@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mlxtune.data.faults import BadRow
 from mlxtune.data.forms import Chat, Completion, Example
-from mlxtune.data.settings import LossOn
+from mlxtune.data.settings import DataSettings
 from mlxtune.data.template import chat_text
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span
@@ -50,15 +50,17 @@ class _Encoded(NamedTuple):
     added: Mask
 
 
-def marked(example: Example, tokenizer: Tokenizer, loss_on: LossOn) -> Marked:
+def marked(example: Example, tokenizer: Tokenizer, settings: DataSettings) -> Marked:
     """The text that an example is trained as. Raises BadRow where the chat template cannot write it."""
     if isinstance(example, Completion) and tokenizer.chat_template:
         example = example.chat
     if isinstance(example, Chat):
-        return Marked(*chat_text(example, tokenizer, loss_on), plain=False)
+        return Marked(*chat_text(example, tokenizer, settings.loss_on, settings.time), plain=False)
     if isinstance(example, Completion):
         text = example.plain_prompt + example.completion
-        return Marked(text, (Span(0 if loss_on == "all" else len(example.plain_prompt), len(text)),), plain=True)
+        return Marked(
+            text, (Span(0 if settings.loss_on == "all" else len(example.plain_prompt), len(text)),), plain=True
+        )
     return Marked(example.text, (Span(0, len(example.text)),), plain=True)
 
 
