@@ -337,3 +337,10 @@ def test_a_text_beside_the_only_data_file_is_its_licence_and_one_with_a_nul_is_n
     assert "Not read beside the rows: LICENSE.txt." in loaded(tmp_path, tokenizer()).notes
     (tmp_path / "LICENSE.txt").write_text("a\nb\0c")
     assert "LICENSE.txt:2: expected text, found a NUL byte" in told(tmp_path / "LICENSE.txt")
+
+
+def test_rows_that_share_a_line_are_told_apart_by_their_number(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"text": "x"}, {"text": "y"}, {"text": 3}, {"text": 4},\n{"text": 5}]')
+    found = told(tmp_path / "a.json")
+    assert "a.json:1 (row 3): expected text under `text`, found the number 3" in found
+    assert "2 more rows have the same fault: 1 (row 4), 2." in found

@@ -350,3 +350,9 @@ def refused_all(tmp_path: Path, rows: list[Any]) -> str:
     with pytest.raises(MlxtuneError) as caught:
         loaded(write(tmp_path / "a.jsonl", rows), tokenizer(CHATML))
     return str(caught.value)
+
+
+def test_a_mark_on_a_part_of_a_message_is_refused(tmp_path: Path) -> None:
+    part = {"type": "text", "text": "a", "weight": 0}
+    row = {"messages": [*chat("q")["messages"], {"role": "assistant", "content": [part]}]}
+    assert "expected marks on whole messages" in refused(tmp_path, row)

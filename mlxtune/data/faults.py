@@ -15,18 +15,25 @@ REMEDY = "Mend the rows, or skip such rows with --skip-bad-rows (counted and lis
 
 
 class Place(NamedTuple):
-    """Where a row begins. line counts from 1; in parquet files and hub data sets it is the row."""
+    """Where a row begins. line counts from 1; in parquet files and hub data sets it is the row. row: its number in
+    the file, where rows share a line; else 0."""
 
     file: Path
     line: int
+    row: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.spot}"
+
+    @property
+    def spot(self) -> str:
+        """The place in its file."""
+        return f"{self.line} (row {self.row:,})" if self.row else f"{self.line}"
 
     @property
     def short(self) -> str:
         """The place without its folder, as token rows name it."""
-        return f"{self.file.name}:{self.line}"
+        return f"{self.file.name}:{self.spot}"
 
 
 class BadRow(Exception):
@@ -83,6 +90,6 @@ def _told(group: Sequence[Fault]) -> BadData:
 
 
 def _others(others: Sequence[Fault]) -> str:
-    lines = ", ".join(str(each.place.line) for each in islice(others, LISTED - 1))
+    lines = ", ".join(each.place.spot for each in islice(others, LISTED - 1))
     dots = ", ..." if len(others) > LISTED - 1 else ""
     return f"{len(others):,} more {'row has' if len(others) == 1 else 'rows have'} the same fault: {lines}{dots}."

@@ -7,7 +7,8 @@ from mlxtune.data.faults import BadRow
 from mlxtune.words import shown
 
 MARKS = ("weight", "loss_weight", "train", "loss")
-UNCLEAR = ("loss_mask", "mask", "masked", "train_detail", "train_on_turn")  # each means one thing here, another there
+# Each means one thing here and another there.
+UNCLEAR = ("loss_mask", "mask", "masked", "train_detail", "train_on_turn", "trainable", "weights", "loss_weights")
 
 _KNOWN = frozenset((*MARKS, *UNCLEAR))
 

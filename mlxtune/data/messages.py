@@ -116,6 +116,8 @@ def _part(part: object, key: str) -> str:
     if isinstance(part, str):
         return text(part, f"{key}.content", "text")
     if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS:
+        if not marks.is_trained(part, key):
+            raise BadRow("marks on whole messages", f"one on a part of `{key}`")
         words = next((part[name] for name in ("text", "value", "content") if part.get(name) is not None), None)
         return text(words, f"{key}.content", "text as the content of each message")
     kind = part.get("type") if isinstance(part, dict) else part

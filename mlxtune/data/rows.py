@@ -105,7 +105,7 @@ def _note_unwritten(chat: Chat, written: str, unwritten: Unread) -> None:
     """Count what a message has beside its role, content and tool calls that its chat template has no words for."""
     left: dict[str, list[str]] = {}
     for message in chat.messages:
-        for key in message.keys() - _WRITTEN:
+        for key in message.keys() - (_WRITTEN | {"name"} if message["role"] == "tool" else _WRITTEN):
             left.setdefault(key, []).extend(each for each in texts(message[key]) if each.strip() not in written)
     for key, each in left.items():
         unwritten.add(key, each)

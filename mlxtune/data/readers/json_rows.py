@@ -121,13 +121,16 @@ def _twice(place: Place, error: Repeated) -> Fault:
 
 def _values(file: Path, text: str) -> Rows:
     """Values one after another, each with the line that it begins on; a list stands for its elements."""
-    at, line, counted, listed = _skip(text, 0), 1, 0, False
+    at, counted, listed = _skip(text, 0), 0, False  # counted: up to where lines are
+    line, row, before = 1, 0, 0  # before: the line of the value before
     while at < len(text):
         line, counted = line + text.count("\n", counted, at), at
         if text[at] == ("]" if listed else "["):
             at, listed = _skip(text, at + 1), not listed
             continue
-        value, at = _value(file, text, at, Place(file, line))
+        row += 1
+        place, before = Place(file, line, row if line == before else 0), line
+        value, at = _value(file, text, at, place)
         yield value
         at = _skip(text, at)
         if listed and text.startswith(",", at):
