@@ -344,3 +344,11 @@ def test_rows_that_share_a_line_are_told_apart_by_their_number(tmp_path: Path) -
     found = told(tmp_path / "a.json")
     assert "a.json:1 (row 3): expected text under `text`, found the number 3" in found
     assert "2 more rows have the same fault: 1 (row 4), 2." in found
+
+
+@pytest.mark.parametrize("text", [JSONL, JSONL.splitlines()[0]])
+def test_rows_named_as_text_are_named_and_text_that_begins_like_them_is_text(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    assert "expected text, found JSON objects.\n  Name the file .jsonl." in told(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_text('{"a": 1}\nis an object', encoding="utf-8")
+    assert values(tmp_path / "b.txt")[0].text == '{"a": 1}\nis an object'

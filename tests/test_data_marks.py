@@ -122,7 +122,8 @@ def test_bad_answers_of_kto_rows_are_left_out_and_counted(
 def test_a_label_that_is_a_number_is_asked_for_and_one_that_is_a_word_is_none(tmp_path: Path) -> None:
     row = {"prompt": "p", "completion": "c"}
     assert "expected true or false as `label`" in refused(tmp_path, {**row, "label": 0})
-    assert len(loaded(write(tmp_path / "a.jsonl", [{**row, "label": "news"}]), tokenizer()).train) == 1
+    made = loaded(write(tmp_path / "a.jsonl", [{**row, "label": "news"}]), tokenizer())
+    assert "Not read in the rows: `label` (1 row, about 4 tokens)." in made.notes
     assert len(loaded(write(tmp_path / "a.jsonl", [{"text": "t", "label": 0}]), tokenizer()).train) == 1
 
 
@@ -143,7 +144,14 @@ def test_content_parts_are_text_however_it_is_named(part: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "part", [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "input_audio"}, {"type": "video"}, 3]
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "x"}},
+        {"type": "input_audio"},
+        {"type": "video"},
+        {"image": "a.png"},
+        3,
+    ],
 )
 def test_parts_that_are_no_text_are_refused_by_their_kind(part: Any, tmp_path: Path) -> None:
     row = {

@@ -185,6 +185,8 @@ def _document(file: Path) -> Rows:
     if "\0" in text:
         where = f"{file}:{text.count(chr(10), 0, text.index(chr(0))) + 1}"
         raise BadData(where, expected="text", found="a NUL byte, as in a file that was cut off or is no text")
+    if json_rows.are_rows(text):
+        raise BadData(str(file), expected="text", found="JSON objects", remedy="Name the file .jsonl.")
     if text.strip():
         yield Raw(Place(file, 1), Document(text.replace("\r\n", "\n")))
 

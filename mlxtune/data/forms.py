@@ -62,7 +62,7 @@ Keys = Mapping[str, Any]  # a row without the keys that hold null
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 SYSTEM = ("system", "system_prompt", "system_message")
 _MEDIA, _SYSTEM = frozenset(MEDIA), frozenset(SYSTEM)
-EXTRAS = (*SYSTEM, "tools", "functions", "label", "kto_tag", *marks.MARKS, *MEDIA)  # that rows with turns may have
+EXTRAS = (*SYSTEM, "tools", "functions", *marks.VERDICTS, *marks.MARKS, *MEDIA)  # that rows with turns may have
 
 
 def _chat(row: Keys) -> Example:
@@ -255,7 +255,7 @@ def row(raw: Raw, unread: Unread) -> Row | Refused:
         return Refused(raw.place.short, "marked as a bad answer")
     made = Row(raw.place, form.name, form.read(given))
     for key, value in given.items():
-        if not form.reads(key):
+        if not form.reads(key) or (key in marks.VERDICTS and marks.verdict(value, key) is None):
             unread.add(key, value)
     return made
 

@@ -7,6 +7,7 @@ from mlxtune.data.faults import BadRow
 from mlxtune.words import shown
 
 MARKS = ("weight", "loss_weight", "train", "loss")
+VERDICTS = ("label", "kto_tag")
 # Each means one thing here and another there.
 UNCLEAR = ("loss_mask", "mask", "masked", "train_detail", "train_on_turn", "trainable", "weights", "loss_weights")
 
@@ -29,7 +30,7 @@ def is_trained(given: Mapping[str, Any], where: str) -> bool:
 
 def is_bad_answer(given: Mapping[str, Any]) -> bool:
     """Whether a row of good and bad answers, as KTO takes them, is one of the bad ones."""
-    return any(key in given and _verdict(given[key], key) is False for key in ("label", "kto_tag"))
+    return any(key in given and verdict(given[key], key) is False for key in VERDICTS)
 
 
 def _mark(value: object, key: str, where: str) -> bool:
@@ -54,7 +55,7 @@ def _number(value: str) -> bool | None:
         return None
 
 
-def _verdict(value: object, key: str) -> bool | None:
+def verdict(value: object, key: str) -> bool | None:
     """True or false; anything else is some other label. A number may be either, so it is asked for."""
     text = str(value).strip().lower() if isinstance(value, str | int | float) else ""
     if text in ("0", "1", "0.0", "1.0"):

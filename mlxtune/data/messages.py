@@ -25,6 +25,7 @@ ROLES = {
     "observation": "tool",
     "ipython": "tool",
 }
+WORDS = ("text", "value", "content")  # keys of a part that hold its words
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -115,13 +116,18 @@ def _part(part: object, key: str) -> str:
     """A part of the kind text, its words under `text`, or under `value` or `content`; or plain text."""
     if isinstance(part, str):
         return text(part, f"{key}.content", "text")
-    if isinstance(part, dict) and part.get("type", "text") in TEXT_PARTS:
+    kind = (part.get("type") or _kind(part)) if isinstance(part, dict) else part
+    if isinstance(part, dict) and kind in TEXT_PARTS:
         if not marks.is_trained(part, key):
             raise BadRow("marks on whole messages", f"one on a part of `{key}`")
-        words = next((part[name] for name in ("text", "value", "content") if part.get(name) is not None), None)
+        words = next((part[name] for name in WORDS if part.get(name) is not None), None)
         return text(words, f"{key}.content", "text as the content of each message")
-    kind = part.get("type") if isinstance(part, dict) else part
     raise BadRow("text as the content of each message", f"a part of the kind {shown(kind)} at `{key}`")
+
+
+def _kind(part: Mapping[str, Any]) -> str:
+    """Of a part that names no kind."""
+    return "text" if any(name in part for name in WORDS) else next(iter(part), "text")
 
 
 def text(value: object, key: str, expected: str) -> str:

@@ -10,7 +10,7 @@ ANSWERED = (
     "completion", "response", "answer", "output", "assistant", "reply", "target", "solution", "result", "chosen", "a",
 )  # fmt: skip
 CHATS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "chosen", "data")
-TEXTS = ("text", "content", "document", "body", "article", "passage", "story", "sentence", "code")
+TEXTS = ("text", "content", "document", "body", "article", "passage", "story", "sentence", "code", "chosen")
 
 
 def remedy(given: Mapping[str, Any], needs: Iterable[Sequence[str]]) -> str:

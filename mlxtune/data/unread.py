@@ -57,7 +57,8 @@ class Unread:
             return []
         counted = sorted(((seen.tokens(tokenizer), key, seen.rows) for key, seen in self._seen.items()), reverse=True)
         listed = [
-            f"{shown(key, 40)} ({rows:,} {'row' if rows == 1 else 'rows'}, about {tokens:,} tokens)"
+            f"{shown(key, 40) if key.strip() else 'a key without a name'} "
+            f"({rows:,} {'row' if rows == 1 else 'rows'}, about {tokens:,} {'token' if tokens == 1 else 'tokens'})"
             for tokens, key, rows in counted[:LISTED]
         ]
         more = [f"{len(counted) - LISTED:,} more keys"] if counted[LISTED:] else []

@@ -54,7 +54,8 @@ def _header(file: Path, line: int, cells: list[str]) -> list[str]:
 
 def _row(place: Place, header: list[str], cells: list[str]) -> Raw | Fault:
     if len(cells) != len(header):
-        return Fault(place, f"{len(header):,} cells, as in the header", f"{len(cells):,}")
+        expected = f"{len(header):,} {'cell' if len(header) == 1 else 'cells'}, as in the header"
+        return Fault(place, expected, f"{len(cells):,}")
     if any("\0" in cell for cell in cells):
         return Fault(place, "text", "a NUL byte, as in a file that was cut off or is no table")
     return Raw(place, dict(zip(header, cells, strict=True)))

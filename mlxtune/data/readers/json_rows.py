@@ -17,6 +17,7 @@ from mlxtune.words import shown
 
 Layout = Literal["lines", "values", "table"]
 
+_LOOKED_AT = 1_000_000  # characters of a text that may be rows
 _BLANKS = re.compile(r"[ \t\r\n]*")
 _COLUMNS = re.compile(rb'\s*"?[A-Za-z_][\w .-]*"?(\s*[,;\t]\s*"?[A-Za-z_][\w .-]*"?)+\s*')
 
@@ -91,6 +92,13 @@ def _is_object(line: bytes) -> bool:
         return isinstance(loads(line.decode("utf-8")), dict)
     except ValueError:
         return False
+
+
+def are_rows(text: str) -> bool:
+    """Whether a text is rows under another name: its first two lines, or its only one, are objects."""
+    lines = (line.strip().encode("utf-8") for line in text[:_LOOKED_AT].split("\n") if line.strip())
+    first, second = next(lines, b""), next(lines, b"{}")
+    return first.startswith(b"{") and _is_object(first) and _is_object(second)
 
 
 def _lines(file: Path, stream: BinaryIO) -> Rows:
