@@ -21,6 +21,7 @@ from mlxtune.memory.plan import Plan, in_parts, plan
 from mlxtune.memory.setup import Rows, Setup
 from mlxtune.models import config as model_config
 from mlxtune.models import hub, tokenizer, weights
+from mlxtune.models.fingerprint import fingerprint as model_fingerprint
 from mlxtune.recipe import Recipe
 from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.size import Sizes, sizes
@@ -74,7 +75,7 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, packed=True)
     paces = pace(train, feed)
     learner = make_learner(recipe.backend, _job(recipe, folder))
-    fingerprints = {"model": weights.fingerprint(folder), "data": fingerprint(dataset)}
+    fingerprints = {"model": model_fingerprint(folder, tell), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes)
     learner.plan(_work(feed, paces, fingerprints["model"]))
     master = recipe.optimizer.low_precision == "master"

@@ -36,6 +36,12 @@ class Tensor(NamedTuple):
     read: Callable[[], NDArray[np.generic]]
 
 
+def cache_folder() -> Path:
+    """Where caches live: $MLXTUNE_CACHE, or mlxtune in the user's cache folder."""
+    chosen = os.environ.get("MLXTUNE_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mlxtune"
+
+
 def write_tensors(path: Path, tensors: Iterable[Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, which may not be on the disk yet. The format: huggingface/safetensors."""
     with path.open("wb") as file:

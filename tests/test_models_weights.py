@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from mlxtune.errors import BadModel, Faults
 from mlxtune.models import weights
-from mlxtune.models.weights import fingerprint, headers
+from mlxtune.models.weights import headers
 from tests.support_assets import assets_folder
 from tests.support_model import some_tensors, write_json, write_model, write_weights
 
@@ -142,27 +142,3 @@ def test_weights_in_another_form_are_refused_with_a_remedy(tmp_path, file, remed
     with pytest.raises(BadModel, match=remedy) as caught:
         headers(tmp_path)
     assert file in str(caught.value)
-
-
-def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path):
-    one = fingerprint(write_model(tmp_path / "one"))
-    assert one == fingerprint(write_model(tmp_path / "two"))
-    assert len(one) == 64
-
-
-@pytest.mark.parametrize("tensor", range(4))
-@pytest.mark.parametrize("place", [0, 2048, 4095])
-def test_the_fingerprint_sees_an_edit_of_any_tensor(tmp_path, tensor, place):
-    before = fingerprint(write_model(tmp_path))
-    tensors = some_tensors()
-    tensors[f"model.layers.{tensor}.weight"].reshape(-1)[place] += 1
-    write_weights(tmp_path, tensors)
-    assert fingerprint(tmp_path) != before
-
-
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_the_fingerprint_sees_another_config_and_another_tokenizer(tmp_path, name):
-    before = fingerprint(write_model(tmp_path))
-    path = tmp_path / name
-    path.write_text(path.read_text() + " ")
-    assert fingerprint(tmp_path) != before

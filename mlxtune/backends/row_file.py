@@ -10,7 +10,6 @@ of everything that its content depends on: what changes makes another folder.
 import hashlib
 import json
 import mmap
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +26,6 @@ PAYS_FROM = 1.2  # passes over the rows that a run would make, for each that the
 KEPT = 2  # folders of one model: two runs that alternate do not drop each other's
 Tokens = NDArray[np.int32]
 Elements = NDArray[Any]  # float32, float16, or the words of bfloat16
-
-
-def cache_folder() -> Path:
-    """Where caches live: $MLXTUNE_CACHE, or mlxtune in the user's cache folder."""
-    chosen = os.environ.get("MLXTUNE_CACHE")
-    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mlxtune"
 
 
 def digest(tokens: Tokens) -> bytes:

@@ -15,7 +15,7 @@ def checks() -> list[Check]:
     """A line for each of the three."""
     from huggingface_hub import constants  # half a second, and what it says may be why it cannot be imported
 
-    from mlxtune.backends.row_file import cache_folder
+    from mlxtune.storage import cache_folder
 
     return [
         room(

@@ -5,9 +5,8 @@ import json
 import platform
 from pathlib import Path
 
-from mlxtune.backends.row_file import cache_folder
 from mlxtune.models.config import ModelConfig
-from mlxtune.storage import write_json
+from mlxtune.storage import cache_folder, write_json
 
 
 def _file(config: ModelConfig, backend: str) -> Path:

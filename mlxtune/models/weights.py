@@ -5,11 +5,10 @@ shape and place) and the tensors' bytes without gaps: https://github.com/hugging
 does, the weights of a folder are all its files `model*.safetensors`; the index is a check, not the source.
 """
 
-import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,6 @@ from mlxtune.models.folder import contents, json_object, some
 INDEX = "model.safetensors.index.json"
 PATTERN = "model*.safetensors"
 LARGEST_HEADER_BYTES = 100_000_000  # the format's own limit
-SAMPLE_BYTES = 4096
 
 BITS: Mapping[str, int] = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
@@ -86,48 +84,6 @@ def header(path: Path) -> dict[str, TensorInfo]:
     tensors = {name: _tensor(path, name, entry, start) for name, entry in entries.items() if name != "__metadata__"}
     _check_size(path, max((info.offsets[1] for info in tensors.values()), default=start))
     return tensors
-
-
-def fingerprint(folder: Path) -> str:
-    """A sha256 that changes when the model does: hexadecimal, 64 letters.
-
-    It covers config.json and tokenizer.json, and of each weight file the size, the header and the first, middle and
-    last 4 KiB of each tensor. Hashing every byte of a model of 16 GB takes ten seconds and more at each start; an edit
-    that trained, merged or quantised a tensor changes its samples too.
-    """
-    digest = hashlib.sha256()
-    for part in _fingerprinted(folder):
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _fingerprinted(folder: Path) -> Iterator[bytes]:
-    for name in ("config.json", "tokenizer.json"):
-        path = folder / name
-        yield path.read_bytes() if path.is_file() else b""
-    for path in files(folder):
-        yield str(path.stat().st_size).encode()
-        yield _header_text(path)
-        with path.open("rb") as file:
-            for info in header(path).values():
-                for place, length in _samples(*info.offsets):
-                    file.seek(place)
-                    yield file.read(length)
-
-
-def _samples(begin: int, end: int) -> tuple[tuple[int, int], ...]:
-    """Places and lengths of the first, middle and last 4 KiB of the bytes from begin to end.
-
-    >>> _samples(0, 5000)
-    ((0, 5000),)
-    >>> _samples(0, 100_000)
-    ((0, 4096), (47952, 4096), (95904, 4096))
-    """
-    if end - begin <= 3 * SAMPLE_BYTES:
-        return ((begin, end - begin),)
-    middle = begin + (end - begin - SAMPLE_BYTES) // 2
-    return tuple((place, SAMPLE_BYTES) for place in (begin, middle, end - SAMPLE_BYTES))
 
 
 def _header_text(path: Path) -> bytes:

@@ -9,9 +9,9 @@ import numpy as np
 
 from mlxtune.backends.base import Job, Work
 from mlxtune.backends.mlx.prefix import FILE_TYPES
-from mlxtune.backends.row_file import LAYERS_AT_ONCE, PAYS_FROM, RowFile, Tokens, cache_folder
+from mlxtune.backends.row_file import LAYERS_AT_ONCE, PAYS_FROM, RowFile, Tokens
 from mlxtune.errors import BadSetting
-from mlxtune.storage import free_bytes
+from mlxtune.storage import cache_folder, free_bytes
 from mlxtune.words import size
 
 PASS = 1  # to be raised when our own code begins to compute other hidden states
