@@ -1,5 +1,6 @@
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,32 @@ def test_a_hub_data_set_gives_rows_that_name_it(monkeypatch: pytest.MonkeyPatch)
     assert set(splits) == {"train", "valid"}
     assert str(splits["train"][1].place) == "someone/something/train:2"
     assert splits["valid"][2].value == ROWS[2]
+    assert read_sources("someone/something").unread == ("extra",)
+
+
+@pytest.mark.parametrize("names", [("train_sft", "test_sft"), ("train", "valid", "validation")])
+def test_splits_of_the_hub_that_are_not_one_of_each_kind_are_refused(
+    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr("mlxtune.data.readers.hub._ask", lambda _: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda _: dict.fromkeys(names, ROWS))
+    with pytest.raises(BadData, match=f"expected one split of each kind.* found {', '.join(names)}"):
+        read("someone/something")
+
+
+def test_rows_of_the_hub_that_cannot_be_decoded_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def undecodable() -> Iterator[dict[str, str]]:
+        yield ROWS[0]
+        raise ImportError("To support decoding images, please install 'Pillow'.")
+
+    monkeypatch.setattr("mlxtune.data.readers.hub._ask", lambda _: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda _: {"train": undecodable()})
+    with pytest.raises(BadData, match="someone/something/train: expected rows that can be read, found `To support"):
+        read("someone/something")
 
 
 def test_faults_of_several_files_are_told_together(tmp_path: Path) -> None:

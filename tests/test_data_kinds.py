@@ -7,6 +7,7 @@ import lzma
 import os
 import socket
 import sqlite3
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,8 @@ def test_columns_of_bytes_and_of_dictionaries_are_text(tmp_path: Path) -> None:
     columns = {"prompt": pa.array([b"hi", "é".encode()]), "completion": pa.array(["a", "b"]).dictionary_encode()}
     found = values(parquet(tmp_path / "a.parquet", columns))
     assert found == [{"prompt": "hi", "completion": "a"}, {"prompt": "é", "completion": "b"}]
+    turns = [[{"role": b"user", "content": b"q"}, {"role": b"assistant", "content": b"a"}]]
+    assert values(parquet(tmp_path / "b.parquet", {"messages": turns})) == [chat("q", "a")]
 
 
 @pytest.mark.parametrize(
@@ -352,3 +355,21 @@ def test_rows_named_as_text_are_named_and_text_that_begins_like_them_is_text(tex
     assert "expected text, found JSON objects.\n  Name the file .jsonl." in told(tmp_path / "a.txt")
     (tmp_path / "b.txt").write_text('{"a": 1}\nis an object', encoding="utf-8")
     assert values(tmp_path / "b.txt")[0].text == '{"a": 1}\nis an object'
+
+
+LARGE = {
+    "a header of spaces": b"a" + b" " * 500_000 + b"!\n",
+    "a header of columns": b"a ,b" * 200_000 + b"!\n",
+    "very many keys": b"{" + b",".join(b'"%d":0' % number for number in range(200_000)) + b',"7":0}',
+    "very many turns": json.dumps({"prompt": "q", "completion": "", "history": [["q", "a"]] * 50_000}).encode(),
+    "very many lines": b"x\n" * 200_000,
+    "very many elements": b"[" + b"{}," * 200_000 + b"{}]",
+}
+
+
+@pytest.mark.parametrize("data", LARGE.values(), ids=LARGE)
+def test_no_file_takes_more_than_moments_for_its_size(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(data)
+    began = time.process_time()
+    told(tmp_path / "a.jsonl")
+    assert time.process_time() - began < 10

@@ -4,6 +4,7 @@ Where the keys of several forms are there, the first in `FORMS` is meant. Keys t
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from mlxtune.data import marks, renames
@@ -142,11 +143,11 @@ def _history(row: Keys) -> Said:
         return Said()
     if not isinstance(given, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in given):
         return conversation(given, "history")
-    turns = Said()
+    turns: list[Message] = []
     for number, (asked, answer) in enumerate(given):
         for place, (role, words) in enumerate((("user", asked), ("assistant", answer))):
-            turns = turns.then(said(role, words, f"history[{number}][{place}]"))
-    return turns
+            turns += said(role, words, f"history[{number}][{place}]").messages
+    return Said(tuple(turns))
 
 
 def _made(row: Keys, before: Said, after: Said) -> Chat:
@@ -261,11 +262,17 @@ def row(raw: Raw, unread: Unread) -> Row | Refused:
 
 
 def _unknown(given: Mapping[str, Any]) -> BadRow:
+    expected, found, remedy = _words(tuple((key, renames.kind(value)) for key, value in given.items()))
+    return BadRow(expected, found, kind=remedy, remedy=remedy)
+
+
+@lru_cache(100)
+def _words(row: tuple[tuple[str, renames.Kind], ...]) -> tuple[str, str, str]:
+    """What is expected of a row of no form, found and to be done. All rows of a file may be of one kind."""
+    kinds = dict(row)
     for form in FORMS:
-        if all(key in given for key in form.needs):
-            empty = next(key for key in form.needs if given[key] is None)
-            return BadRow(f"a value under `{empty}`", "null")
-    keys = ", ".join([shown(key, 40) for key in given][:8]) + (", ..." if len(given) > 8 else "")
-    remedy = renames.remedy(given, [form.needs for form in FORMS])
-    found = f"the keys {keys or 'none'}"
-    return BadRow(f"a row of a known form ({KNOWN})", found, kind=remedy, remedy=remedy)
+        if all(key in kinds for key in form.needs):
+            return f"a value under `{next(key for key in form.needs if kinds[key] == 'null')}`", "null", ""
+    keys = ", ".join([shown(key, 40) for key in kinds][:8]) + (", ..." if len(kinds) > 8 else "")
+    remedy = renames.remedy(kinds, [form.needs for form in FORMS])
+    return f"a row of a known form ({KNOWN})", f"the keys {keys or 'none'}", remedy

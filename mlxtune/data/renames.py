@@ -1,7 +1,7 @@
 """What would make a row of unknown keys one of a known form: most often a key has another name."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from mlxtune.words import shown
 
@@ -12,56 +12,44 @@ ANSWERED = (
 CHATS = ("messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "chosen", "data")
 TEXTS = ("text", "content", "document", "body", "article", "passage", "story", "sentence", "code", "chosen")
 
+Kind = Literal["null", "text", "chat", "list", "other"]
 
-def remedy(given: Mapping[str, Any], needs: Iterable[Sequence[str]]) -> str:
-    """A sentence that says what to do, or nothing. needs: the keys of each known form.
 
-    >>> remedy({"question": "q", "answer": "a"}, [("prompt", "completion")])
+def kind(value: object) -> Kind:
+    """What a value may be the value of. chat: a list of messages; list: one of other objects."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "chat" if {"role", "from"} & value[0].keys() else "list"
+    return "null" if value is None else "text" if isinstance(value, str) else "other"
+
+
+def remedy(kinds: Mapping[str, Kind], needs: Iterable[Sequence[str]]) -> str:
+    """A sentence that says what to do, or nothing. kinds: the row's keys; needs: the keys of each known form.
+
+    >>> remedy({"question": "text", "answer": "text"}, [("prompt", "completion")])
     'Rename `question` to `prompt` and `answer` to `completion`.'
     """
-    plain = {key.strip().lower(): key for key in given if isinstance(key, str)}
+    plain = {key.strip().lower(): key for key in kinds}
     for form in needs:  # Prompt, " completion"
         if all(key in plain for key in form):
             return _rename((plain[key], key) for key in form)
     if {"role", "content"} <= plain.keys() or {"from", "value"} <= plain.keys():
         return "A row is a conversation: put its messages into a list under `messages`."
-    if chat := _first(CHATS, given, plain, _is_chat):
+
+    def first(names: Sequence[str], wanted: Kind) -> str | None:
+        return next((plain[name] for name in names if name in plain and kinds[plain[name]] == wanted), None)
+
+    asked, answered, instruction = first(ASKED, "text"), first(ANSWERED, "text"), plain.get("instruction")
+    if chat := first(CHATS, "chat"):
         return _rename([(chat, "messages")])
-    asked, answered = _first(ASKED, given, plain, _is_text), _first(ANSWERED, given, plain, _is_text)
-    if answered and (instruction := plain.get("instruction")):
+    if answered and instruction:
         return _rename([(instruction, "instruction"), (answered, "output")])
     if asked and answered:
         return _rename([(asked, "prompt"), (answered, "completion")])
-    if only := _first(TEXTS, given, plain, _is_text):
+    if only := first(TEXTS, "text"):
         return _rename([(only, "text")])
-    return _wrapped(given)
+    lists = [key for key in kinds if kinds[key] == "list"]  # of a file that is one object around its rows
+    return f"If the rows are in the list under {shown(lists[0], 40)}, write that list alone." if lists else ""
 
 
 def _rename(pairs: Iterable[tuple[str, str]]) -> str:
     return f"Rename {' and '.join(f'{shown(old, 40)} to `{new}`' for old, new in pairs if old != new)}."
-
-
-def _first(
-    names: Sequence[str], given: Mapping[str, Any], plain: Mapping[str, str], fits: Callable[[object], bool]
-) -> str | None:
-    """The key of the first of these names that holds what fits."""
-    return next((plain[name] for name in names if name in plain and fits(given[plain[name]])), None)
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_chat(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and isinstance(value[0], dict)
-        and bool({"role", "from"} & value[0].keys())
-    )
-
-
-def _wrapped(given: Mapping[str, Any]) -> str:
-    """Of a file that is one object around its rows."""
-    lists = [key for key, value in given.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    return f"If the rows are in the list under {shown(lists[0], 40)}, write that list alone." if lists else ""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.data.faults import Place
-from mlxtune.data.readers.raw import Raw, Rows, missing, without_nulls
+from mlxtune.data.readers.raw import Raw, Rows, missing, plain
 from mlxtune.errors import BadData
 from mlxtune.words import shown
 
@@ -39,7 +39,7 @@ def _ask(name: str) -> None:
 def _rows(place: str, rows: Any) -> Rows:
     try:
         for number, row in enumerate(rows, start=1):
-            yield Raw(Place(Path(place), number), {key: without_nulls(value) for key, value in row.items()})
+            yield Raw(Place(Path(place), number), {key: plain(value) for key, value in row.items()})
     except Exception as error:  # pictures and sound are decoded, by packages that may be absent
         found = shown(str(error).strip() or type(error).__name__, 300)
         raise BadData(place, expected="rows that can be read", found=found) from None

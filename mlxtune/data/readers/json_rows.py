@@ -6,6 +6,7 @@ otherwise a fault of syntax ends the reading, as what follows it cannot be told 
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -19,7 +20,7 @@ Layout = Literal["lines", "values", "table"]
 
 _LOOKED_AT = 1_000_000  # characters of a text that may be rows
 _BLANKS = re.compile(r"[ \t\r\n]*")
-_COLUMNS = re.compile(rb'\s*"?[A-Za-z_][\w .-]*"?(\s*[,;\t]\s*"?[A-Za-z_][\w .-]*"?)+\s*')
+_COLUMN = re.compile(rb"[A-Za-z_][\w .-]*")
 
 
 class Repeated(ValueError):
@@ -32,7 +33,7 @@ class Repeated(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise Repeated(next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place])))
+        raise Repeated(Counter(key for key, _ in pairs).most_common(1)[0][0])
     return made
 
 
@@ -66,7 +67,7 @@ def _layout(stream: BinaryIO) -> Layout:
     if first.startswith(b"["):
         return "values"
     if not first.startswith(b"{"):
-        return "table" if _COLUMNS.fullmatch(first) and _next_line(stream)[:1] not in (b"{", b"[") else "lines"
+        return "table" if _is_header(first) and _next_line(stream)[:1] not in (b"{", b"[") else "lines"
     if not _is_begun(first):
         return "lines"
     return "lines" if _is_object(_next_line(stream)) else "values"
@@ -74,6 +75,11 @@ def _layout(stream: BinaryIO) -> Layout:
 
 def _next_line(stream: BinaryIO) -> bytes:
     return next((line.strip() for line in stream if line.strip()), b"")
+
+
+def _is_header(line: bytes) -> bool:
+    cells = re.split(rb"[,;\t]", line)
+    return len(cells) > 1 and all(_COLUMN.fullmatch(cell.strip(b' "')) for cell in cells)
 
 
 def _is_begun(line: bytes) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.data.faults import Place
-from mlxtune.data.readers.raw import Raw, Rows, missing, without_nulls
+from mlxtune.data.readers.raw import Raw, Rows, missing, plain
 from mlxtune.errors import BadData
 from mlxtune.words import shown
 
@@ -22,7 +22,7 @@ def rows(file: Path) -> Rows:
         with pq.ParquetFile(file) as opened:
             _check_names(file, opened.schema_arrow.names)
             for number, row in enumerate(_rows(opened), start=1):
-                yield Raw(Place(file, number), {key: _text(without_nulls(value)) for key, value in row.items()})
+                yield Raw(Place(file, number), {key: plain(value) for key, value in row.items()})
     except BadData:
         raise
     except Exception as error:  # pyarrow raises whatever its many decoders raise
@@ -39,11 +39,3 @@ def _check_names(file: Path, names: list[str]) -> None:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise BadData(str(file), expected="columns of different names", found=f"{shown(twice)} more than once")
-
-
-def _text(value: object) -> object:
-    """A binary column may hold text; what is none stays bytes, and is refused where text is needed."""
-    try:
-        return value.decode("utf-8") if isinstance(value, bytes) else value
-    except UnicodeDecodeError:
-        return value

@@ -28,8 +28,20 @@ def missing(package: str, why: str) -> Missing:
     return Missing("", expected=f"the package {package} {why}", found="none installed", remedy=remedy)
 
 
-def without_nulls(value: object) -> object:
-    """Arrow's tables give every object every key and call the absent ones null; a tool would be called with them."""
+def plain(value: object) -> object:
+    """A value of an Arrow table as JSON would have it.
+
+    Tables give every object every key and call the absent ones null, with which a tool would be called. Bytes may be
+    text; those that are none stay, and are refused where text is needed.
+
+    >>> plain({"city": b"Oslo", "day": None})
+    {'city': 'Oslo'}
+    """
     if isinstance(value, dict):
-        return {key: without_nulls(each) for key, each in value.items() if each is not None}
-    return [without_nulls(each) for each in value] if isinstance(value, list) else value
+        return {key: plain(each) for key, each in value.items() if each is not None}
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    return [plain(each) for each in value] if isinstance(value, list) else value
