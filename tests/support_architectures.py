@@ -114,7 +114,7 @@ JAMBA = {
     "mamba_d_conv": 4,
     "mamba_d_state": 8,
     "mamba_expand": 2,
-    "num_experts": 2,
+    "num_experts": 1,  # mlx-lm weighs several otherwise than transformers
     "num_experts_per_tok": 1,
     "mamba_proj_bias": False,
     "mamba_dt_rank": 4,

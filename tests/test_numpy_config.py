@@ -47,7 +47,8 @@ def test_a_model_outside_the_family_is_refused_with_its_name_and_what_is_there(t
     [
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"mlp_bias": True}, "mlp_bias"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "RoPE type dynamic"),
+        ({"rope_scaling": {"rope_type": "proportional", "factor": 2.0}}, "RoPE type proportional"),
+        ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, "without short_factor and long_factor"),
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "without low_freq_factor, high_freq_factor"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"quantization": {"bits": 4, "group_size": 64}}, "quantised ones"),

@@ -15,7 +15,8 @@ from mlxtune.backends.numpy.kernels.linear import Linear, LowRank, input_gradien
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
 from mlxtune.backends.numpy.kernels.rotary import rotate, rotate_backward
 from mlxtune.backends.numpy.kernels.swiglu import swiglu, swiglu_backward
-from mlxtune.backends.numpy.rope import Rope, Tables, inverse_frequencies, tables
+from mlxtune.backends.numpy.rope import Tables, tables
+from mlxtune.models.rope import Rope, inverse_frequencies
 from tests.support_numpy import worst
 
 EPSILON = 1e-5

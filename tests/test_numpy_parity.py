@@ -6,7 +6,6 @@ import pytest
 from mlxtune import checkpoint
 from mlxtune.backends.base import Sampling
 from mlxtune.backends.numpy.speaker import NumpySpeaker
-from mlxtune.errors import BadModel
 from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
@@ -29,7 +28,6 @@ STRATEGIES = {
     "lora, some": Lora(rank=4, scale=2.0, target=("q_proj", "down_proj"), last_n=2),
     "full": Full(),
 }
-MODELS = tuple(kind for kind in KINDS if kind != "qwen2, windows")  # which MLX refuses
 FAMILIES = ("llama", "llama, tied", "mistral, short window", "qwen2", "qwen3")
 BF16_MOMENTS = AdamW(moments="bf16")
 EVERY_STRATEGY = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
@@ -55,7 +53,7 @@ def hand_over(giver, taker, run):
 
 
 @EVERY_STRATEGY
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_first_gradients_agree(kind, strategy, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS[kind])
     ours, theirs = learner(folder, strategy), mlx_learner(folder, strategy)
@@ -143,18 +141,10 @@ def test_losses_of_fifty_steps_with_moments_in_bfloat16_agree(tmp_path, monkeypa
         assert np.abs(losses_of_fifty(make(folder, **settings)) / expected - 1).max() > 3e-4
 
 
-@pytest.mark.parametrize("kind", ["mistral, short window", "mistral, long window", "qwen3"])
+@pytest.mark.parametrize("kind", ["mistral, short window", "mistral, long window", "qwen2, windows", "qwen3"])
 def test_the_same_tokens_follow_a_prompt_longer_than_the_window(kind, tmp_path):
     folder = write_model(tmp_path, **KINDS[kind])
     prompt = [int(token) for token in random_batch(n_rows=1, n_tokens=60).tokens_BT[0]]
     ours, theirs = (make(folder, None, "fp32") for make in (NumpySpeaker, MlxSpeaker))
     sampling = Sampling(max_tokens=24, temperature=0.0, top_p=1.0, seed=0)
     assert [*ours.generate(prompt, sampling, set())] == [*theirs.generate(prompt, sampling, set())]
-
-
-def test_windows_that_mlx_lm_does_not_have_are_refused_on_mlx(tmp_path):
-    folder = write_model(tmp_path, **KINDS["qwen2, windows"])
-    with pytest.raises(BadModel, match="use_sliding_window with a window of 20 tokens"):
-        MlxLearner(job(folder))
-    every_layer_is_full = {**KINDS["qwen2, windows"], "max_window_layers": 3}
-    mlx_learner(write_model(tmp_path, **every_layer_is_full))

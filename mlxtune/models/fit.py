@@ -20,8 +20,14 @@ class Stored(NamedTuple):
     shape: Shape
 
 
-def check(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str, Stored]) -> None:
-    """BadModel tells all tensors that are missing, left over, of another shape, or not of plain numbers."""
+INCOMPLETE = "The copy is not complete, or config.json and the weights are of two models."
+
+
+def check(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str, Stored], cause: str = "") -> None:
+    """BadModel tells all tensors that are missing, left over, of another shape, or not of plain numbers.
+
+    cause: what a backend knows of why, in a sentence.
+    """
     both = sorted(needed.keys() & stored.keys())
     shapes = [f"{name} {[*stored[name].shape]} for {[*needed[name]]}" for name in both]
     unlike = [text for name, text in zip(both, shapes, strict=True) if stored[name].shape != needed[name]]
@@ -38,9 +44,7 @@ def check(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str, Stored
             str(folder),
             expected="the tensors that config.json calls for, and no others",
             found="; ".join(words),
-            remedy=ORIGINAL
-            if packed
-            else "The copy is not complete, or config.json and the weights are of two models.",
+            remedy=ORIGINAL if packed else cause or INCOMPLETE,
         )
 
 

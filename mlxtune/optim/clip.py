@@ -7,7 +7,8 @@ from mlxtune.optim.arrays import Array, Namespace
 
 def square_sum(xp: Namespace, gradient: Array) -> Array:
     """Sum of squares in float32, last axis first: MLX's CPU reduction of a whole large array loses digits."""
-    return xp.sum(xp.sum(xp.square(gradient.astype(xp.float32)), axis=-1))
+    squares = xp.square(gradient.astype(xp.float32))
+    return xp.sum(xp.sum(squares, axis=-1)) if squares.ndim else squares
 
 
 def global_norm(xp: Namespace, gradients: Iterable[Array]) -> Array:

@@ -106,7 +106,8 @@ def _head(model: nn.Module) -> tuple[nn.Module, str] | None:
     name = (parts.head or parts.embedding).removesuffix(".weight")
     holder = modules[name.rpartition(".")[0]]
     in_adapter = any(isinstance(value, mx.array) for value in holder.values())
-    return (modules[name], method) if type(modules[name]) is plain and not in_adapter else None
+    is_plain = isinstance(modules[name], plain) and getattr(type(modules[name]), method) is getattr(plain, method)
+    return (modules[name], method) if is_plain and not in_adapter else None
 
 
 def _answers(model: nn.Module, module: nn.Module, method: str) -> tuple[mx.array, mx.array] | None:

@@ -17,7 +17,7 @@ from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameter
 from mlxtune.backends.mlx.compiled import Compiled
 from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.keeping import Keeping
-from mlxtune.backends.mlx.load import PRECISIONS, load_lazily
+from mlxtune.backends.mlx.load import PRECISIONS, corrected, load_lazily
 from mlxtune.backends.mlx.network import Network
 from mlxtune.backends.mlx.ordered import Ordered
 from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained
@@ -53,7 +53,7 @@ class MlxLearner:
         if self.selection.untie_head:
             head.check_can_untie(self.model)
         self.names = names(self.selection)
-        self.precision, self.device, self.notes = job.precision, device.name(), notes
+        self.precision, self.device, self.notes = job.precision, device.name(), (*notes, *corrected(self.model))
         self.memory_limit_bytes = device.memory_limit_bytes()
         self.checked = RowsToCheck(some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0]), ())
         self.keeping: Keeping | None = None

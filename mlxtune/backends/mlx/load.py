@@ -14,11 +14,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import load_config, load_model
 
-from mlxtune.backends.mlx.rope import older_keys
-from mlxtune.backends.mlx.windows import slide
+from mlxtune.backends.mlx import corrections, keys, names
 from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
-from mlxtune.models import fit
+from mlxtune.models import declared, fit
 
 PRECISIONS = {"bf16": mx.bfloat16, "fp16": mx.float16, "fp32": mx.float32}
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -33,20 +32,31 @@ def load_lazily(folder: Path, precision: str) -> nn.Module:
     Raises BadModel for an architecture that mlx-lm does not have, for tensors that are not those of the config, and for
     weights that are quantised (they cannot be trained as they are).
     """
+    raw = load_config(folder)
+    config = declared.read(raw)
     try:
-        added = older_keys(load_config(folder))
-        classes = _checking_classes(folder)
-        model, config = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
-    except (ValueError, TypeError, KeyError, FileNotFoundError, RuntimeError) as error:
+        classes = _model_classes(folder, raw, config)
+        added = keys.completed(raw, config, classes(raw)[1]) if config else keys.rope_only(raw)
+        model, _ = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
+    except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError, RuntimeError) as error:
         raise BadModel(
             str(folder),
             expected="a config.json and weights that mlx-lm can load",
             found=str(error).strip().rstrip(".").replace("\n", " "),
             remedy="The folder may be incomplete, or its architecture newer than the installed mlx-lm.",
         ) from error
-    slide(model, config, folder)
     cast(model, PRECISIONS[precision])
+    corrections.hold_buffers(model)
+    corrections.scale_embedding(model, precision)
     return model
+
+
+def corrected(model: nn.Module) -> tuple[str, ...]:
+    """What the model computes otherwise than mlx-lm does of the same folder, as a sentence for the user."""
+    if not model.corrected:
+        return ()
+    here = f"mlx-lm leaves out of this model {', and '.join(model.corrected)}; it is computed here, as in PyTorch."
+    return (f"{here} Try the result with mlxtune generate: mlx_lm.generate would compute another model.",)
 
 
 def cast(model: nn.Module, dtype: mx.Dtype) -> None:
@@ -59,41 +69,81 @@ def cast(model: nn.Module, dtype: mx.Dtype) -> None:
     model.update(tree_map_with_path(convert, model.parameters()))
 
 
-def _checking_classes(folder: Path) -> ModelClasses:
-    """mlx-lm's classes, that check weights before they take them.
+def _classes(folder: Path, config: dict[str, Any]) -> tuple[type[nn.Module], type]:
+    """mlx-lm's own. Some of its modules end the program where a package is missing."""
+    try:
+        return mlx_lm_classes(config)
+    except SystemExit as error:
+        raise BadModel(
+            str(folder),
+            expected="an architecture that mlx-lm can build here",
+            found=f"{config['model_type']}, whose code in mlx-lm needs a package that is not installed",
+            remedy="Install the package that mlx-lm named above.",
+        ) from error
 
-    They also read a tied model that was saved under its head's name only.
+
+def _text_args(raw: dict[str, Any], outer: type) -> type | None:
+    """The ModelArgs of the language model; in a multimodal one, where mlx-lm has it by itself."""
+    if "text_config" not in raw:
+        return outer
+    try:
+        return mlx_lm_classes({"model_type": raw["text_config"]["model_type"]})[1]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _model_classes(folder: Path, raw: dict[str, Any], config: Any) -> ModelClasses:
+    """mlx-lm's classes, put right by what config.json says, that check weights before they take them.
+
+    They also read a tied model that was saved under its head's name only. config: transformers', where it has one.
     """
     head_only = _saved_as_head_only(folder)
+    model_class, args_class = _classes(folder, raw)
+    known = None
+    if config is not None:
+        known = corrections.Family(folder, config, _text_args(raw, args_class))
+        known.check(raw)
 
-    def classes(config: dict[str, Any]) -> tuple[type[nn.Module], type]:
-        model_class, args_class = mlx_lm_classes(config)
+    class Model(model_class):  # type: ignore[misc,valid-type]
+        __module__ = model_class.__module__  # which messages name
+        corrected: tuple[str, ...] = ()
 
-        class Model(model_class):  # type: ignore[misc,valid-type]
-            __module__ = model_class.__module__  # which messages name
+        def __init__(self, args: Any) -> None:
+            super().__init__(args)
+            self._corrected(known.passes(self) if known else ())
 
-            def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-                if head_only:
-                    weights = {name.replace(HEAD, EMBEDDING): array for name, array in weights.items()}
-                inherited = getattr(super(), "sanitize", None)
-                return inherited(weights) if inherited else weights
+        def _corrected(self, what: tuple[str, ...]) -> None:
+            object.__setattr__(self, "corrected", self.corrected + what)
 
-            def load_weights(self, weights: list[tuple[str, mx.array]], strict: bool = True) -> nn.Module:
-                if strict:  # an adapter comes this way too, and is not strict
-                    _check(folder, self, dict(weights))
-                return super().load_weights(weights, strict=strict)
+        def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+            if head_only:
+                weights = {name.replace(HEAD, EMBEDDING): array for name, array in weights.items()}
+            inherited = getattr(super(), "sanitize", None)
+            weights = names.as_mlx_lm(self.args, weights)
+            return names.at_the_top(inherited(weights) if inherited else weights)
 
-        return Model, args_class
+        def load_weights(self, weights: list[tuple[str, mx.array]], strict: bool = True) -> nn.Module:
+            if strict:  # an adapter comes this way too, and is not strict
+                stored = dict(weights)
+                self._corrected(known.head(self, stored) if known else ())
+                _check(folder, self, stored, known.shapes(raw) if known else [])
+                weights = [*stored.items()]
+            return super().load_weights(weights, strict=strict)
 
-    return classes
+    return lambda _: (Model, args_class)
 
 
-def _check(folder: Path, model: nn.Module, weights: dict[str, mx.array]) -> None:
+def _check(folder: Path, model: nn.Module, weights: dict[str, mx.array], unread: list[str]) -> None:
     if any(hasattr(module, "scales") for _, module in model.named_modules()):
         raise fit.quantised(folder, model_config.read(folder).quantized)
     needed = {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())}
     stored = {name: fit.Stored(_dtype(array), tuple(array.shape)) for name, array in weights.items()}
-    fit.check(folder, needed, stored)
+    fit.check(
+        folder,
+        needed,
+        stored,
+        f"mlx-lm does not read these keys of config.json: {', '.join(unread)}." if unread else "",
+    )
 
 
 def _dtype(array: mx.array) -> str:

@@ -15,18 +15,26 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx_lm.models import base
+from numpy.typing import NDArray
 
 ATTENTION = "scaled_dot_product_attention"
 Mask = mx.array | str | None
 
 
+class Rows(int):
+    """The offset 0 of rows end to end, that says where they end: a rotation may depend on the length of a row."""
+
+    ends: tuple[int, ...]  # 0 first
+
+
 class PackedCache:
     """A cache in the eyes of a model: empty, with a mask for rows of the lengths."""
 
-    offset = 0
-
     def __init__(self, lengths: Sequence[int]) -> None:
         self.ends = (0, *accumulate(lengths))
+        self.offset = Rows(0)
+        self.offset.ends = self.ends
+        self.masks: dict[int | None, mx.array] = {}  # by window: the layers of a pass share them
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Keys and values as they are: nothing came before."""
@@ -37,11 +45,21 @@ class PackedCache:
         longest = max(end - begin for begin, end in pairwise(self.ends))
         if not return_array and (window_size is None or longest <= window_size):
             return "causal"
+        return self.array(n_tokens, window_size)
+
+    def array(self, n_tokens: int, window_size: int | None) -> mx.array:
+        """The mask as an array, made once for all layers."""
+        if window_size not in self.masks:
+            self.masks[window_size] = mx.array(self._seen(n_tokens, window_size))
+        return self.masks[window_size]
+
+    def _seen(self, n_tokens: int, window_size: int | None) -> NDArray[np.bool_]:
+        """Which token sees which."""
         place = np.arange(n_tokens)
         begin = np.repeat(self.ends[:-1], np.diff(self.ends))
         if window_size is not None:
             begin = np.maximum(begin, place - window_size + 1)
-        return mx.array((place >= begin[:, None]) & (place <= place[:, None]))
+        return (place >= begin[:, None]) & (place <= place[:, None])
 
 
 def modules_that_attend() -> list[ModuleType]:

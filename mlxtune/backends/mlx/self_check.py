@@ -19,6 +19,7 @@ from mlxtune.backends.mlx.head_probe import FoundHead
 from mlxtune.backends.mlx.stand_in import Call
 from mlxtune.backends.row_file import Tokens
 from mlxtune.data.types import Batch
+from mlxtune.errors import BadModel
 
 SPLIT = WHOLE._replace(split=True)
 GATHERED = WHOLE._replace(gathered=True)
@@ -79,7 +80,7 @@ class SelfCheck(NamedTuple):
     def best(self) -> Checked:
         """The first form of the ladder that agrees with the whole model."""
         self.model.eval()
-        whole = self._outcome(WHOLE, alone=True)
+        whole = self._whole()
         split_fault = self._split_fault(whole) if self.first else None
         faults: dict[Form, str] = {}
         for form in LADDER:
@@ -94,6 +95,18 @@ class SelfCheck(NamedTuple):
         )
         notes += _missing(form, faults)
         return Checked(form, self.head if form.sharded else None, tuple(notes))
+
+    def _whole(self) -> Outcome:
+        """The reference. Some of mlx-lm's code runs in its own generation alone."""
+        try:
+            return self._outcome(WHOLE, alone=True)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise BadModel(
+                type(self.model).__module__,
+                expected="code that computes the logits of a row",
+                found=f"that it fails, {type(error).__name__}: {error}".splitlines()[0],
+                remedy="This architecture of mlx-lm cannot be trained; another version of mlx-lm may have it mended.",
+            ) from error
 
     def _split_fault(self, whole: Outcome) -> str | None:
         """The model cut in two, and otherwise as it is, must give the whole model's bits."""

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxtune.backends.numpy import rope
-from mlxtune.backends.numpy.rope import Rope
 from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
-from mlxtune.models import fit
+from mlxtune.models import fit, rope
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.dimensions import Dimensions
+from mlxtune.models.rope import Rope
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 SUPPORTED = (
     f"The NumPy backend has the families {', '.join(FAMILIES)}: RMSNorm, SwiGLU, grouped-query attention, and the\n"
-    f"RoPE types {', '.join(rope.TYPES)}. Other architectures run on MLX: --backend mlx."
+    f"RoPE types {', '.join(rope.NEEDED)}. Other architectures run on MLX: --backend mlx."
 )
 
 
@@ -51,7 +50,7 @@ def read(folder: Path) -> Decoder:
     return Decoder(
         **vars(dimensions),
         epsilon=float(text.get("rms_norm_eps", 1e-6)),
-        rope=rope.read(text, dimensions.head_dim, config.max_positions),
+        rope=rope.read(rope.of_config(text), dimensions.head_dim, config.max_positions),
         windows=_windows(config, text),
     )
 
@@ -76,7 +75,10 @@ def _outside(config: ModelConfig, text: Mapping[str, Any]) -> Iterator[str]:
             yield key
     if config.model_type in ("llama", "mistral") and set(text.get("layer_types") or ()) - {"full_attention"}:
         yield "layer_types"
-    yield from rope.outside(text)
+    parameters = rope.of_config(text)
+    yield from rope.faults(parameters)
+    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        yield "partial_rotary_factor"
 
 
 def _windows(config: ModelConfig, text: Mapping[str, Any]) -> tuple[int | None, ...]:

@@ -48,7 +48,7 @@ class Model:
         self.embedding, self.embedding_gradient = weights[EMBEDDING], views.gradient(EMBEDDING)
         head = HEAD if weights.get(HEAD) is not None else EMBEDDING
         self.head, self.head_gradient, self.tied = weights[head], views.gradient(head), head == EMBEDDING
-        self._tables: Tables | None = None
+        self._tables: dict[int, Tables] = {}  # by regime, see `Rope`
 
     def embed(self, tokens_N: Tokens, ws: Workspace) -> Array:
         """Hidden states before the first layer, (N, D)."""
@@ -145,12 +145,17 @@ class Model:
         return Pass(bands, (d.n_heads, d.n_kv_heads, d.head_dim), d.epsilon, dropout, self.ws)
 
     def _tables_of(self, begin: int, end: int) -> Tables:
-        """Of queries, which are scaled here once for all scores, and keys."""
-        if self._tables is None or len(self._tables.cos) < end:
-            d, known = self.decoder, 0 if self._tables is None else len(self._tables.cos)
-            made = rope.tables(d.rope, max(end, 2 * known), [d.head_dim**-0.5] * d.n_heads + [1.0] * d.n_kv_heads)
-            self._tables = Tables(made.cos.astype(self.ws.dtype), made.sin.astype(self.ws.dtype))
-        return Tables(self._tables.cos[begin:end], self._tables.sin[begin:end])
+        """Of queries, which are scaled here once for all scores, and keys, in rows of `end` tokens."""
+        d, regime = self.decoder, self.decoder.rope.regime(end)
+        known = len(self._tables[regime].cos) if regime in self._tables else 0
+        if known < end:
+            if d.rope.kind == "dynamic":
+                self._tables = {}  # as each length has a regime of its own, they would pile up
+            factors = [d.head_dim**-0.5] * d.n_heads + [1.0] * d.n_kv_heads
+            made = rope.tables(d.rope, max(end, 2 * known), factors, end)
+            self._tables[regime] = Tables(made.cos.astype(self.ws.dtype), made.sin.astype(self.ws.dtype))
+        tables = self._tables[regime]
+        return Tables(tables.cos[begin:end], tables.sin[begin:end])
 
 
 class _Views(NamedTuple):
