@@ -54,6 +54,8 @@ def random_config(family: str, seed: int) -> dict[str, Any]:
         "rope_theta": 10000.0,
         "pad_token_id": 0,
     }
+    if family == "gemma3_text":
+        config["num_hidden_layers"] = 6  # mlx-lm's code needs one layer that sees the whole text, the sixth
     if family == "qwen2":
         del config["head_dim"]  # mlx-lm reads none
     tied = family in ("gemma", "gemma2") or bool(seed % 2)  # mlx-lm ties these two whatever the config says

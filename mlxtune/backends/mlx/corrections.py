@@ -84,7 +84,7 @@ class Family(NamedTuple):
         windows = declared.windows(text)
         if any(windows) and not self.slides:
             slide(model, windows)
-            made.append(f"its sliding window of {text.sliding_window:,} tokens")
+            made.append(f"its sliding window of {text.sliding_window:,} tokens, which longer texts need")
         if self._has_plain_rope and rope.put_in(model, _ropes(text)):
             made.append("its rotary embedding")
         if _other_activation(text):

@@ -36,8 +36,8 @@ def load_lazily(folder: Path, precision: str) -> nn.Module:
     config = declared.read(raw)
     try:
         classes = _model_classes(folder, raw, config)
-        added = keys.completed(raw, config, classes(raw)[1]) if config else keys.rope_only(raw)
-        model, _ = load_model(folder, lazy=True, strict=True, model_config=added, get_model_classes=classes)
+        added = keys.completed(raw, config, classes[1]) if config else keys.rope_only(raw)
+        model, _ = load_model(folder, lazy=True, model_config=added, get_model_classes=lambda **_: classes)
     except (ValueError, TypeError, KeyError, AttributeError, FileNotFoundError, RuntimeError) as error:
         raise BadModel(
             str(folder),
@@ -92,7 +92,7 @@ def _text_args(raw: dict[str, Any], outer: type) -> type | None:
         return None
 
 
-def _model_classes(folder: Path, raw: dict[str, Any], config: Any) -> ModelClasses:
+def _model_classes(folder: Path, raw: dict[str, Any], config: Any) -> tuple[type[nn.Module], type]:
     """mlx-lm's classes, put right by what config.json says, that check weights before they take them.
 
     They also read a tied model that was saved under its head's name only. config: transformers', where it has one.
@@ -130,7 +130,7 @@ def _model_classes(folder: Path, raw: dict[str, Any], config: Any) -> ModelClass
                 weights = [*stored.items()]
             return super().load_weights(weights, strict=strict)
 
-    return lambda _: (Model, args_class)
+    return Model, args_class
 
 
 def _check(folder: Path, model: nn.Module, weights: dict[str, mx.array], unread: list[str]) -> None:

@@ -33,8 +33,11 @@ class StandIn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._layer, name)
 
-    def __call__(self, hidden: mx.array, *arguments: Any, **named: Any) -> mx.array:
-        return self._call(self._layer, hidden, *arguments, **named)
+    def __call__(self, *arguments: Any, **named: Any) -> mx.array:
+        """The hidden states come first, in GPT-J by a name."""
+        if not arguments:
+            arguments = (named.pop(next(iter(named))),)
+        return self._call(self._layer, *arguments, **named)
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
