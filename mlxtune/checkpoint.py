@@ -62,13 +62,14 @@ def settle(run: Path, step: int, state: dict[str, Any], ready: Callable[[], obje
 
 def folders(run: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("[0-9]*") if path.is_dir())
+    return sorted(path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit() and path.is_dir())
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what a killed run left half-written."""
+def prune(run: Path, keep: int, spared: Path | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints and the spared one, and what a killed run left half-written."""
     for path in folders(run)[:-keep]:
-        shutil.rmtree(path)
+        if path != spared:
+            shutil.rmtree(path)
     for leftover in (run / "checkpoints").glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -121,19 +121,34 @@ class Progress:
     tokens: int = 0
     packed: bool = False  # the order of the rows, see Feed
     seconds: float = 0.0  # spent training and evaluating
+    first_loss: float | None = None  # of the first step, whose rows were seen by what nothing had trained yet
     last_loss: float | None = None
     evaluated_step: int = -1  # the last step at which the validation loss was taken
-    best_loss: float | None = None
+    eval_loss: float | None = None  # the validation loss at that step
+    eval_seconds: float = 0.0  # that it took
+    start_loss: float | None = None  # the validation loss before training, which is no result
+    best_loss: float | None = None  # of what was trained
     best_step: int | None = None
-    evals_since_best: int = 0
+    evals_since_best: int = 0  # validations without a gain, on the one before training too
+
+    def take(self, event: Eval) -> None:
+        """Note a validation of the schedule."""
+        before = [loss for loss in (self.start_loss, self.best_loss) if loss is not None]
+        self.evals_since_best = 0 if all(event.loss < loss for loss in before) else self.evals_since_best + 1
+        if event.step == 0:
+            self.start_loss = event.loss
+        elif event.best:
+            self.best_loss, self.best_step = event.loss, event.step
+        self.evaluated_step, self.eval_loss = event.step, event.loss
+        self.eval_seconds, self.seconds = event.seconds, self.seconds + event.seconds
 
 
 class NotFinite(Exception):
-    """The loss or the gradient stopped being a number. rows: of the batches of that step."""
+    """What a run cannot go on with. what: should have been finite; rows: of the step's batches, if it was a step's."""
 
-    def __init__(self, step: int, result: StepResult, rows: list[int]) -> None:
-        super().__init__(step, result, rows)
-        self.step, self.result, self.rows = step, result, rows
+    def __init__(self, step: int, what: str, found: str, rows: Sequence[int] = ()) -> None:
+        super().__init__(step, what, found, rows)
+        self.step, self.what, self.found, self.rows = step, what, found, rows
 
 
 class Evaluator(Protocol):
@@ -174,7 +189,9 @@ def train(
     with made_ahead(windows, lambda window: _batches(learner, feed, window)) as ahead:
         while True:
             if eval_is_due(feed, progress, paces):
-                yield _evaluate(learner, feed, progress)
+                event = validate(learner, feed, progress)
+                progress.take(event)
+                yield event
             if progress.step >= paces.total or _out_of_patience(settings, progress):
                 return
             window, batches = next(ahead)
@@ -207,11 +224,12 @@ def _step(learner: Learner, batches: list[Batch], rate: float, progress: Progres
     result = learner.step(batches, rate)
     seconds = time.perf_counter() - began
     loss = result.loss.loss_sum / result.loss.n_tokens
-    if not math.isfinite(loss) or not (math.isfinite(result.grad_norm) or result.skipped):
-        raise NotFinite(progress.step + 1, result, [row for batch in batches for row in batch.rows])
+    _check_finite(progress.step + 1, loss, result, [row for batch in batches for row in batch.rows])
     progress.step, progress.window = progress.step + 1, progress.window + 1
     progress.tokens, progress.seconds = progress.tokens + result.loss.n_tokens, progress.seconds + seconds
     progress.last_loss = loss
+    if progress.step == 1:
+        progress.first_loss = loss
     return Step(
         step=progress.step,
         epoch=progress.epoch + 1,
@@ -226,19 +244,38 @@ def _step(learner: Learner, batches: list[Batch], rate: float, progress: Progres
     )
 
 
-def _evaluate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
+def _check_finite(step: int, loss: float, result: StepResult, rows: Sequence[int]) -> None:
+    if not math.isfinite(loss) or not (math.isfinite(result.grad_norm) or result.skipped):
+        found = f"loss {loss}, gradient norm {result.grad_norm}"
+        raise NotFinite(step, "a finite loss and gradient", found, rows)
+    if result.not_finite:
+        named = ", ".join(result.not_finite[:3]) + (" and more" if result.not_finite[3:] else "")
+        found = f"NaN or infinity in {len(result.not_finite):,} tensors: {named}"
+        raise NotFinite(step, "finite weights and moments after the step", found, rows)
+
+
+def validate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
+    """The validation loss of the weights as they are; `progress` is not told. Raises NotFinite."""
     began = time.perf_counter()
     total = evaluate(learner, feed.valid, feed.eval_batches())
     seconds = time.perf_counter() - began
+    step, loss = progress.step, total.loss_sum / total.n_tokens
+    if not math.isfinite(loss):
+        raise NotFinite(step, "a finite validation loss", str(loss))
+    best = step > 0 and (progress.best_loss is None or loss < progress.best_loss)
+    return Eval(step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best, learner.memory())
+
+
+def first_rows_loss(learner: Learner, feed: Feed, progress: Progress) -> float:
+    """The loss of the first step's rows with the weights as they are: beside `first_loss`, what was learned of them.
+
+    It stands in for the validation where no row validates. Raises NotFinite.
+    """
+    total = evaluate(learner, feed.train, feed.windows(0)[0])
     loss = total.loss_sum / total.n_tokens
-    best = progress.best_loss is None or loss < progress.best_loss
-    if best:
-        progress.best_loss, progress.best_step, progress.evals_since_best = loss, progress.step, 0
-    else:
-        progress.evals_since_best += 1
-    progress.evaluated_step, progress.seconds = progress.step, progress.seconds + seconds
-    memory = learner.memory()
-    return Eval(progress.step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best, memory)
+    if not math.isfinite(loss):
+        raise NotFinite(progress.step, "a finite loss of the first step's rows", str(loss))
+    return loss
 
 
 def evaluate(learner: Evaluator, rows: Sequence[TokenRow], batches: Iterable[Sequence[int]]) -> LossSum:

@@ -60,6 +60,7 @@ class Start:
     notes: tuple[str, ...] = ()  # what the user should know: the head is tied, rows skipped, how validation was split
     best_eval_loss: float | None = None  # of the sittings before this one
     best_step: int | None = None
+    eval_every: int = 0  # steps between validations; 0: none
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Eval:
-    """The validation rows at one step. Step 0 is before training."""
+    """The validation rows at one step. Step 0 is before training, and never the best: it is no result."""
 
     kind: ClassVar[str] = "eval"
     step: int
@@ -117,7 +118,11 @@ class Notice:
 
 @dataclass(frozen=True)
 class End:
-    """How it ended. status: done, patience (stopped early), interrupted, stopped (by itself: exit code 3)."""
+    """How it ended.
+
+    status: done, patience (stopped early), interrupted, stopped (by itself: exit code 3), diverged (what was trained is
+    clearly worse than what it began with: exit code 3).
+    """
 
     kind: ClassVar[str] = "end"
     status: str
@@ -129,9 +134,15 @@ class End:
     wall_seconds: float
     memory: Memory
     run: str
-    adapter: str | None
+    adapter: str | None  # what is offered: the best of what was validated, else the last weights
     message: str = ""
     exit_code: int = field(default=0)
+    model: str = ""
+    adapter_step: int | None = None  # after which the weights in `adapter` are
+    adapter_last: str | None = None  # the last weights, where `adapter` has others
+    start_loss: float | None = None  # before training: of the validation, else of the first step's rows
+    last_eval_loss: float | None = None  # the same of the last weights
+    learned: bool | None = None  # whether anything beat the start; None where it is not known
 
     @property
     def peak_memory_bytes(self) -> int:

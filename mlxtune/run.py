@@ -2,23 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune import checkpoint, engine, run_folder, run_shape
+from mlxtune import checkpoint, ending, engine, outcome, run_folder, run_shape
 from mlxtune.documents import user_path
 from mlxtune.engine import NotFinite, Progress
-from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
-from mlxtune.events import End, Eval, Preparing, Step
-from mlxtune.memory.guard import LOWER, TooLarge
+from mlxtune.errors import BadSetting, MlxtuneError, RunStopped
+from mlxtune.events import End, Eval, Event, Notice, Preparing, Step
+from mlxtune.memory.guard import TooLarge
 from mlxtune.prepare import Prepared, prepare, settled, start_event
 from mlxtune.recipe import Recipe, build
 from mlxtune.report.base import Report, Reports
-from mlxtune.report.log import Log, rewind
+from mlxtune.report.log import Log, last_end, rewind
+from mlxtune.results import Results
 from mlxtune.saving import Saving
-from mlxtune.signals import StopRequests
-from mlxtune.storage import free_bytes, recover_folder
+from mlxtune.signals import Asked, StopRequests
+from mlxtune.storage import free_bytes
 from mlxtune.words import size
 
 
@@ -50,11 +51,11 @@ def _check_disk(prepared: Prepared, folder: Path) -> None:
     weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
     keep = prepared.recipe.checkpoint.keep
     to_come = max(1, keep + 1 - len(checkpoint.folders(folder)))  # one is written before the oldest goes
-    needed, free = to_come * (weights + optimizer) + 2 * weights, free_bytes(folder)
+    needed, free = to_come * (weights + optimizer) + 3 * weights, free_bytes(folder)
     if free < needed:
         raise BadSetting(
             f"{folder}",
-            expected=f"{size(needed)} free for {to_come} checkpoints and the adapter",
+            expected=f"{size(needed)} free for {to_come} checkpoints and the adapters",
             found=f"{size(free)} free",
             remedy="Make room, choose another --out, or lower --keep or what trains (--last-n, --strategy lora).",
         )
@@ -64,15 +65,40 @@ class _Session:
     """A run while it is in its folder."""
 
     def __init__(self, prepared: Prepared, folder: Path, reports: Sequence[Report]) -> None:
-        self.prepared, self.folder, self.tell = prepared, folder, Reports(reports)
+        self.prepared, self.folder = prepared, folder
+        self.shown, self.tell = Reports(reports), Reports(reports)  # the second has the log too
         self.learner, self.progress = prepared.learner, Progress()
-        self.adapter, saved = folder / run_folder.ADAPTER, run_folder.newest_checkpoint(folder)
-        self.saving = Saving(self.learner, folder, self.adapter, prepared.recipe.checkpoint.keep, saved, self.tell)
+        self.saving = Saving(self.learner, folder, prepared.recipe.checkpoint.keep, self.tell)
+        self.begun_at = 0  # the step of the checkpoint that this sitting goes on from
+        self.results = self._results()
+
+    def _results(self) -> Results:
+        return Results(self.prepared, self.progress, self.saving, self.shown)
 
     def run(self) -> End:
-        """Begin or go on, train, end."""
+        """Begin or go on, train, end; of a run that has ended, its end again."""
+        if run_folder.is_run(self.folder):
+            self._refuse_differences()
+            if (end := self._finished()) is not None:
+                self.tell(end)
+                return end
         with self._held():
             return self._run()
+
+    def _refuse_differences(self) -> None:
+        lines = run_folder.differences(self.prepared.recipe, self.prepared.fingerprints, self.folder)
+        run_folder.refuse_differences(self.folder, lines)
+
+    def _finished(self) -> End | None:
+        """How the run ended, where it has nothing left to do under these settings."""
+        end, patience = last_end(self.folder / run_folder.METRICS), self.prepared.recipe.train.patience
+        if end is None or end.status not in ("done", "patience", "diverged"):
+            return None
+        before = run_folder.saved_recipe(self.folder)["train"]["patience"]
+        out_of_patience = patience is not None and before is not None and patience <= before
+        if end.steps < self.prepared.pace.total and not out_of_patience:
+            return None
+        return replace(end, message=f"Already done. {end.message}".strip())
 
     @contextmanager
     def _held(self) -> Iterator[None]:
@@ -88,38 +114,25 @@ class _Session:
         log = Log(self.folder / run_folder.METRICS)
         with closing(log), closing(self.saving), StopRequests() as requests:
             self.tell.all.append(log)
-            self.tell(start_event(self.prepared, str(self.folder), self.progress))
             end = self._train_until_the_end(requests)
             self.tell(end)
         return end
 
     def _begin_or_resume(self) -> None:
-        folder, fingerprints = self.folder, self.prepared.fingerprints
-        recover_folder(self.adapter)
+        folder = self.folder
+        self.saving.recover()
         saved = self.saving.saved
         state = checkpoint.load_state(saved) if saved else {}
-        if run_folder.is_run(folder):
-            run_folder.refuse_differences(folder, run_folder.differences(self.prepared.recipe, fingerprints, folder))
-            self._refuse_finished(state)
         self.tell(Preparing("loading the model"))
         self.learner.prepare(self.tell)
         self.progress.packed = self.learner.packs_rows
         if saved:
             self._restore(saved, state)
         self.prepared = settled(self.prepared, packed=self.progress.packed)
+        self.results = self._results()
         self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
-        run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, fingerprints)
+        run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)
         rewind(folder / run_folder.METRICS, self.progress.step)
-
-    def _refuse_finished(self, state: dict[str, Any]) -> None:
-        step, total = state.get("progress", {}).get("step", 0), self.prepared.pace.total
-        if step >= total:
-            raise BadRun(
-                str(self.folder),
-                expected="a run with steps left",
-                found=f"one that has done its {total:,} steps",
-                remedy="Choose another --out. With a constant learning rate, a larger --max-steps goes on with it.",
-            )
 
     def _restore(self, saved: Path, state: dict[str, Any]) -> None:
         weights, optimizer = saved / checkpoint.WEIGHTS, saved / checkpoint.OPTIMIZER
@@ -127,62 +140,90 @@ class _Session:
         checkpoint.check_tensors(optimizer, (tensor.info for tensor in self.learner.optimizer_state()))
         self.learner.restore(weights, optimizer, state["learner"])
         self.progress = Progress(**state["progress"])
+        self.begun_at = self.progress.step
 
     def _train_until_the_end(self, requests: StopRequests) -> End:
         try:
-            self._train_and_save(requests)
-        except NotFinite as error:
-            return self._end("stopped", self._not_finite(error))
-        except OSError as error:
-            return self._end("stopped", self._disk_fault(error))
-        except TooLarge as error:
-            return self._end("stopped", self._too_large(error))
-        except RunStopped as error:
-            return self._end("stopped", error)
+            self.tell(start_event(self.prepared, str(self.folder), self.progress))
+            error = self._train_to_a_stop(requests)
+            self._save_the_result(requests)
+        except Asked:
+            return self._end("interrupted", message=self._interrupted(at_once=True), exit_code=requests.exit_code or 0)
+        except NotFinite as fault:
+            return self._end("stopped", self._not_finite(fault))
+        except OSError as fault:
+            return self._end("stopped", ending.disk_fault(fault, self.folder, self.saving.saved))
+        except RunStopped as fault:
+            return self._end("stopped", fault)
+        if error is not None:
+            return self._end("stopped", ending.too_large(error, self.folder, self.saving.saved))
         if requests.exit_code is not None and not self._complete:
-            message = f"Resume with: mlxtune train --resume {self.folder}"
-            return self._end("interrupted", message=message, exit_code=requests.exit_code)
-        early = self.progress.step < self.prepared.pace.total
-        return self._end("patience" if early else "done")
+            return self._end("interrupted", message=self._interrupted(at_once=False), exit_code=requests.exit_code)
+        return self._end("done" if self.progress.step >= self.prepared.pace.total else "patience")
 
     @property
     def _complete(self) -> bool:
-        return self.progress.step >= self.prepared.pace.total
+        """Whether nothing is left to do, the last validation included."""
+        return self.progress.step >= self.prepared.pace.total and not self._eval_is_due
 
-    def _train_and_save(self, requests: StopRequests) -> None:
-        """Train to the end or to where it stops; what is saved then is on the disk, whatever ended it."""
+    @property
+    def _eval_is_due(self) -> bool:
+        return engine.eval_is_due(self.prepared.feed, self.progress, self.prepared.pace)
+
+    def _train_to_a_stop(self, requests: StopRequests) -> TooLarge | None:
+        """Train to the end, or to where it is asked to stop or has to. What was begun to be saved is on the disk."""
         try:
             self._train(requests)
-            self._save()
-            self.saving.wait()
-            if not self.prepared.feed.valid or not self.adapter.exists():
-                self._save_adapter()
-        except TooLarge:
-            self._save()
-            raise
+        except TooLarge as error:
+            return error
+        except Asked:  # in a validation, where no step is lost
+            if requests.times > 1:
+                raise
         finally:
-            self.saving.wait()
+            requests.at_once = False
+        return None
 
     def _train(self, requests: StopRequests) -> None:
-        recipe, feed, paces = self.prepared.recipe, self.prepared.feed, self.prepared.pace
-        guard = self.prepared.guard
+        recipe, feed, guard = self.prepared.recipe, self.prepared.feed, self.prepared.guard
         guard.before_bytes = self.learner.memory().peak_memory_bytes
 
         def check(step: int, window: Sequence[tuple[int, ...]]) -> None:
+            requests.at_once = False  # the step that begins is worth waiting for
             guard.check((run_shape.micro_batch(feed.train, batch) for batch in window), step)
 
+        requests.at_once = True  # in the validation before the first step
+        if requests.signal is not None:
+            return
         for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress, check):
-            self.tell(event)
-            self.saving.look()
-            if isinstance(event, Step):
-                guard.note(event.memory)
-            if isinstance(event, Eval) and event.best:
-                self._save_adapter()
-            if requests.signal is not None and isinstance(event, Step | Eval):
-                return
+            requests.at_once = False
+            self._hear(event)
+            is_pause = isinstance(event, Step | Eval)
             due = self.progress.step % recipe.checkpoint.save_every == 0 and self.progress.step > 0
-            if due and isinstance(event, Step | Eval) and not engine.eval_is_due(feed, self.progress, paces):
+            if requests.signal is None and is_pause and due and not self._eval_is_due:
                 self._save()
+            requests.at_once = True  # in what may come now, a validation
+            if requests.signal is not None and is_pause:
+                return
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self.prepared.guard.note(event.memory)
+        if isinstance(event, Step | Eval):
+            self.saving.approve()  # the weights of the checkpoint before this step were computed with
+        self.tell(event)
+        self.saving.look()
+        if isinstance(event, Eval):
+            self.results.take(event)
+
+    def _save_the_result(self, requests: StopRequests) -> None:
+        """A checkpoint and the adapters, of the best weights and of the last, on the disk."""
+        if self.progress.step == 0:
+            return
+        if requests.signal is not None:
+            self.tell(Notice(self.progress.step, "Saving; asked once more, it stops at once, without a checkpoint."))
+        self._save()
+        self.results.finish(in_haste=requests.signal is not None)
+        self.saving.wait()
 
     def _save(self) -> None:
         """A checkpoint of this step, unless there is one."""
@@ -192,55 +233,48 @@ class _Session:
             "fingerprints": self.prepared.fingerprints,
         }
         self.saving.save_checkpoint(self.progress.step, state)
-
-    def _save_adapter(self) -> None:
-        about = {
-            "base_model": self.prepared.recipe.model.name,
-            "step": self.progress.step,
-            "eval_loss": self.progress.best_loss,
-        }
-        self.saving.save_adapter(about)
+        if self.progress.evaluated_step == self.progress.step:
+            self.saving.approve()
 
     def _not_finite(self, error: NotFinite) -> RunStopped:
-        result, rows = error.result, [self.prepared.dataset.train[row].source for row in error.rows]
-        return RunStopped(
-            f"step {error.step:,}",
-            expected="a finite loss and gradient",
-            found=f"loss {result.loss.loss_sum / result.loss.n_tokens}, gradient norm {result.grad_norm}",
-            remedy=f"The batch's rows: {', '.join(rows)}.\n{self._last_good()}\n"
-            "Look at these rows, lower --learning-rate, or give --clip-norm.",
-        )
+        rows = [self.prepared.dataset.train[row].source for row in error.rows]
+        aside = self.saving.set_aside()
+        return ending.not_finite(error, rows, self.saving.good, aside)
 
-    def _too_large(self, error: TooLarge) -> RunStopped:
-        remedy = f"{self._last_good()} --grad-checkpoint or a larger --memory-limit go on from it:"
-        remedy += f"\nmlxtune train --resume {self.folder} --grad-checkpoint\nFor a new run: {LOWER}"
-        return RunStopped(error.where, expected=error.expected, found=error.found, remedy=remedy)
-
-    def _disk_fault(self, error: OSError) -> RunStopped:
-        return RunStopped(
-            str(error.filename or self.folder),
-            expected="to write the files of the run",
-            found=error.strerror or str(error),
-            remedy=f"{self._last_good()}\nMake room and resume with: mlxtune train --resume {self.folder}",
-        )
-
-    def _last_good(self) -> str:
+    def _interrupted(self, *, at_once: bool) -> str:
         saved = self.saving.saved
-        return f"The last good checkpoint: {saved}." if saved else "There is no checkpoint yet."
+        step = int(saved.name) if saved else None
+        return ending.interrupted(self.folder, self.progress.step, self.begun_at, step, at_once=at_once)
 
     def _end(self, status: str, error: MlxtuneError | None = None, *, message: str = "", exit_code: int = 0) -> End:
-        progress = self.progress
+        progress, results = self.progress, self.results
+        losses, kept = results.losses, results.best or results.last
+        said = outcome.words(losses, self.prepared.recipe, progress.step, self._skipped) if progress.step else ""
+        if losses.diverged and status in ("done", "patience"):
+            status, exit_code = "diverged", RunStopped.exit_code
         return End(
             status=status,
             steps=progress.step,
             tokens=progress.tokens,
             final_loss=progress.last_loss,
-            best_eval_loss=progress.best_loss,
-            best_step=progress.best_step,
+            best_eval_loss=losses.best,
+            best_step=results.best.step if results.best and losses.best is not None else None,
             wall_seconds=progress.seconds,
             memory=self.learner.memory(),
             run=str(self.folder),
-            adapter=str(self.adapter) if self.adapter.exists() else None,
-            message=str(error) if error else message,
+            adapter=str(kept.folder) if kept else None,
+            message="\n".join(part for part in (said, str(error) if error else message) if part),
             exit_code=error.exit_code if error else exit_code,
+            model=self.prepared.recipe.model.name or "tiny",
+            adapter_step=kept.step if kept else None,
+            adapter_last=str(results.last.folder) if results.last and results.last is not kept else None,
+            start_loss=losses.before,
+            last_eval_loss=losses.last,
+            learned=losses.learned,
         )
+
+    @property
+    def _skipped(self) -> int:
+        """Steps that updated nothing, as their gradient overflowed."""
+        counts = self.learner.scalars()
+        return int(counts["steps"] - counts["updates"])

@@ -19,7 +19,10 @@ import filelock
 import yaml
 
 from mlxtune import checkpoint
+from mlxtune.documents import user_path
 from mlxtune.errors import BadRun
+from mlxtune.models import hub
+from mlxtune.models.aliases import TINY
 from mlxtune.recipe import Recipe, as_yaml, flat
 from mlxtune.storage import write_file, write_json
 
@@ -104,7 +107,17 @@ def at_its_time(recipe: Recipe, folder: Path) -> Recipe:
 def write_identity(folder: Path, recipe: Recipe, device: str, fingerprints: dict[str, str]) -> None:
     """recipe.yaml and environment.json, the recipe last: its presence makes the folder a run."""
     write_json(folder / ENVIRONMENT, environment(device, fingerprints))
-    write_file(folder / RECIPE, as_yaml(recipe).encode())
+    write_file(folder / RECIPE, as_yaml(_findable(recipe)).encode())
+
+
+def _findable(recipe: Recipe) -> Recipe:
+    """With the whole paths of a model and data that lie on this machine: a run may be resumed from anywhere."""
+    model, data = recipe.model.name, recipe.data.path
+    if model not in (None, TINY) and isinstance(folder := hub.locate(model, recipe.model.revision), Path):
+        recipe = replace(recipe, model=replace(recipe.model, name=str(folder.absolute())))
+    if data is not None and (place := user_path(data, BadRun)).exists():
+        recipe = replace(recipe, data=replace(recipe.data, path=str(place.absolute())))
+    return recipe
 
 
 def environment(device: str, fingerprints: dict[str, str]) -> dict[str, Any]:

@@ -1,10 +1,14 @@
-"""What a run saves while it trains: checkpoints, and the adapter of the best validation.
+"""What a run saves while it trains: checkpoints, the adapter of the best validation, and the last one.
 
 Training stands still while tensors are copied into the system's file cache. That they are hashed, on the disk and in
 their place is waited for in a thread, which holds nothing of the model: to write all of it there would need weights and
 moments twice.
+
+A checkpoint is good when the weights that it holds were seen to compute: in the step after it, or in a validation. The
+last good one is never removed.
 """
 
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +19,10 @@ from mlxtune import checkpoint
 from mlxtune.backends.base import Learner
 from mlxtune.events import Checkpoint, Event
 from mlxtune.export import adapter
+from mlxtune.storage import recover_folder
+
+BEST, LAST = "adapter", "adapter-last"
+SCHEDULED = ".adapter.scheduled"  # see `keep_scheduled`
 
 
 class _Begun(NamedTuple):
@@ -28,16 +36,19 @@ class _Begun(NamedTuple):
 class Saving:
     """One checkpoint and one adapter at a time are on their way to the disk.
 
-    keep: how many checkpoints stay. saved: the last one that is on the disk. tell: hears of each checkpoint that is, in
-    whatever method is called next. Every method raises the OSError of a file that could not be written, whichever it
-    was.
+    keep: how many checkpoints stay. saved: the last one that is on the disk; good: the last good one. tell: hears of
+    each checkpoint that is, in whatever method is called next. Every method raises the OSError of a file that could not
+    be written, whichever it was.
     """
 
-    def __init__(
-        self, learner: Learner, run: Path, best: Path, keep: int, saved: Path | None, tell: Callable[[Event], None]
-    ) -> None:
-        self.learner, self.run, self.best, self.keep, self.saved, self.tell = learner, run, best, keep, saved, tell
-        self._newest = saved  # on the disk or on its way
+    def __init__(self, learner: Learner, run: Path, keep: int, tell: Callable[[Event], None]) -> None:
+        self.learner, self.run, self.keep, self.tell = learner, run, keep, tell
+        self.best, self.last = run / BEST, run / LAST
+        found = checkpoint.folders(run)
+        self.saved = found[-1] if found else None
+        self.good = found[-2] if found[1:] else None  # training went on from it
+        self._newest = self.saved  # on the disk or on its way
+        self._newest_is_good = False
         self._checkpoint: _Begun | None = None
         self._adapter: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "mlxtune-saving")
@@ -45,6 +56,15 @@ class Saving:
     def close(self) -> None:
         """End the thread, when it is through with what was begun."""
         self._thread.shutdown()
+
+    def recover(self) -> None:
+        """The adapters as the schedule's last validation left them, whatever a kill or an interruption did."""
+        for folder in (self.best, self.last):
+            recover_folder(folder)
+        scheduled = self.run / SCHEDULED
+        if scheduled.exists():
+            shutil.rmtree(self.best, ignore_errors=True)
+            scheduled.rename(self.best)
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save a step, unless it is saved."""
@@ -55,20 +75,61 @@ class Saving:
         self._wait_for_checkpoint()
         checkpoint.write(self.run, step, self.learner.weights(), self.learner.optimizer_state())
         seconds = perf_counter() - began
-        self._checkpoint = _Begun(step, seconds, self._thread.submit(self._settle, step, state, self._adapter))
-        self._newest = target
+        settling = self._thread.submit(self._settle, step, state, self._adapter, self.good)
+        self._checkpoint = _Begun(step, seconds, settling)
+        self._newest, self._newest_is_good = target, False
 
-    def _settle(self, step: int, state: dict[str, Any], best: "Future[None] | None") -> Path:
+    def _settle(self, step: int, state: dict[str, Any], best: "Future[None] | None", good: Path | None) -> Path:
         """best: the adapter that the state counts on, which the thread has been through; it raises what went wrong."""
         path = checkpoint.settle(self.run, step, state, best.result if best is not None else lambda: None)
-        checkpoint.prune(self.run, self.keep)
+        checkpoint.prune(self.run, self.keep, good)
         return path
 
-    def save_adapter(self, about: dict[str, Any]) -> None:
-        """Save what is trained now in the place of the adapter before."""
+    def approve(self) -> None:
+        """The weights of the newest checkpoint were seen to compute: it is good."""
+        self._newest_is_good = True
+        self._note_good()
+
+    def _note_good(self) -> None:
+        if self._newest_is_good and self._checkpoint is None and self.good != self.saved:
+            self.good = self.saved
+            checkpoint.prune(self.run, self.keep)
+
+    def set_aside(self) -> str:
+        """Where the newest checkpoint turned out not to compute, give it a name that no run goes on from; its name."""
+        self._wait_for_checkpoint()
+        if self.saved is None or self.saved == self.good:
+            return ""
+        aside = self.saved.with_name(f"{self.saved.name}-not-finite")
+        shutil.rmtree(aside, ignore_errors=True)
+        self.saved.rename(aside)
+        self.saved = self._newest = self.good
+        return str(aside)
+
+    def save_best(self, about: dict[str, Any]) -> None:
+        """Save what is trained now in the place of the best adapter before."""
+        self._save_adapter(self.best, about)
+
+    def save_last(self, about: dict[str, Any]) -> None:
+        """Save what is trained now beside the best."""
+        self._save_adapter(self.last, about)
+
+    def drop_last(self) -> None:
+        """The best weights are the last: remove what an earlier sitting left beside them."""
+        shutil.rmtree(self.last, ignore_errors=True)
+
+    def keep_scheduled(self) -> None:
+        """Keep the best adapter beside the one that comes in its place, until the run is resumed.
+
+        A validation that only an interruption asked for must not change what the resumed run ends with.
+        """
         self._wait_for_adapter()
-        adapter.write(self.best, self.learner.weights(), self.learner.anatomy, self.learner.selection, about)
-        self._adapter = self._thread.submit(adapter.settle, self.best)
+        self.best.rename(self.run / SCHEDULED)
+
+    def _save_adapter(self, folder: Path, about: dict[str, Any]) -> None:
+        self._wait_for_adapter()
+        adapter.write(folder, self.learner.weights(), self.learner.anatomy, self.learner.selection, about)
+        self._adapter = self._thread.submit(adapter.settle, folder)
 
     def look(self) -> None:
         """Tell of what came to be on the disk; does not wait."""
@@ -88,6 +149,7 @@ class Saving:
             return
         self.saved = begun.path.result()
         n_bytes = sum(file.stat().st_size for file in self.saved.iterdir())
+        self._note_good()
         self.tell(Checkpoint(begun.step, str(self.saved), n_bytes, begun.seconds, self.learner.memory()))
 
     def _wait_for_adapter(self) -> None:

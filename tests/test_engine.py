@@ -124,7 +124,7 @@ def test_validation_runs_before_training_at_its_interval_and_at_the_end():
 def test_patience_counts_validations_without_a_gain():
     learner = Counting(eval_losses=[3.0, 2.0, 2.5, 2.0, 1.0])
     events = run(learner, feed(), max_steps=20, eval_every=1, patience=2)
-    assert [event.best for event in events if isinstance(event, Eval)] == [True, True, False, False]
+    assert [event.best for event in events if isinstance(event, Eval)] == [False, True, False, False]
     assert max(event.step for event in events) == 3
 
 

@@ -19,7 +19,9 @@ LEVELS = """
 __main__
 cli
 run try_it bench doctor measuring
+results
 prepare run_folder saving
+ending outcome
 planning
 run_shape
 recipe

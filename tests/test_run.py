@@ -2,81 +2,33 @@
 
 import errno
 import json
+import math
 import shutil
-import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
 import pytest
 
 from mlxtune import checkpoint, run
+from mlxtune.backends.base import LossSum
 from mlxtune.errors import BadRun, BadSetting
 from mlxtune.events import Checkpoint, End, Eval, Step
 from mlxtune.export import adapter
 from mlxtune.prepare import prepare
-from mlxtune.recipe import build
-from tests.support_backend import BACKEND
-
-ROWS = [{"text": f"Once there was a {animal} with a {thing}."} for animal in ("cat", "dog", "hen") for thing in "abcd"]
+from mlxtune.signals import ASKING
+from tests.support_run import Ask, Keep, last_bytes, recipes, write_rows
 
 
 @pytest.fixture
 def data(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return path
+    return write_rows(tmp_path)
 
 
 @pytest.fixture
-def recipe(tmp_path, data):
-    """A function from changes to the recipe of a short run in fp32; `out` is the run's folder."""
-
-    def make(out="run", **changes):
-        settings = {
-            "data.path": str(data),
-            "data.valid_share": 0.25,
-            "strategy.last_n": 1,
-            "train.max_steps": 6,
-            "train.batch_size": 3,
-            "schedule.learning_rate": 1e-3,
-            "backend.name": BACKEND,
-            "backend.precision": "fp32",
-            "checkpoint.save_every": 2,
-            "run.out": str(tmp_path / out),
-        }
-        return build({}, settings | {key.replace("__", "."): value for key, value in changes.items()})
-
-    return make
-
-
-class Ask:
-    """A report that asks the run to stop at a step, as a person with Ctrl-C does."""
-
-    def __init__(self, step, number=signal.SIGINT):
-        self.step, self.number = step, number
-
-    def __call__(self, event):
-        if isinstance(event, Step) and event.step == self.step:
-            signal.raise_signal(self.number)
-
-    def close(self):
-        pass
-
-
-class Keep(list):
-    """A report that keeps the events."""
-
-    __call__ = list.append
-
-    def close(self):
-        pass
-
-
-def last_bytes(folder):
-    """The files of the last checkpoint that must not depend on how the run got there."""
-    last = checkpoint.folders(Path(folder))[-1]
-    return [(last / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)]
+def recipe(data):
+    return recipes(data)
 
 
 def test_a_run_leaves_the_files_of_its_contract(recipe, tmp_path):
@@ -97,7 +49,7 @@ def test_a_run_leaves_the_files_of_its_contract(recipe, tmp_path):
     assert lines[-1]["event"] == "end"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", ASKING)
 def test_a_signal_finishes_the_step_saves_and_ends_with_its_code(recipe, number):
     end = run.start(recipe(), [Ask(3, number)])
     assert (end.status, end.steps, end.exit_code) == ("interrupted", 3, 128 + number)
@@ -235,27 +187,52 @@ def test_validation_at_another_interval_trains_the_same_bytes(recipe):
 
 def test_the_adapter_is_that_of_the_best_validation_loss(recipe):
     keep = Keep()
-    end = run.start(recipe(schedule__learning_rate=0.5, train__eval_every=1, train__clip_norm=None), [keep])
-    best = min((event for event in keep if isinstance(event, Eval)), key=lambda event: event.loss)
+    end = run.start(recipe(schedule__learning_rate=0.05, train__eval_every=1, train__clip_norm=None), [keep])
+    trained = [event for event in keep if isinstance(event, Eval) and event.step > 0]
+    best = min(trained, key=lambda event: event.loss)
     config = json.loads((Path(end.adapter) / "adapter_config.json").read_text())
-    assert config["mlxtune"]["step"] == best.step == end.best_step
+    assert config["mlxtune"]["step"] == best.step == end.best_step == end.adapter_step
     assert config["mlxtune"]["eval_loss"] == best.loss == end.best_eval_loss
 
 
 def test_early_stopping_ends_well_and_says_so(recipe):
-    end = run.start(recipe(schedule__learning_rate=0.5, train__eval_every=1, train__patience=2))
+    end = run.start(recipe(schedule__learning_rate=0.05, train__eval_every=1, train__patience=2, train__max_steps=60))
     assert (end.status, end.exit_code) == ("patience", 0)
-    assert end.steps < 6
+    assert end.steps < 60
 
 
-def test_a_finished_run_is_not_overwritten(recipe):
-    run.start(recipe())
-    before = last_bytes(recipe().run.out)
-    with pytest.raises(BadRun, match="done its 6 steps"):
-        run.start(recipe())
+def test_a_finished_run_is_already_done_with_its_result_and_reads_no_weights(recipe, monkeypatch):
+    first = run.start(recipe())
+    before, log = last_bytes(first.run), Path(first.run, "metrics.jsonl").read_bytes()
+    monkeypatch.setattr("mlxtune.checkpoint.load_state", None)  # which reads all weights
+    again = run.start(recipe())
+    assert (again.status, again.exit_code, again.message) == ("done", 0, "Already done.")
+    assert replace(again, message="", memory=first.memory) == first
+    assert run.resume(Path(first.run), {}).message == "Already done."
+    assert last_bytes(first.run) == before
+    assert Path(first.run, "metrics.jsonl").read_bytes() == log
     with pytest.raises(BadRun, match="new or empty folder"):
         run.start(recipe(), resume="never")
-    assert last_bytes(recipe().run.out) == before
+
+
+def test_a_run_out_of_patience_is_done_until_it_is_given_more(recipe):
+    settings = {"schedule__learning_rate": 0.05, "train__eval_every": 1, "train__max_steps": 60}
+    first = run.start(recipe(**settings, train__patience=2))
+    assert run.start(recipe(**settings, train__patience=2)).message.startswith("Already done.")
+    assert run.start(recipe(**settings, train__patience=4)).steps > first.steps
+
+
+def test_a_run_that_was_killed_after_its_last_checkpoint_ends_as_the_unbroken_one(recipe):
+    whole = run.start(recipe("whole", data__valid_share=0.0))
+    broken = run.start(recipe("broken", data__valid_share=0.0))
+    log = Path(broken.run, "metrics.jsonl")
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))  # without its end
+    shutil.rmtree(Path(broken.run, "adapter"))
+    end = run.start(recipe("broken", data__valid_share=0.0))
+    assert (end.status, end.steps, end.message) == ("done", 6, "")
+    assert last_bytes(end.run) == last_bytes(whole.run)
+    weights = [Path(each.run, "adapter", adapter.WEIGHTS).read_bytes() for each in (whole, end)]
+    assert weights[0] == weights[1]
 
 
 def test_a_folder_of_other_files_is_never_written_into(recipe, tmp_path):
@@ -327,12 +304,56 @@ def test_a_checkpoint_of_other_tensors_is_refused(recipe, monkeypatch):
         run.start(recipe(strategy__last_n=2))
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_step_rows_and_last_good_checkpoint(recipe):
-    end = run.start(recipe(schedule__learning_rate=1e30, train__clip_norm=None, checkpoint__save_every=1))
-    assert (end.status, end.exit_code) == ("stopped", 3)
+@pytest.fixture
+def sick(monkeypatch):
+    """A function from a step to a learner whose loss is NaN in that step."""
+
+    def make(step):
+        from mlxtune.backends.choose import learner as make_learner
+
+        def learner(settings, job):
+            made = make_learner(settings, job)
+            healthy = made.step
+
+            def stepped(batches, rate):
+                result = healthy(batches, rate)
+                return result if made.steps < step else result._replace(loss=LossSum(math.nan, result.loss.n_tokens))
+
+            made.step = stepped
+            return made
+
+        monkeypatch.setattr("mlxtune.prepare.make_learner", learner)
+
+    return make
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_rows_and_last_good_checkpoint(recipe, sick):
+    sick(5)
+    end = run.start(recipe(checkpoint__save_every=3))
+    assert (end.status, end.exit_code, end.steps) == ("stopped", 3, 4)
     assert "rows.jsonl:" in end.message
+    assert [path.name for path in checkpoint.folders(Path(end.run))] == ["000003"]
     assert f"The last good checkpoint: {checkpoint.folders(Path(end.run))[-1]}" in end.message
-    assert f"step {end.steps + 1}" in end.message
+    assert "step 5" in end.message
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_checkpoint_is_good_when_the_step_after_it_was_and_the_last_good_one_stays(recipe, sick, keep):
+    sick(5)
+    asked = recipe(checkpoint__save_every=1, checkpoint__keep=keep, data__valid_share=0.0)
+    end = run.start(asked)
+    assert (
+        [path.name for path in checkpoint.folders(Path(end.run))] == ["000003"] if keep == 1 else ["000002", "000003"]
+    )
+    assert "The last good checkpoint: " + str(checkpoint.folders(Path(end.run))[-1]) in end.message
+    assert Path(end.run, "checkpoints", "000004-not-finite").is_dir()  # no one's work is thrown away
+    assert "000004-not-finite" in end.message
+    assert end.adapter is None
+
+
+def test_one_checkpoint_stays_where_one_is_kept(recipe):
+    end = run.start(recipe(checkpoint__save_every=1, checkpoint__keep=1, train__eval_every=6))
+    assert [path.name for path in Path(end.run, "checkpoints").iterdir()] == ["000006"]
 
 
 def test_a_disk_without_room_is_refused_before_anything_is_written(recipe, tmp_path, monkeypatch):
@@ -379,12 +400,10 @@ def test_a_disk_that_fails_while_it_is_waited_for_stops_the_run(recipe, monkeypa
 
 
 def test_no_checkpoint_counts_on_an_adapter_that_was_not_saved(recipe, monkeypatch):
-    settle, write, written, calls = adapter.settle, checkpoint.write, threading.Event(), []
+    write, written, calls = checkpoint.write, threading.Event(), []
 
     def fails(folder):
         calls.append(folder)
-        if len(calls) == 1:  # of step 0
-            return settle(folder)
         assert written.wait(timeout=30)  # the checkpoint of step 2, which counts on this adapter
         raise OSError(errno.EIO, "Input/output error", str(folder))
 
@@ -395,7 +414,7 @@ def test_no_checkpoint_counts_on_an_adapter_that_was_not_saved(recipe, monkeypat
     monkeypatch.setattr(adapter, "settle", fails)
     monkeypatch.setattr(checkpoint, "write", writes)
     end = run.start(recipe(train__eval_every=2))
-    assert (end.status, end.exit_code, len(calls)) == ("stopped", 3, 2)
+    assert (end.status, end.exit_code, len(calls)) == ("stopped", 3, 1)
     assert "There is no checkpoint yet." in end.message
     assert not [*Path(end.run, "checkpoints").iterdir()]
 

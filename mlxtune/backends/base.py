@@ -48,6 +48,7 @@ class StepResult(NamedTuple):
     loss: LossSum
     grad_norm: float  # of the mean gradient, before clipping
     skipped: bool  # fp16: the scaled gradient overflowed and nothing was updated
+    not_finite: tuple[str, ...] = ()  # names of weights and moments that hold NaN or infinity after the step
 
 
 class Job(NamedTuple):

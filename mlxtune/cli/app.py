@@ -22,6 +22,7 @@ from mlxtune.cli.run import run
 from mlxtune.cli.streams import ready
 from mlxtune.cli.train import train
 from mlxtune.cli.try_it import evaluate, generate
+from mlxtune.signals import ASKING, Asked, ignored
 
 DEBUG = ContextVar("DEBUG", default=False)
 
@@ -63,8 +64,8 @@ def program(
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    """As a shell reports it. Raised, so that temporary folders and processes that were started end too."""
-    sys.exit(128 + number)
+    """Raised, so that temporary folders and processes that were started end too."""
+    raise Asked(number)
 
 
 def main() -> None:
@@ -72,7 +73,9 @@ def main() -> None:
     ready()
     blas.configure()
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # transformers imports it in 3 s, for nothing here
-    signal.signal(signal.SIGTERM, _end)
+    for number in ASKING:
+        if number != signal.SIGINT and not ignored(number):
+            signal.signal(number, _end)
     run_here()
 
 

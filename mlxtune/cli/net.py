@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 
 from mlxtune.errors import MlxtuneError, RunStopped
+from mlxtune.signals import Asked
 from mlxtune.words import line, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -40,8 +41,7 @@ def kept_from_typer() -> Iterator[None]:
     except BrokenPipeError as error:
         raise ReaderLeftError from error
     except KeyboardInterrupt:
-        print("interrupted before the first step; nothing was written", file=sys.stderr)
-        sys.exit(130)
+        raise Asked(signal.SIGINT) from None
 
 
 def exit_code(program: Callable[[], object], *, debug: Callable[[], bool]) -> int:
@@ -54,6 +54,9 @@ def exit_code(program: Callable[[], object], *, debug: Callable[[], bool]) -> in
         return _flushed(end.code if isinstance(end.code, int) else int(end.code is not None))
     except (ReaderLeftError, BrokenPipeError):
         return _reader_left()
+    except Asked as asked:
+        print(asked, file=sys.stderr)
+        return asked.exit_code
     except BaseException as error:
         return _told(error, debug=debug())
 

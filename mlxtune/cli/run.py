@@ -9,6 +9,7 @@ import typer
 
 from mlxtune.errors import MlxtuneError
 from mlxtune.events import End
+from mlxtune.signals import BEFORE_THE_FIRST_STEP, ending_at_once
 from mlxtune.words import line
 
 
@@ -21,6 +22,7 @@ class Found(NamedTuple):
     plan: dict[str, Any] | None = None
 
 
+@ending_at_once(BEFORE_THE_FIRST_STEP)
 def run(
     recipes: Annotated[list[Path] | None, typer.Argument(metavar="RECIPE...", help="YAML recipe files.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, in every recipe.")] = None,
@@ -31,6 +33,8 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """Run recipe files in turn. One that fails does not stop the next; the exit code is the first failure's.
+
+    One that is interrupted stops all.
 
     [dim]Examples[/dim]
 
@@ -50,7 +54,11 @@ def run(
     if not paths:
         raise typer.BadParameter("name at least one recipe file", param_hint="RECIPE...")
     overrides = parse_changes(changes or [])
-    found = [_one(path, overrides, foreign=path is from_mlx_lm, dry_run=dry_run, json=json) for path in paths]
+    found: list[Found] = []
+    for path in paths:
+        found.append(_one(path, overrides, foreign=path is from_mlx_lm, dry_run=dry_run, json=json))
+        if (end := found[-1].end) is not None and end.status == "interrupted":
+            break
     if json:
         print_json({"recipes": [_document(each) for each in found]})
     elif len(found) > 1 and not dry_run:

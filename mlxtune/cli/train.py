@@ -8,6 +8,7 @@ import typer
 
 from mlxtune.cli.options import recipe_options
 from mlxtune.errors import BadSetting
+from mlxtune.signals import BEFORE_THE_FIRST_STEP, ending_at_once
 
 if TYPE_CHECKING:
     from mlxtune.recipe import Recipe
@@ -27,6 +28,7 @@ EXAMPLES = """Fine-tune a model and leave a run folder.
 
 
 @recipe_options
+@ending_at_once(BEFORE_THE_FIRST_STEP)
 def train(
     overrides: dict[str, Any],
     recipe: Annotated[Path | None, typer.Option("--recipe", help="YAML file of settings; flags win over it.")] = None,

@@ -48,6 +48,16 @@ def check(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str, Stored
         )
 
 
+def not_finite(folder: Path, found: Mapping[str, str], precision: str) -> BadModel:
+    """The refusal of weights with NaN or infinity in them. found: by name, what each holds in words."""
+    name, holds = next(iter(found.items()))
+    more = f"; {len(found) - 1:,} more like it: {some([*found][1:], limit=3)}" if found.keys() - {name} else ""
+    remedy = "No training mends them: fetch or export the model again."
+    if precision == "fp16":
+        remedy += "\nIn fp16 a number above 65,504 is infinite, which --precision bf16 or fp32 holds."
+    return BadModel(f"{folder}: {name}", expected="finite weights", found=holds + more, remedy=remedy)
+
+
 def quantised(folder: Path, how: str | None) -> BadModel:
     """The refusal of weights that are not plain numbers. how: as config.json says it."""
     found = f"quantised ones ({how})" if how else "quantised ones"

@@ -12,6 +12,7 @@ STATUS = {
     "patience": "stopped early, as validation got no better",
     "interrupted": "interrupted",
     "stopped": "stopped",
+    "diverged": "diverged, and learned nothing",
 }
 
 
@@ -63,15 +64,20 @@ def ending(end: End) -> list[Fact]:
         Fact("memory", f"{size(end.peak_memory_bytes)} at its peak"),
         Fact("run", line(end.run)),
     ]
-    facts += [Fact("adapter", line(end.adapter))] if end.adapter else []
+    facts += [Fact("adapter", _adapter(end))] if end.adapter else []
+    facts += [Fact("last", f"{line(end.adapter_last)}, of step {count(end.steps)}")] if end.adapter_last else []
     return facts + ([Fact("note", line(end.message))] if end.message else [])
 
 
 def next_command(start: Start | None, end: End) -> str | None:
-    """The command that tries the result, quoted for a shell; None where there is nothing to try."""
-    if start is None or end.adapter is None:
+    """The command that tries the result, quoted for a shell; None where there is none, or nothing was learned.
+
+    A run that had ended before has no start.
+    """
+    model = start.model if start else end.model
+    if end.adapter is None or end.learned is False or not model:
         return None
-    command = ["mlxtune", "generate", "--model", line(start.model), "--adapter", line(end.adapter)]
+    command = ["mlxtune", "generate", "--model", line(model), "--adapter", line(end.adapter)]
     return f'{shlex.join(command)} --prompt "..."'
 
 
@@ -99,7 +105,15 @@ def _steps(start: Start) -> str:
 
 
 def _best(end: End) -> str:
-    if end.best_eval_loss is None:
+    if end.best_eval_loss is None or end.best_step is None:
         return "none"
-    at = "" if end.best_step is None else f", after step {count(end.best_step)}"
-    return f"{decimals(end.best_eval_loss)} at best{at}"
+    before = "" if end.start_loss is None else f"{decimals(end.start_loss)} before training; "
+    return f"{before}{decimals(end.best_eval_loss)} at best, after step {count(end.best_step)}"
+
+
+def _adapter(end: End) -> str:
+    said = line(end.adapter or "")
+    if end.adapter_step is None:
+        return said
+    checked = ", not validated" if end.start_loss is not None and end.best_step != end.adapter_step else ""
+    return f"{said}, of step {count(end.adapter_step)}{checked}"

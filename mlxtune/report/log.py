@@ -70,6 +70,16 @@ def replay(path: Path) -> Iterator[Event]:
                 raise BadRun(f"{path}:{number}", expected="an event as JSON", found=f"`{found}`") from fault
 
 
+def last_end(path: Path) -> End | None:
+    """The end that the log closes with; None where the run was killed, or has not ended."""
+    try:
+        *_, last = path.read_bytes().splitlines()
+        found = _load(json.loads(last))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if isinstance(found, End) else None
+
+
 def rewind(path: Path, step: int) -> None:
     """Cut the log back to what a checkpoint at `step` knew, atomically, before a resumed run appends to it.
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from mlxtune.report.facts import Fact
 
 ACCENT, GOOD, WARN, BAD, QUIET = "cyan", "green", "yellow", "red", "bright_black"
-STATUS = {"done": GOOD, "patience": GOOD, "interrupted": WARN, "stopped": BAD}
+STATUS = {"done": GOOD, "patience": GOOD, "interrupted": WARN, "stopped": BAD, "diverged": BAD}
 MAX_WIDTH = 100  # columns; wider lines are harder to read, not easier
 BORDERS = 4  # columns that a panel's frame and padding take
 

@@ -15,6 +15,7 @@ from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
 from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, tensors
 from mlxtune.backends.mlx.compiled import Compiled
+from mlxtune.backends.mlx.finite import Watch
 from mlxtune.backends.mlx.head_probe import probe
 from mlxtune.backends.mlx.keeping import Keeping
 from mlxtune.backends.mlx.load import PRECISIONS, corrected, load_lazily
@@ -108,10 +109,9 @@ class MlxLearner:
         before = [*self.anatomy.layers[: self.selection.first_layer]]
         if before:
             before.append(self.anatomy.embedding)  # a tied head reads it in its first pass
-        for name, array in tree_flatten(self.model.parameters()):
-            if not name.startswith(tuple(before)):
-                mx.eval(array)  # one at a time: a cast weight and its source are never all there together
-        return Unread(self.model, self.job.folder, self.precision, before)
+        weights = Unread(self.model, self.job.folder, self.precision, before)
+        weights.read_the_rest()
+        return weights
 
     def read_ahead(self, batches: Sequence[Batch]) -> None:
         """The kept hidden states of the batches' rows, into memory."""
@@ -129,8 +129,9 @@ class MlxLearner:
         with self.compiled.step():
             loss, norm, after = run(batches, self.scale.value / n_tokens, rule)
             self._set(after)
-            mx.eval(loss, norm, *after.arrays())
-        return self._result(LossSum(_number(loss), n_tokens), _number(norm))
+            watch = Watch(after)
+            mx.eval(loss, norm, *after.arrays(), *watch.arrays())
+        return self._result(LossSum(_number(loss), n_tokens), _number(norm), watch.not_finite())
 
     def _plain(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
         """All gradients, their norm, then all updates."""
@@ -200,13 +201,13 @@ class MlxLearner:
         self.trained = trained
         self.network.put(trained.weights)
 
-    def _result(self, loss: LossSum, norm: float) -> StepResult:
+    def _result(self, loss: LossSum, norm: float, not_finite: tuple[str, ...]) -> StepResult:
         skipped = self.precision == "fp16" and not _finite(norm) and _finite(loss.loss_sum)
         if self.precision == "fp16":
             self.scale = self.scale.after(finite=not skipped)
         self.steps += 1
         self.updates += not skipped
-        return StepResult(loss, norm, skipped and not self.scale.exhausted)
+        return StepResult(loss, norm, skipped and not self.scale.exhausted, not_finite)
 
     def evaluate(self, batch: Batch) -> LossSum:
         """The loss with dropout off; changes nothing."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_adapters
@@ -12,10 +13,12 @@ from mlx_lm.utils import load_adapters
 from mlxtune.backends import adapter_fit
 from mlxtune.backends.base import Adapter, LossSum, Sampling
 from mlxtune.backends.mlx import anatomy, device, head
+from mlxtune.backends.mlx.finite import not_finite
 from mlxtune.backends.mlx.forward import WHOLE, Forward
 from mlxtune.backends.mlx.load import load_lazily
 from mlxtune.data.types import Batch
 from mlxtune.errors import BadModel
+from mlxtune.models import fit
 
 
 class MlxSpeaker:
@@ -27,7 +30,8 @@ class MlxSpeaker:
         if adapter is not None:
             self.model = with_adapter(self.model, adapter)
         self.model.eval()
-        mx.eval(self.model.parameters())
+        if bad := not_finite(dict(tree_flatten(self.model.parameters()))):
+            raise fit.not_finite(folder, bad, precision)
 
     def evaluate(self, batch: Batch) -> LossSum:
         """The summed loss of a batch."""

@@ -4,14 +4,15 @@ An array that was evaluated stays for as long as the model holds it. So frozen w
 back unread: a graph that was built with them reads each when its turn comes, and lets go of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlxtune.backends.mlx.finite import not_finite
 from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.models import fit
 
 
 class Unread:
@@ -26,8 +27,16 @@ class Unread:
         self.model.update(tree_unflatten([(name, array) for name, array in fresh if name.startswith(self.prefixes)]))
 
     def read(self, prefixes: Iterable[str] | None = None) -> None:
-        """Those under the prefixes, or all, into memory, one at a time: casts and their sources never pile up."""
+        """Those under the prefixes, or all, into memory. Raises BadModel for NaN or infinity in them."""
         wanted = self.prefixes if prefixes is None else tuple(prefixes)
-        for name, array in tree_flatten(self.model.parameters()):
-            if name.startswith(wanted):
-                mx.eval(array)
+        self._read(lambda name: name.startswith(wanted))
+
+    def read_the_rest(self) -> None:
+        """What is under none of the prefixes, as `read`."""
+        self._read(lambda name: not name.startswith(self.prefixes))
+
+    def _read(self, wanted: Callable[[str], bool]) -> None:
+        """One at a time: casts and their sources never pile up."""
+        arrays = {name: array for name, array in tree_flatten(self.model.parameters()) if wanted(name)}
+        if bad := not_finite(arrays):
+            raise fit.not_finite(self.folder, bad, self.precision)

@@ -3,6 +3,7 @@
 Fresh large arrays cost page faults in every step; these are made once and grow with the longest batch.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from math import prod
@@ -94,3 +95,14 @@ class Workspace:
         self._buffers[name] = np.empty(size, self.dtype)
         self.bytes += self._buffers[name].nbytes - (0 if known is None else known.nbytes)
         return self._buffers[name]
+
+
+def is_finite(array: Array) -> bool:
+    """Whether all numbers are, float32 or bfloat16 in words, without another array of their size.
+
+    >>> is_finite(np.float32([1, -2])), is_finite(np.float32([1, -np.inf])), is_finite(np.uint16([0x3F80, 0xFFC0]))
+    (True, False, False)
+    """
+    if array.dtype == np.uint16:
+        return bool(array.max() < 0xFF80 and array.view(np.int16).max() < 0x7F80)
+    return math.isfinite(array.max()) and math.isfinite(array.min())

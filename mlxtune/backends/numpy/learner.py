@@ -14,7 +14,7 @@ import numpy as np
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.numpy import config, device, layout, weights
-from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
+from mlxtune.backends.numpy.arrays import Array, Flat, Workspace, is_finite
 from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.layout import Layout
 from mlxtune.backends.numpy.model import Model
@@ -107,12 +107,14 @@ class NumpyLearner:
         n_tokens = sum(batch.n_supervised for batch in batches)
         loss, gradient = self.gradients(batches, 1 / n_tokens)
         norm = math.sqrt(_square_sum(gradient))
+        not_finite: tuple[str, ...] = ()
         if math.isfinite(norm):
             factor = float(clip.clip_factor(np, np.float32(norm), self.job.clip_norm))
-            self._update(gradient, factor, learning_rate)
+            if not self._update(gradient, factor, learning_rate):
+                not_finite = self._not_finite()
         self._note_peak()
         self.steps += 1
-        return StepResult(LossSum(loss, n_tokens), norm, skipped=False)
+        return StepResult(LossSum(loss, n_tokens), norm, skipped=False, not_finite=not_finite)
 
     def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[float, Array]:
         """The summed loss, and the flat gradient of `scale` times that sum, over the micro-batches."""
@@ -131,12 +133,21 @@ class NumpyLearner:
         rows, dropout = pack(batch), Dropout(self.job.seed, self.steps, number)
         return self.model.loss_and_gradients(rows, self.prefix.hidden(rows), self.prefix.first, scale, dropout)
 
-    def _update(self, gradient: Array, factor: float, learning_rate: float) -> None:
+    def _update(self, gradient: Array, factor: float, learning_rate: float) -> bool:
+        """Whether everything is finite after it."""
         settings = self.job.optimizer
         scalars = adamw.scalars(np, settings, self.updates + 1, learning_rate)
         noise = Noise(self.job.seed, self.steps)
-        update(self.state, gradient, factor, self._n_decaying, self._kept_in, scalars, noise)
+        finite = update(self.state, gradient, factor, self._n_decaying, self._kept_in, scalars, noise)
         self.updates += 1
+        return finite
+
+    def _not_finite(self) -> tuple[str, ...]:
+        """Names of the weights and moments that are not."""
+        parts = {"": self.state.weights, ".m": self.state.m, ".v": self.state.v}
+        flats = {ending: Flat(self.layout, part, self.layout.trained_begin) for ending, part in parts.items()}
+        names = ((name, ending) for name in self.layout.trained for ending in flats)
+        return tuple(name + ending for name, ending in names if not is_finite(flats[ending][name]))
 
     @property
     def _n_decaying(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends.numpy import threads
-from mlxtune.backends.numpy.arrays import Array
+from mlxtune.backends.numpy.arrays import Array, is_finite
 from mlxtune.backends.numpy.weights import round_to, widen
 from mlxtune.optim.adamw import Moments, Scalars, rounded
 from mlxtune.optim.rounding import stochastic
@@ -50,15 +50,15 @@ class Noise(NamedTuple):
 
 def update(
     state: State, gradients: Array, factor: float, n_decaying: int, precision: str, s: Scalars, noise: Noise
-) -> None:
-    """One step of all weights.
+) -> bool:
+    """One step of all weights; whether they and their moments are finite after it.
 
     factor: what clipping multiplies the gradient by. n_decaying: so many elements decay, from the first on; the others
     do not. precision: what the weights are kept in.
     """
     in_words = state.m.dtype == np.uint16
 
-    def block(begin: int) -> None:
+    def block(begin: int) -> bool:
         place = slice(begin, begin + BLOCK)
         exact, m, v = state.exact[place], state.m[place], state.v[place]
         exact_m, exact_v = (widen(m), widen(v)) if in_words else (m, v)
@@ -66,15 +66,15 @@ def update(
         if in_words:
             near = rounded(np, Moments(exact_m, exact_v), noise.bits(begin, exact.size))
             m[...], v[...] = (array.view(np.uint32) >> 16 for array in near)
-        if precision == "fp32":
-            return
-        if state.exact is state.weights:
+        if precision != "fp32" and state.exact is state.weights:
             exact[...] = stochastic(np, exact, DTYPES[precision], noise.words(begin, exact.size))
-        else:
-            state.weights[place] = exact
-            round_to(state.weights[place], precision)
+        weights = state.weights[place]
+        if precision == "fp16" or state.exact is not state.weights:
+            weights[...] = exact
+            round_to(weights, precision)  # fp16: also what is too large for it, to infinity
+        return is_finite(weights) and is_finite(m) and is_finite(v)
 
-    threads.each(block, range(0, gradients.size, BLOCK))
+    return all(threads.each(block, range(0, gradients.size, BLOCK)))
 
 
 def adamw(weight: Array, gradient: Array, m: Array, v: Array, factor: float, s: Scalars, decaying: Array) -> None:

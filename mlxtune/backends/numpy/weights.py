@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxtune.backends.numpy.arrays import Array, Flat
+from mlxtune.backends.numpy.arrays import Array, Flat, is_finite
 from mlxtune.backends.numpy.config import Decoder
 from mlxtune.models import fit
 from mlxtune.models.shapes import as_loaded
@@ -36,12 +36,24 @@ def find(folder: Path, decoder: Decoder) -> Sources:
     return {name: stored[name] for name in needed}
 
 
+@np.errstate(over="ignore")  # a number that is too large for fp16 is among those that are found
 def read(sources: Sources, into: Flat, precision: str) -> None:
-    """Fill the parameters from their files, rounded to the precision that the run keeps them in."""
+    """Fill the parameters from their files, rounded to the precision that the run keeps them in.
+
+    Raises BadModel for NaN or infinity in them.
+    """
+    bad = {}
     for name, info in sources.items():
-        fill(into[name], info)
-        if info.dtype != NAMES[precision]:
-            round_to(into[name], precision)
+        view = into[name]
+        fill(view, info)
+        finite = is_finite(view)  # before it is rounded, which is for numbers
+        if finite and info.dtype != NAMES[precision]:
+            round_to(view, precision)
+        if not finite or (precision == "fp16" and not is_finite(view)):
+            counts = f"{np.isnan(view).sum():,} NaN and {np.isinf(view).sum():,} infinite"
+            bad[name] = f"{counts} of {view.size:,} numbers"
+    if bad:
+        raise fit.not_finite(next(iter(sources.values())).file.parent, bad, precision)
 
 
 def fill(view: Array, info: TensorInfo) -> None:
