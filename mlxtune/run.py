@@ -9,7 +9,7 @@ from typing import Any
 from mlxtune import checkpoint, ending, engine, outcome, run_folder, run_shape
 from mlxtune.documents import user_path
 from mlxtune.engine import NotFinite, Progress
-from mlxtune.errors import BadSetting, MlxtuneError, RunStopped
+from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import End, Eval, Event, Notice, Preparing, Step
 from mlxtune.memory.guard import TooLarge
 from mlxtune.prepare import Prepared, prepare, settled, start_event

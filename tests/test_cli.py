@@ -110,11 +110,45 @@ def test_missing_tensors(tmp_path, refused):
     assert gone in refused("--model", weights.parent)
 
 
-def test_a_run_that_exists_is_refused_and_left_alone(tmp_path, train, refused):
+def test_a_finished_run_that_is_started_again_is_already_done_and_left_alone(tmp_path, train, refused, mlxtune):
     path = write(tmp_path / "rows.jsonl", TEXT_ROWS)
-    assert train("--data", path).returncode == 0
-    assert "done its 2 steps" in refused("--data", path)
+    first = train("--data", path, "--json")
+    for again in (train("--data", path, "--json"), mlxtune("train", "--resume", "out", "--json")):
+        assert again.returncode == 0
+        end = json.loads(again.stdout)
+        assert end["message"] == "Already done."
+        assert end | {"message": ""} == json.loads(first.stdout)
     assert "new or empty folder" in refused("--data", path, "--resume", "never")
+
+
+def test_a_recipe_whose_run_is_finished_is_already_done_and_the_next_has_its_turn(tmp_path, mlxtune):
+    path = write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    names = ("first", "second")
+    for name in names:
+        text = f"data: {{path: {path}}}\nrun: {{out: {name}}}\ntrain: {{max_steps: 1}}\nbackend: {{name: numpy}}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert mlxtune("run", "first.yaml").returncode == 0
+    found = mlxtune("run", *(f"{name}.yaml" for name in names), "--json")
+    ends = json.loads(found.stdout)["recipes"]
+    assert found.returncode == 0
+    assert [end["message"] for end in ends] == ["Already done.", ends[1]["message"]] != ["Already done."] * 2
+    assert [end["status"] for end in ends] == ["done", "done"]
+
+
+def test_a_run_is_resumed_from_another_folder_though_its_data_and_model_were_named_from_here(
+    tmp_path, mlxtune, monkeypatch
+):
+    write(tmp_path / "rows.jsonl", TEXT_ROWS)
+    model(tmp_path)
+    named = ("--data", "rows.jsonl", "--model", "./model", "--out", "out", "--backend", "numpy", "--max-steps", 1)
+    assert mlxtune("train", *named).returncode == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = mlxtune("train", "--resume", tmp_path / "out", "--max-steps", 2, "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["steps"] == 2
+    kept = [path.read_text() for path in (tmp_path / "out" / "adapter").glob("*.json")]
+    assert not [text for text in kept if str(tmp_path) in text]  # it is published
 
 
 def test_options_that_a_resumed_run_would_ignore_are_refused(tmp_path, mlxtune):
