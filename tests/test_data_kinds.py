@@ -373,3 +373,8 @@ def test_no_file_takes_more_than_moments_for_its_size(data: bytes, tmp_path: Pat
     began = time.process_time()
     told(tmp_path / "a.jsonl")
     assert time.process_time() - began < 10
+
+
+def test_a_key_twice_in_a_row_that_is_no_json_is_a_fault_of_syntax(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"text": {"a": 1, "a": 2},\n oops}]')
+    assert "a.json:2: expected JSON objects, found `oops}]`" in told(tmp_path / "a.json")

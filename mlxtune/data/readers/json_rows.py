@@ -158,9 +158,10 @@ def _values(file: Path, text: str) -> Rows:
 def _value(file: Path, text: str, at: int, place: Place) -> tuple[Raw | Fault, int]:
     """The value that begins here, and where it ends."""
     try:
-        value, end = _DECODER.raw_decode(text, at)
-    except Repeated as error:
-        return _twice(place, error), json.JSONDecoder().raw_decode(text, at)[1]
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except Repeated as error:
+            return _twice(place, error), json.JSONDecoder().raw_decode(text, at)[1]
     except json.JSONDecodeError as error:
         raise _bad(file, text, error) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested without end
