@@ -95,10 +95,11 @@ def settled(prepared: Prepared, *, packed: bool) -> Prepared:
     Raises BadSetting where the run does not fit that way.
     """
     guard, feed, paces, packs = prepared.guard, prepared.feed, prepared.pace, prepared.learner.packs_rows
-    if guard.setup.packs == packs and feed.packed == packed:
+    keeps = prepared.learner.keeps_prefix
+    if (guard.setup.packs, guard.setup.keeps_prefix, feed.packed) == (packs, keeps, packed):
         return prepared
     feed = feed._replace(packed=packed)
-    setup = guard.setup._replace(packs=packs, keeps_prefix=prepared.learner.keeps_prefix)
+    setup = guard.setup._replace(packs=packs, keeps_prefix=keeps)
     found, guard = _memory(setup, feed, paces, guard.limit_bytes, guard.factor, guard.kept_tokens)
     return prepared._replace(feed=feed, guard=guard, plan=found, late=_late(guard, feed, paces, found))
 

@@ -156,6 +156,12 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
+def writable(folder: Path) -> bool:
+    """Whether the folder may be written to, or be made."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return os.access(existing, os.W_OK)
+
+
 def _flush(file: BinaryIO) -> None:
     """Down to the platter: macOS needs F_FULLFSYNC for that, its fsync stops at the drive's cache."""
     file.flush()

@@ -1,7 +1,9 @@
 """The frozen layers' output: computed once, kept in a file, found again; never another number for it."""
 
+import errno
 import gc
 import json
+import shutil
 
 import mlx.core as mx
 import numpy as np
@@ -13,7 +15,7 @@ from mlxtune.backends.mlx.learner import OTHER_FORM, MlxLearner
 from mlxtune.data.batches import collate
 from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadSetting
-from mlxtune.events import Preparing
+from mlxtune.events import Notice, Preparing
 from mlxtune.optim.adamw import AdamW
 from mlxtune.storage import write_tensors
 from mlxtune.strategies.full import Full
@@ -110,6 +112,24 @@ def test_a_pass_that_was_killed_goes_on_and_gives_the_same_file(make, cache, mon
     assert {path.name: path.read_bytes() for path in cache.rglob("hidden-*.bin")} == content
 
 
+def test_a_pass_that_was_killed_and_then_damaged_begins_anew(make, cache, monkeypatch):
+    whole, run = trained(make()), prefix.Prefix._run
+    shutil.rmtree(cache)
+
+    def killed(self, file, begin, end, stage, following):
+        if stage == 4:
+            raise KeyboardInterrupt
+        run(self, file, begin, end, stage, following)
+
+    monkeypatch.setattr(prefix.Prefix, "_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make().prepare()
+    monkeypatch.setattr(prefix.Prefix, "_run", run)
+    (path,) = cache.rglob("*.work/hidden-*.bin")
+    path.write_bytes(bytes(path.stat().st_size))
+    assert trained(make()) == whole
+
+
 @pytest.mark.parametrize("change", ["rows", "layers", "type", "model"])
 def test_what_changes_makes_another_file(make, change):
     first, other = make(), rows(seed=1)
@@ -155,6 +175,89 @@ def test_a_damaged_note_means_that_the_work_is_done_again(make, cache):
     (about,) = cache.rglob("about.json")
     about.write_text(json.dumps({"stage": 5}))
     assert trained(make()) == whole
+
+
+@pytest.mark.parametrize("last_n", [1, 3])  # five frozen layers, in two stages; three, in one
+@pytest.mark.parametrize("place", [0.0, 0.5])
+def test_rows_damaged_while_training_are_computed_again_to_the_same_bytes_and_it_is_said_once(
+    make, cache, place, last_n
+):
+    whole = trained(make(LastN(last_n=last_n)))
+    learner, heard = make(LastN(last_n=last_n)), []
+    learner.prepare(heard.append)
+    (path,) = cache.rglob("hidden-*.bin")
+    content = path.read_bytes()
+    with path.open("r+b") as file:
+        file.seek(int(place * len(content)))
+        file.write(bytes(400))
+    for indices in ((4, 0), (1, 6), (3, 5), (2, 7), (4, 1)):
+        batch = collate(rows(), indices)
+        learner.read_ahead([batch])
+        learner.step([batch], 1e-3)
+    assert contents(learner) == whole
+    said = [event.text for event in heard if isinstance(event, Notice)]
+    assert len(said) == 1
+    assert "damaged" in said[0]
+    (path,) = cache.rglob("hidden-*.bin")
+    assert path.read_bytes() == content
+
+
+def test_a_file_cut_short_between_two_runs_is_made_anew_and_it_is_said(make, cache):
+    whole = trained(make())
+    (path,) = cache.rglob("hidden-*.bin")
+    path.write_bytes(path.read_bytes()[:-1])
+    again = make()
+    assert any("damaged" in note for note in again.notes)
+    assert trained(again) == whole
+
+
+def full_disk(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("when", ["before training", "while training"])
+def test_a_disk_that_fills_up_makes_each_step_compute_what_it_needs(make, cache, monkeypatch, when):
+    without = make(keep="off")
+    without.prepare()
+    learner, heard = make(), []
+    if when == "before training":
+        monkeypatch.setattr("mlxtune.backends.row_file.os.pwrite", full_disk)
+    learner.prepare(heard.append)
+    if when == "while training":
+        monkeypatch.setattr("mlxtune.backends.row_file.os.pwrite", full_disk)
+        (path,) = cache.rglob("hidden-*.bin")
+        path.write_bytes(bytes(path.stat().st_size))
+    for indices in ((4, 0), (1, 6)):
+        batch = collate(rows(), indices)
+        lost, computed = learner.step([batch], 1e-3), without.step([batch], 1e-3)
+        assert lost.loss.loss_sum == pytest.approx(computed.loss.loss_sum, rel=1e-6)
+    said = [*learner.notes, *(event.text for event in heard if isinstance(event, Notice))]
+    assert any("No space left" in each for each in said)
+    assert learner.network.prefix.file is None
+
+
+def test_a_disk_that_fills_up_is_refused_where_keeping_was_asked_for(make, monkeypatch):
+    monkeypatch.setattr("mlxtune.backends.row_file.os.pwrite", full_disk)
+    with pytest.raises(BadSetting, match=r"(?s)No space left.*--prefix-cache off"):
+        make(keep="on").prepare()
+
+
+def test_a_cache_folder_that_may_not_be_written_to_is_used_as_far_as_it_goes(make, monkeypatch):
+    whole = trained(make())
+    monkeypatch.setattr("mlxtune.backends.mlx.keeping.writable", lambda _: False)
+    assert trained(make()) == whole
+    other = make(asked=work(rows(1)))
+    assert other.keeping is None
+    assert any("may not be written" in note for note in other.notes)
+    with pytest.raises(BadSetting, match="may not be written"):
+        make(keep="on", asked=work(rows(1)))
+
+
+def test_a_cache_folder_that_is_a_file_makes_each_step_compute_what_it_needs(make, cache):
+    cache.write_text("")
+    learner = make()
+    learner.prepare()
+    assert learner.network.prefix.file is None
 
 
 def test_the_progress_is_told_from_the_first_row_to_the_last(make):

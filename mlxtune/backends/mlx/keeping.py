@@ -11,10 +11,10 @@ from mlxtune.backends.base import Job, Work
 from mlxtune.backends.mlx.prefix import FILE_TYPES
 from mlxtune.backends.row_file import LAYERS_AT_ONCE, PAYS_FROM, RowFile, Tokens
 from mlxtune.errors import BadSetting
-from mlxtune.storage import cache_folder, free_bytes
+from mlxtune.storage import cache_folder, free_bytes, writable
 from mlxtune.words import size
 
-PASS = 1  # to be raised when our own code begins to compute other hidden states
+PASS = 2  # to be raised when our own code begins to compute other hidden states
 SPARE_BYTES = 1 << 30  # that the disk must have left
 FILES_AT_ONCE = 2  # a stage reads one and writes the next
 
@@ -40,25 +40,30 @@ def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Kee
     rows, n_tokens = _distinct(work), work.batch_tokens
     file = _file(job, work, rows, first, width, dtype)
     layers = f"the first {first:,} layers" if first > 1 else "the first layer"
-    if file.done()[0] == first:
+    if file.is_whole(first):
         return Keeping(
             file, rows, n_tokens, f"The output of {layers} is there from an earlier run ({size(file.bytes)})."
         )
     if job.prefix_cache == "auto" and work.row_passes < PAYS_FROM * len(rows):
         return f"The output of {layers} is not kept: {work.row_passes:,} passes over {len(rows):,} rows do not pay."
+    if not writable(file.folder):
+        if job.prefix_cache == "on":
+            raise not_kept(file, "a folder that may not be written to")
+        return f"The output of {layers} is not kept: {file.folder.parent} may not be written to."
     needed, free = FILES_AT_ONCE * file.bytes + SPARE_BYTES, free_bytes(file.folder)
     if free < needed and job.prefix_cache == "on":
-        raise BadSetting(
-            f"{file.folder}",
-            expected=f"{size(needed)} free for the output of {layers}",
-            found=f"{size(free)} free",
-            remedy="Make room, name another folder with MLXTUNE_CACHE, or give --prefix-cache off.",
-        )
+        raise not_kept(file, f"{size(free)} free", f"{size(needed)} free for the output of {layers}")
     if free < needed:
         return f"The output of {layers} is not kept: that takes {size(needed)} on the disk, {size(free)} are free."
-    return Keeping(
-        file, rows, n_tokens, f"The output of {layers} is computed once and kept: {size(file.bytes)} on the disk."
-    )
+    made = "What is kept is damaged. " if file.folder.exists() else ""
+    made += f"The output of {layers} is computed once and kept: {size(file.bytes)} on the disk."
+    return Keeping(file, rows, n_tokens, made)
+
+
+def not_kept(file: RowFile, found: str, expected: str = "to keep the frozen layers' output there") -> BadSetting:
+    """The refusal of a place that cannot keep it."""
+    remedy = "Make room, name another folder with MLXTUNE_CACHE, or give --prefix-cache off."
+    return BadSetting(f"{file.folder}", expected=expected, found=found, remedy=remedy)
 
 
 def _distinct(work: Work) -> list[Tokens]:

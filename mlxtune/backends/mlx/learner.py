@@ -17,19 +17,19 @@ from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameter
 from mlxtune.backends.mlx.compiled import Compiled
 from mlxtune.backends.mlx.finite import Watch
 from mlxtune.backends.mlx.head_probe import probe
-from mlxtune.backends.mlx.keeping import Keeping
+from mlxtune.backends.mlx.keeping import Keeping, not_kept
 from mlxtune.backends.mlx.load import PRECISIONS, corrected, load_lazily
 from mlxtune.backends.mlx.network import Network
 from mlxtune.backends.mlx.ordered import Ordered
 from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained
 from mlxtune.backends.mlx.passes import Passes, RowsToCheck, inside, names
-from mlxtune.backends.mlx.prefix import Prefix
+from mlxtune.backends.mlx.prefix import Kept, Prefix
 from mlxtune.backends.mlx.self_check import some_rows
 from mlxtune.backends.mlx.stand_in import Call, as_it_is
 from mlxtune.backends.mlx.unread import Unread
 from mlxtune.backends.row_file import drop_older
 from mlxtune.data.types import Batch
-from mlxtune.events import Event, Memory
+from mlxtune.events import Event, Memory, Notice
 from mlxtune.optim import adamw, clip
 from mlxtune.storage import Tensor
 from mlxtune.strategies.choose import select
@@ -91,9 +91,7 @@ class MlxLearner:
             self.notes = tuple(note for note in self.notes if note != self.keeping.note)
             self.keeping, self.keeps_prefix = None, False
         if self.keeping is not None:
-            prefix.file = self.keeping.file
-            prefix.fill(self.keeping.rows, weights, self.keeping.batch_tokens, tell)
-            drop_older(self.keeping.file.folder)
+            self._keep(self.keeping, prefix, weights, tell)
         else:
             weights.read()
         self.packs_rows = forward.form.packed
@@ -103,6 +101,21 @@ class MlxLearner:
         trains = self.network.take({name: every[name] for name in self.names})
         del every
         self.trained = parameters.begin(trains, self.job.optimizer)
+
+    def _keep(self, keeping: Keeping, prefix: Prefix, weights: Unread, tell: Callable[[Event], None]) -> None:
+        """Make or find what is kept; where it cannot be written, each step computes it."""
+        file, rows, batch_tokens, note = keeping
+        try:
+            prefix.keep_in(Kept(file, rows, batch_tokens, weights, tell, lambda text: tell(Notice(self.steps, text))))
+            drop_older(file.folder)
+        except OSError as fault:
+            found = fault.strerror or str(fault)
+            if self.job.prefix_cache == "on":
+                raise not_kept(file, found) from fault
+            lost = f"The frozen layers' output is not kept in {file.folder.parent} ({found}): each step computes it."
+            self.notes = tuple(lost if each == note else each for each in self.notes)
+            self.keeping, self.keeps_prefix = None, False
+            weights.read()
 
     def _read_what_trains(self) -> Unread:
         """Everything from the first trained layer on, into memory; the rest stays unread."""

@@ -7,9 +7,10 @@ layers over the same rows, finds it in a file.
 S tokens of all rows, D hidden size
 """
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -17,10 +18,11 @@ import numpy as np
 from mlxtune.backends.mlx.forward import Forward
 from mlxtune.backends.mlx.layout import Layout
 from mlxtune.backends.mlx.unread import Unread
-from mlxtune.backends.row_file import LAYERS_AT_ONCE, RowFile, Tokens
+from mlxtune.backends.row_file import LAYERS_AT_ONCE, Damaged, RowFile, Tokens
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Preparing
 
+MOST_RENEWALS = 2
 NOTE_EVERY = 64  # batches: how much of a pass that is killed is done again
 FILE_TYPES: dict[mx.Dtype, np.dtype[Any]] = {
     mx.float32: np.dtype(np.float32),
@@ -29,46 +31,95 @@ FILE_TYPES: dict[mx.Dtype, np.dtype[Any]] = {
 }
 
 
+class Kept(NamedTuple):
+    """What is kept, where, and who hears of it. rows: in the file's order, longest first."""
+
+    file: RowFile
+    rows: Sequence[Tokens]
+    batch_tokens: int  # that the pass reads at once
+    weights: Unread
+    tell: Callable[[Event], None]
+    say: Callable[[str], None]
+
+
 class Prefix:
     """What gives the hidden states that enter the first trained layer, from a file where there is one."""
 
-    def __init__(self, forward: Forward, dtype: mx.Dtype, file: RowFile | None = None) -> None:
-        self.forward, self.dtype, self.file = forward, dtype, file
+    def __init__(self, forward: Forward, dtype: mx.Dtype) -> None:
+        self.forward, self.dtype = forward, dtype
+        self.file: RowFile | None = None
+        self.renewals = 0
+
+    def keep_in(self, kept: Kept) -> None:
+        """Make the file, or go on where it was left, or find it whole. Raises OSError where it cannot be written."""
+        self.kept, self.file = kept, kept.file
+        try:
+            self._make(kept.file, kept.tell)
+        except OSError:
+            self.file = None
+            raise
 
     def hidden(self, batch: Batch, layout: Layout) -> mx.array | None:
         """Of all places of the layout, (1, S, D) or (B, T, D); None where the model is not split."""
         if self.file is None or not self.forward.first:
             return self.forward.prefix(layout)
         rows = [batch.tokens_BT[row, :length] for row, length in enumerate(layout.lengths)]
-        return self._from_file(self.file, self.forward.first, rows, layout)
+        try:
+            return self._from_file(self.file, self.forward.first, rows, layout)
+        except Damaged:
+            self._renew(self.file)
+            return self.hidden(batch, layout)
 
     def read_ahead(self, batch: Batch) -> None:
         """What `hidden` of the batch will read, if it reads a file."""
-        if self.file is None or not self.forward.first:
+        file = self.file
+        if file is None or not self.forward.first:
             return
         for row, length in enumerate(batch.lengths_B.tolist()):
-            self.file.read_ahead(self.forward.first, batch.tokens_BT[row, : length - 1])
+            file.read_ahead(self.forward.first, batch.tokens_BT[row, : length - 1])
+
+    def _renew(self, file: RowFile) -> None:
+        """Make a damaged file anew; where it cannot be, or is damaged again, each step computes what it needs."""
+        self.renewals += 1
+        try:
+            if self.renewals > MOST_RENEWALS:
+                raise OSError(errno.EIO, "damaged again and again")
+            self.kept.say(f"The frozen layers' output was damaged in {file.folder}. It is computed again.")
+            self._make(file, self.kept.tell, is_damaged=True)
+        except OSError as fault:
+            self.file = None
+            self.kept.weights.read()
+            self.kept.say(f"The frozen layers' output is not kept any more ({fault.strerror}): each step computes it.")
 
     def _from_file(self, file: RowFile, stage: int, rows: Sequence[Tokens], layout: Layout) -> mx.array:
-        found = [file.read(stage, tokens) for tokens in rows]
-        if layout.packed:
-            hidden = np.concatenate(found)[None]
-        else:
-            hidden = np.zeros((*layout.tokens.shape, file.width), file.dtype)
-            for row, states in enumerate(found):
-                hidden[row, : len(states)] = states
+        """Places that are padding are zeros."""
+        hidden = (np.empty if layout.packed else np.zeros)((*layout.tokens.shape, file.width), file.dtype)
+        flat_SD = hidden.reshape(-1, file.width)
+        for row, tokens in enumerate(rows):
+            first, last = layout.place(row)
+            file.read_into(stage, tokens, flat_SD[first:last])
         return mx.array(hidden).view(self.dtype)
 
-    def fill(self, rows: Sequence[Tokens], weights: Unread, batch_tokens: int, tell: Callable[[Event], None]) -> None:
-        """Make the file, or go on where it was left. rows: in the file's order, longest first."""
-        assert self.file is not None
-        file, last = self.file, self.forward.first
-        stage, rows_done = file.done()
+    def _make(self, file: RowFile, tell: Callable[[Event], None], *, is_damaged: bool = False) -> None:
+        last = self.forward.first
+        if not is_damaged and file.is_whole(last):
+            return
+        with file.writing(lambda: tell(Preparing("waiting for another run that computes the same frozen layers"))):
+            if not file.is_renewed(last):
+                try:
+                    self._fill(file, *file.begun(), tell)
+                except Damaged:  # what was begun
+                    self._fill(file, *file.begin(), tell)
+                file.finish(last)
+
+    def _fill(self, file: RowFile, stage: int, rows_done: int, tell: Callable[[Event], None]) -> None:
+        """Bring all rows through the layers. rows_done: that are through the next stage already."""
+        rows, weights, last = self.kept.rows, self.kept.weights, self.forward.first
         while stage < last:
             following = min(stage + LAYERS_AT_ONCE, last)
             weights.read([*self._names(weights, stage, following)])
-            for number, (begin, end) in enumerate(_batches(file.lengths, rows_done, batch_tokens), start=1):
-                self._run(rows, begin, end, stage, following)
+            for number, (begin, end) in enumerate(_batches(file.lengths, rows_done, self.kept.batch_tokens), start=1):
+                self._run(file, begin, end, stage, following)
                 tell(Preparing("frozen layers, once", stage * len(rows) + end * (following - stage), last * len(rows)))
                 if number % NOTE_EVERY == 0:
                     file.note(stage, end)
@@ -83,17 +134,16 @@ class Prefix:
         if begin == 0:
             yield from (name for name in weights.prefixes if not name.endswith("."))
 
-    def _run(self, rows: Sequence[Tokens], begin: int, end: int, stage: int, following: int) -> None:
+    def _run(self, file: RowFile, begin: int, end: int, stage: int, following: int) -> None:
         """Rows `begin` to `end - 1` through layers `stage` to `following - 1`."""
-        assert self.file is not None
-        batch = _unsupervised(rows[begin:end])
-        layout = self.forward.lay_out(batch)
-        hidden = self._from_file(self.file, stage, rows[begin:end], layout) if stage else None
+        rows = self.kept.rows[begin:end]
+        layout = self.forward.lay_out(_unsupervised(rows))
+        hidden = self._from_file(file, stage, rows, layout) if stage else None
         out = self.forward.between(layout, hidden, following, stage).astype(self.dtype)
-        flat_SD = np.array(out.view(mx.uint16) if self.dtype == mx.bfloat16 else out).reshape(-1, self.file.width)
+        flat_SD = np.array(out.view(mx.uint16) if self.dtype == mx.bfloat16 else out).reshape(-1, file.width)
         for row in range(begin, end):
             first, last = layout.place(row - begin)
-            self.file.write(following, row, flat_SD[first:last])
+            file.write(following, row, flat_SD[first:last])
 
 
 def _batches(lengths: Sequence[int], begin: int, n_tokens: int) -> Iterator[tuple[int, int]]:
