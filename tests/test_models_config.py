@@ -89,9 +89,40 @@ def test_every_missing_key_is_named_at_once(tmp_path):
 
 def test_every_size_that_is_no_size_is_named_at_once(tmp_path):
     with pytest.raises(Faults) as caught:
-        read_with(tmp_path, {"hidden_size": "16", "vocab_size": 0, "num_hidden_layers": True, "model_type": 7})
-    for fault in ("hidden_size: expected a whole number above 0, found '16'", "found 0", "found True", "found 7"):
+        read_with(tmp_path, {"hidden_size": "16", "vocab_size": 0, "num_hidden_layers": True, "head_dim": 2.5})
+    for fault in ("hidden_size: expected a whole number from 1 to 2,147,483,648, found `16`", "0.", "true", "2.5"):
         assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where"),
+    [
+        ("num_hidden_layers", 10**9, "num_hidden_layers"),
+        ("num_hidden_layers", 10**30, "num_hidden_layers"),
+        ("hidden_size", -4, "hidden_size"),
+        ("model_type", 7, "model_type"),
+        ("architectures", "LlamaForCausalLM", "architectures"),
+        ("architectures", [None], "architectures.0"),
+        ("tie_word_embeddings", "yes", "tie_word_embeddings"),
+        ("rms_norm_eps", float("nan"), "rms_norm_eps"),
+        ("rms_norm_eps", "1e-5", "rms_norm_eps"),
+        ("rope_theta", 0, "rope_theta"),
+        ("rope_theta", True, "rope_theta"),
+        ("rope_scaling", "llama3", "rope_scaling"),
+        ("rope_scaling", {"rope_type": "linear", "factor": float("inf")}, "rope_scaling.factor"),
+        ("rope_parameters", {"full_attention": {"rope_theta": -1}}, "rope_parameters.full_attention.rope_theta"),
+        ("sliding_window", -5, "sliding_window"),
+        ("layer_types", ["full_attention"], "layer_types"),
+        ("num_key_value_heads", 3, "num_key_value_heads"),
+        ("quantization", [4], "quantization"),
+        ("text_config", [], "text_config"),
+        ("text_config", {"rms_norm_eps": []}, "text_config: rms_norm_eps"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_or_size_is_told_by_its_key(key, value, where, tmp_path):
+    with pytest.raises(BadModel) as caught:
+        read_with(tmp_path, {key: value})
+    assert f"config.json: {where}: expected" in str(caught.value)
 
 
 def test_a_family_without_attention_has_no_heads(tmp_path):

@@ -52,7 +52,7 @@ def test_a_model_outside_the_family_is_refused_with_its_name_and_what_is_there(t
         ({"rope_scaling": {"type": "llama3", "factor": 2.0}}, "without low_freq_factor, high_freq_factor"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"quantization": {"bits": 4, "group_size": 64}}, "quantised ones"),
-        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "do not divide"),
+        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "that divide"),
         ({"layer_types": ["sliding_attention"] * 3}, "layer_types"),
     ],
 )

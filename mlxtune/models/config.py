@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlxtune.documents import check
 from mlxtune.errors import BadModel, MlxtuneError, raise_all
 from mlxtune.models.folder import contents, json_object
+from mlxtune.models.keys import Keys
+from mlxtune.words import count, shown
 
 # Families whose configuration ties the head to the embedding when config.json does not say; transformers 5 holds the
 # same defaults, and a test compares them.
@@ -32,6 +35,8 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_hidden_size"),
     "max_positions": ("max_position_embeddings", "n_positions", "max_seq_len"),
 }
+
+LARGEST_SIZE, LARGEST = 2**31, {"n_layers": 10_000}  # beyond them a file is damaged, and a plan of it without end
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,15 @@ def read(folder: Path) -> ModelConfig:
     if not path.is_file():
         raise _no_model(folder)
     raw = json_object(path)
+    for part, where in ((raw, f"{path}"), (_mapping(raw, "text_config"), f"{path}: text_config")):
+        check(part, Keys, where, BadModel)
     flat = {**raw, **_mapping(raw, "text_config")}  # a multimodal config keeps its language model's sizes there
     faults: list[MlxtuneError] = []
     sizes = {name: _size(path, flat, name, faults) for name in SPELLINGS}
-    model_type = _model_type(path, raw, faults)
+    model_type = raw.get("model_type") or ""
     faults += _missing(path, sizes, model_type)
     faults += _own_code(path, raw)
-    raise_all(faults)
+    raise_all(faults or _disagreeing(path, flat, sizes))
     return _config(model_type, raw, flat, {name: size or 0 for name, size in sizes.items()})
 
 
@@ -103,18 +110,23 @@ def _size(path: Path, flat: Mapping[str, Any], name: str, faults: list[MlxtuneEr
     key = next((key for key in SPELLINGS[name] if flat.get(key) is not None), None)
     if key is None:
         return None
-    value = flat[key]
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+    value, most = flat[key], LARGEST.get(name, LARGEST_SIZE)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most:
         return value
-    faults.append(BadModel(f"{path}: {key}", expected="a whole number above 0", found=repr(value)))
+    faults.append(BadModel(f"{path}: {key}", expected=f"a whole number from 1 to {count(most)}", found=shown(value)))
     return 0
 
 
-def _model_type(path: Path, raw: Mapping[str, Any], faults: list[MlxtuneError]) -> str:
-    value = raw.get("model_type", "")
-    if not isinstance(value, str):
-        faults.append(BadModel(f"{path}: model_type", expected="a name such as llama", found=repr(value)))
-    return str(value)
+def _disagreeing(path: Path, flat: Mapping[str, Any], sizes: Mapping[str, int | None]) -> list[MlxtuneError]:
+    """Sizes that are right by themselves and not beside each other."""
+    n_heads, n_kv_heads, kinds = sizes["n_heads"], sizes["n_kv_heads"], flat.get("layer_types")
+    faults = []
+    if n_heads and n_kv_heads and n_heads % n_kv_heads:
+        found = f"{n_kv_heads:,} beside {n_heads:,} attention heads"
+        faults.append((SPELLINGS["n_kv_heads"][0], "key-value heads that divide the attention heads", found))
+    if kinds is not None and len(kinds) != sizes["n_layers"]:
+        faults.append(("layer_types", f"a kind for each of {sizes['n_layers']:,} layers", f"{len(kinds):,}"))
+    return [BadModel(f"{path}: {key}", expected=expected, found=found) for key, expected, found in faults]
 
 
 def _missing(path: Path, sizes: Mapping[str, int | None], model_type: str) -> list[MlxtuneError]:

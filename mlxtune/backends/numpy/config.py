@@ -68,8 +68,6 @@ def _outside(config: ModelConfig, text: Mapping[str, Any]) -> Iterator[str]:
         yield "no intermediate_size"
     if text.get("hidden_act", "silu") != "silu":
         yield f"hidden_act {text['hidden_act']}"
-    if config.n_heads % config.n_kv_heads:
-        yield f"{config.n_heads} attention heads that {config.n_kv_heads} key-value heads do not divide"
     for key in ("mlp_bias", "rope_traditional", "rope_interleaved"):
         if text.get(key):
             yield key
