@@ -11,8 +11,9 @@ import os
 import re
 import stat
 from collections import Counter
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from mlxtune.errors import MlxtuneError, raise_all
 from mlxtune.words import count, shown
@@ -170,13 +171,20 @@ def check(value: object, schema: type[T], where: str | Path, error: type[Mlxtune
     Traceback (most recent call last):
     mlxtune.errors.BadModel: adapter_config.json: rank: expected greater than or equal to 1, found the number -1.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(schema).validate_python(value)
+        return cast(T, _validator(cast(Any, schema)).validate_python(value))
     except ValidationError as found:
         raise_all([_misfit(fault, where, error) for fault in found.errors(include_url=False)[:LISTED]])
         raise
+
+
+@cache
+def _validator(schema: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(schema)
 
 
 def _misfit(fault: Any, where: str | Path, error: type[MlxtuneError]) -> MlxtuneError:

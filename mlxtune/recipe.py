@@ -25,6 +25,7 @@ from mlxtune.settings import section
 from mlxtune.strategies.choose import Strategy
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strict_yaml import load_yaml, scalar
+from mlxtune.words import shown
 
 Tree = Mapping[str, Any]
 
@@ -78,7 +79,7 @@ def read(path: Path) -> dict[str, Any]:
     tree = load_yaml(path)
     wrong = [name for name, keys in tree.items() if not isinstance(keys, dict | None)]
     if wrong:
-        raise BadSetting(f"{path}: {wrong[0]}", expected="a section of keys", found=repr(tree[wrong[0]]))
+        raise BadSetting(f"{path}: {wrong[0]}", expected="a section of keys", found=shown(tree[wrong[0]]))
     return {name: keys or {} for name, keys in tree.items()}
 
 
@@ -94,7 +95,8 @@ def build(tree: Tree, overrides: Tree, where: str = "") -> Recipe:
         merged.setdefault(name, {})[inner] = value
     for name in NAMED:
         merged.setdefault(name, {}).setdefault("name", _kind_name(SECTIONS[name][0]))
-    raise_all([_unknown(key, merged, where) for key in _keys(merged) if key not in _known(merged)])
+    known = _known(merged)
+    raise_all([_unknown(name, key, merged, where) for name, key in _keys(merged) if f"{name}.{key}" not in known])
     kinds = {name: _kind(name, merged, where) for name in SECTIONS}
     made, faults = {}, []
     for name, kind in kinds.items():
@@ -158,8 +160,9 @@ def every_key() -> dict[str, set[str]]:
     return table
 
 
-def _keys(tree: Tree) -> list[str]:
-    return [f"{name}.{key}" for name, keys in tree.items() for key in keys]
+def _keys(tree: Tree) -> list[tuple[str, str]]:
+    """Sections and their keys; apart, as a name in a file may have a point."""
+    return [(name, key) for name, keys in tree.items() for key in keys]
 
 
 def _kind_name(kind: type) -> str:
@@ -171,10 +174,16 @@ def _kind(name: str, tree: Tree, where: str) -> type:
     if name not in NAMED:
         return SECTIONS[name][0]
     by_name = {_kind_name(kind): kind for kind in SECTIONS[name]}
-    chosen = tree[name]["name"]
+    chosen = _chosen(name, tree)
     if chosen not in by_name:
-        raise BadSetting(_at(where, f"{name}.name"), expected=" or ".join(by_name), found=repr(chosen))
+        raise BadSetting(_at(where, f"{name}.name"), expected=" or ".join(by_name), found=repr(tree[name]["name"]))
     return by_name[chosen]
+
+
+def _chosen(name: str, tree: Tree) -> str:
+    """The name that a section gives for its kind; a value of another type is no name."""
+    chosen = tree[name]["name"]
+    return chosen if isinstance(chosen, str) else ""
 
 
 def _known(tree: Tree) -> set[str]:
@@ -182,14 +191,14 @@ def _known(tree: Tree) -> set[str]:
     known = set()
     for key, owners in every_key().items():
         name = key.partition(".")[0]
-        chosen = tree[name]["name"] if name in NAMED else ""
+        chosen = _chosen(name, tree) if name in NAMED else ""
         if chosen in owners or chosen not in {*map(_kind_name, SECTIONS[name])}:
             known.add(key)
     return known
 
 
-def _unknown(key: str, tree: Tree, where: str) -> MlxtuneError:
-    name, _, inner = key.partition(".")
+def _unknown(name: str, inner: str, tree: Tree, where: str) -> MlxtuneError:
+    key = f"{name}.{inner}"
     owners = every_key().get(key)
     expected = f"a setting of {name} {tree[name]['name']}" if owners else "a known setting"
     remedy = f"{key} is a setting of {' and '.join(sorted(owners))}." if owners else _nearest(key)

@@ -306,7 +306,7 @@ def main() -> int:
         if options.seconds is None and options.inputs == 10**15:
             options.seconds = 60.0
         for kind in kinds.values():
-            _warm(kind)
+            warm(kind)
         began = time.monotonic()
         tally = fuzz(options, kinds)
     print("\n".join([*table(tally, kinds, time.monotonic() - began), *_findings(tally, options)]))
@@ -316,7 +316,7 @@ def main() -> int:
     return int(bool(tally.findings))
 
 
-def _warm(kind: Kind) -> None:
+def warm(kind: Kind) -> None:
     """Import and make in this process what every worker needs; they are forked from it."""
     with tempfile.TemporaryDirectory() as place:
         kind.write(Random(0), Path(place))

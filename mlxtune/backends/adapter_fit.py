@@ -4,33 +4,71 @@ What mlx-lm's adapters have besides whole parameters and LoRA of linear modules 
 is for the backend to take or to refuse.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from mlxtune import documents
 from mlxtune.errors import BadModel
 from mlxtune.models.fit import Shape
 from mlxtune.models.folder import some
 from mlxtune.models.weights import TensorInfo, header
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
-LORA = ("rank", "scale", "dropout")  # what mlx-lm's format has of a LoRA
+KINDS = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 PARTNER = {"lora_a": "lora_b", "lora_b": "lora_a"}  # that a tensor is nothing without
 
 Tensors = Mapping[str, TensorInfo]
 Shapes = Mapping[str, Shape]
 
 
+class Lora(BaseModel, frozen=True):
+    """What mlx-lm's format has of a LoRA."""
+
+    model_config = KINDS
+
+    rank: Annotated[int, Field(ge=1, le=100_000)]
+    scale: Annotated[float, Field(ge=-1e9, le=1e9)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    keys: list[str] | None = None
+
+
+class About(BaseModel, frozen=True):
+    """adapter_config.json, as far as it is read."""
+
+    model_config = KINDS
+
+    fine_tune_type: str = "lora"
+    num_layers: Annotated[int, Field(ge=-1, le=100_000)]
+    lora_parameters: dict[str, Any] | None = None
+    mlxtune: dict[str, Any] | None = None
+
+    @property
+    def untied_head(self) -> bool:
+        return self.mlxtune is not None and self.mlxtune.get("untied_head") is True
+
+
+def read(folder: Path) -> About:
+    """What an adapter's folder says of it. Raises BadModel that names the key of each bad value."""
+    path = folder / CONFIG
+    return documents.check(documents.read_object(path, BadModel), About, path, BadModel)
+
+
+def lora(folder: Path, about: About) -> Lora:
+    """The LoRA of an adapter's config. Raises BadModel, as `read` does."""
+    return documents.check(about.lora_parameters or {}, Lora, f"{folder / CONFIG}: lora_parameters", BadModel)
+
+
 def check(folder: Path, parameters: Shapes, linears: Mapping[str, tuple[int, int]]) -> None:
     """Raises BadModel with the tensors that have no place in the model. linears: module names to (in, out)."""
-    document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())  # `export.adapter.find` has read it before
-    tensors = header(folder / WEIGHTS)
-    match document.get("fine_tune_type", "lora"):
+    about, tensors = read(folder), header(folder / WEIGHTS)
+    match about.fine_tune_type:
         case "full":
             faults = _misfits(tensors, parameters)
         case "lora":
-            faults = _lora_misfits(tensors, parameters, linears, _rank(folder, document))
+            faults = _lora_misfits(tensors, parameters, linears, lora(folder, about).rank)
         case _:
             return
     if faults:
@@ -40,22 +78,6 @@ def check(folder: Path, parameters: Shapes, linears: Mapping[str, tuple[int, int
             found=f"{len(faults):,} of {len(tensors):,} tensors with no place in it: {some(sorted(faults), limit=3)}",
             remedy="Name with --model the model that the adapter was trained on.",
         )
-
-
-def _rank(folder: Path, document: Mapping[str, Any]) -> int:
-    """The rank of a LoRA's config, which must have the rest too."""
-    lora = document.get("lora_parameters")
-    lora = lora if isinstance(lora, dict) else {}
-    missing = [key for key in LORA if not isinstance(lora.get(key), int | float)]
-    missing += [] if isinstance(document.get("num_layers"), int) else ["num_layers"]
-    if missing:
-        raise BadModel(
-            str(folder / CONFIG),
-            expected=f"num_layers, and lora_parameters with {', '.join(LORA)}",
-            found=f"no number for {', '.join(missing)}",
-            remedy="Name the folder RUN/adapter, or an adapter of mlx-lm.",
-        )
-    return int(lora["rank"])
 
 
 def _misfits(tensors: Tensors, needed: Shapes) -> list[str]:

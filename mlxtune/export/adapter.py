@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mlxtune.backends import adapter_fit
 from mlxtune.backends.base import Adapter
-from mlxtune.documents import read_object, user_path
+from mlxtune.documents import user_path
 from mlxtune.errors import BadModel
 from mlxtune.storage import Tensor, fill_folder, place_folder, write_json, write_tensors
 from mlxtune.strategies.selection import Anatomy, Selection
@@ -53,8 +54,7 @@ def find(folder: Path) -> Adapter:
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise BadModel(str(folder), expected=f"{CONFIG} and {WEIGHTS}", found=f"no {missing[0]}", remedy=remedy)
-    about = read_object(folder / CONFIG, BadModel).get("mlxtune")
-    return Adapter(folder, isinstance(about, dict) and about.get("untied_head") is True)
+    return Adapter(folder, adapter_fit.read(folder).untied_head)
 
 
 def _inside_layer(module: str, layers: tuple[str, ...]) -> str:

@@ -1,6 +1,7 @@
 """The tokenizer of a model folder, through transformers, without its code and without its chatter."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from mlxtune.documents import TOKENIZER
 from mlxtune.errors import BadModel
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.folder import TOKENIZERS, contents, json_object, some
+from mlxtune.words import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -26,10 +28,15 @@ def load(folder: Path) -> "PreTrainedTokenizerFast":
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # ValueError, OSError, KeyError and tokenizers' bare Exception, by the kind of fault
+    except BaseException as error:  # of every kind, by the fault; a panic of Rust is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise _unreadable(folder, error) from error
     if not tokenizer.is_fast:
         raise _only_slow(folder, type(tokenizer).__name__)
+    if not isinstance(tokenizer.chat_template, str | dict | None):
+        found = shown(tokenizer.chat_template)
+        raise BadModel(f"{folder}: chat_template", expected="a template, or several by name", found=found)
     # The trainer has a length of its own, and says what it does with longer rows; the warning would say it again.
     tokenizer.model_max_length = NEVER_TOO_LONG
     return tokenizer
@@ -68,7 +75,7 @@ def _check_files(folder: Path) -> None:
         json_object(path, TOKENIZER)
 
 
-def _unreadable(folder: Path, error: Exception) -> BadModel:
+def _unreadable(folder: Path, error: BaseException) -> BadModel:
     first_line = next(iter(str(error).splitlines()), type(error).__name__)
     if not (folder / "tokenizer.json").is_file():
         return _only_slow(folder, first_line)
@@ -92,12 +99,21 @@ def _only_slow(folder: Path, found: str) -> BadModel:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers' warnings off, and back as they were."""
+    """transformers' warnings off, and what Rust prints of the names in a file; then all is as it was."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
     logging.set_verbosity_error()
+    sys.stdout.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
+        for number in kept:
+            os.dup2(nowhere, number)
         yield
     finally:
+        for number, saved in kept.items():
+            os.dup2(saved, number)
+            os.close(saved)
+        os.close(nowhere)
         logging.set_verbosity(before)

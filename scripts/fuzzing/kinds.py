@@ -31,6 +31,7 @@ from mlxtune.export import adapter
 from mlxtune.from_mlx_lm import translate
 from mlxtune.models import config as model_config
 from mlxtune.models import outline, tokenizer, weights
+from mlxtune.models.fingerprint import fingerprint
 from mlxtune.models.hub import BUILT_IN
 from mlxtune.planning import Planner
 from mlxtune.recipe import as_yaml, build, parse_changes, read
@@ -335,7 +336,7 @@ def _write_index(random: Random, folder: Path) -> None:
 
 def _read_weights(folder: Path) -> None:
     weights.headers(folder)
-    weights.fingerprint(folder)
+    fingerprint(folder)
     outline.outline(str(folder))
 
 

@@ -3,12 +3,11 @@
 Whole parameters take the places of the model's own. A LoRA is added to the weight it stands beside: W' + scale * a b.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from mlxtune.backends import adapter_fit
 from mlxtune.backends.adapter_fit import CONFIG, WEIGHTS
 from mlxtune.backends.base import Adapter
 from mlxtune.backends.numpy.arrays import Array, Flat
@@ -29,7 +28,7 @@ def apply(adapter: Adapter, weights: Flat) -> None:
 
 
 def _add_lora(folder: Path, tensors: dict[str, TensorInfo], weights: Flat) -> None:
-    scale = float(_document(folder)["lora_parameters"]["scale"])
+    scale = adapter_fit.lora(folder, adapter_fit.read(folder)).scale
     for module in sorted({name.rpartition(".")[0] for name in tensors}):
         weight = weights[f"{module}.weight"]
         a, b = (tensors[f"{module}.lora_{end}"] for end in "ab")
@@ -45,15 +44,10 @@ def _read(info: TensorInfo) -> Array:
 
 
 def _kind(folder: Path) -> str:
-    kind = str(_document(folder).get("fine_tune_type", "lora"))
+    kind = adapter_fit.read(folder).fine_tune_type
     if kind not in ("lora", "full"):
         raise _other(folder, CONFIG, "fine_tune_type lora or full", kind)
     return kind
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / CONFIG).read_bytes())
-    return document
 
 
 def _check(folder: Path, name: str, info: TensorInfo, shape: tuple[int, ...]) -> None:
