@@ -46,7 +46,7 @@ READ = {{
     "raw": raw,
     "flood": flood,
 }}
-fuzz.SLOW_SECONDS, fuzz.STUCK_SECONDS, fuzz.warm = 0.5, 5.0, lambda _: None
+fuzz.SLOW_SECONDS, fuzz.STUCK_SECONDS, fuzz.warm = 0.2, 20.0, lambda _: None
 name = sys.argv[1]
 sys.argv[1:] = ["--inputs", "3", "--workers", "1", "--seed", "5"]
 fuzz.KINDS = {{name: Kind(lambda _, folder: None, READ[name], 1)}}
@@ -58,7 +58,7 @@ FINDS = {
     "refused": None,
     "escape": "KeyError at",
     "hang": "more than 0 s at",
-    "stuck": "no answer in 5 s",
+    "stuck": "no answer in 20 s",
     "large": "MemoryError at",
     "dead": "the process died with -11",
     "noise": "raw output: 'hello'",
