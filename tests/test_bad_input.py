@@ -1,7 +1,6 @@
 """Bad input is refused with the same exit code and the same words on every backend, and leaves nothing behind."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -143,16 +142,12 @@ def set_nan(tensors):
     tensors[LAST][0, 0] = np.nan
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_in_the_same_words(mlxtune, tmp_path):
+def test_a_base_model_that_is_not_finite_is_refused_by_its_tensor_on_every_backend(mlxtune, tmp_path):
     options = (*with_tensors(tmp_path, set_nan), *rows(tmp_path))
-    found = []
-    for backend in BACKENDS:
-        found.append(mlxtune("train", *SHORT, *options, "--out", "run", "--backend", backend, "--json"))
-        shutil.rmtree(tmp_path / "run")
-    assert {each.returncode for each in found} == {3}
-    (message,) = {json.loads(each.stdout)["message"] for each in found}
-    assert "loss nan, gradient norm nan" in message
-    assert "rows.jsonl:" in message
+    for number, backend in enumerate(BACKENDS):
+        found = mlxtune("train", *SHORT, *options, "--out", f"run{number}", "--backend", backend)
+        assert found.returncode == 2
+        assert LAST in found.stderr
 
 
 def adapter(tmp_path, change, **config):

@@ -139,6 +139,12 @@ def test_a_path_that_is_none_is_one_message(option, place, mlxtune, tmp_path):
     assert len(found.stderr) < 2000
 
 
+@pytest.mark.parametrize("option", ["--prompt", "--model"])
+def test_an_argument_that_is_no_text_is_refused(option, mlxtune):
+    found = mlxtune("generate", *(() if option == "--prompt" else ("--prompt", "x")), option, "a\udcff")
+    assert (found.returncode, found.stderr) == (2, "error: expected arguments in UTF-8, found `a\\udcff`.\n")
+
+
 def test_a_home_folder_is_filled_in_wherever_a_path_is_given(mlxtune, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "rows.jsonl", TEXT_ROWS)

@@ -22,7 +22,9 @@ from mlxtune.cli.run import run
 from mlxtune.cli.streams import ready
 from mlxtune.cli.train import train
 from mlxtune.cli.try_it import evaluate, generate
+from mlxtune.errors import BadSetting
 from mlxtune.signals import ASKING, Asked, ignored
+from mlxtune.words import shown
 
 DEBUG = ContextVar("DEBUG", default=False)
 
@@ -81,4 +83,14 @@ def main() -> None:
 
 def run_here() -> None:
     """Run the program in this process; it ends with an exit code whatever happens, and one message for an error."""
-    sys.exit(exit_code(app, debug=DEBUG.get))
+    sys.exit(exit_code(_program, debug=DEBUG.get))
+
+
+def _program() -> None:
+    """Arguments are text: bytes that are no UTF-8 would reach tokenizers, records and terminals, which take none."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise BadSetting("", expected="arguments in UTF-8", found=shown(argument)) from None
+    app()

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 from fuzzing import mutate
 from safetensors.numpy import save_file
 
@@ -144,19 +145,15 @@ def _recipes() -> list[bytes]:
     return [full, lora, *(path.read_bytes() for path in sorted((ROOT / "recipes").glob("*.yaml")))]
 
 
-def _write_text(name: str, seeds: Callable[[], list[bytes]]) -> Callable[[Random, Path], None]:
-    def write(random: Random, folder: Path) -> None:
-        (folder / name).write_bytes(mutate.data(random, random.choice(seeds())))
-
-    return write
+@cache
+def _parsed(text: bytes) -> Any:
+    return yaml.safe_load(text)
 
 
 def _write_recipe(random: Random, folder: Path) -> None:
     text = random.choice(_recipes())
     if random.random() < 0.4:
-        import yaml
-
-        text = mutate.as_json(mutate.document(random, yaml.safe_load(text)))
+        text = mutate.as_json(mutate.document(random, _parsed(text)))
     (folder / "recipe.yaml").write_bytes(mutate.data(random, text) if random.random() < 0.7 else text)
 
 
@@ -207,9 +204,7 @@ lr_schedule: {name: cosine_decay, warmup: 100, warmup_init: 1e-7, arguments: [1e
 def _write_mlx_lm(random: Random, folder: Path) -> None:
     text = MLX_LM
     if random.random() < 0.5:
-        import yaml
-
-        text = mutate.as_json(mutate.document(random, yaml.safe_load(text)))
+        text = mutate.as_json(mutate.document(random, _parsed(text)))
     (folder / "lora.yaml").write_bytes(mutate.data(random, text) if random.random() < 0.6 else text)
 
 
