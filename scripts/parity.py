@@ -112,11 +112,11 @@ class Torch:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def _is_last(self, name: str) -> bool:
-        """Whether it is of the last two layers, the final norm, or a head of its own."""
+        """Whether it is of the last two layers, the final norm, or the weight of a head of its own."""
         n_layers = self.model.config.num_hidden_layers
         if number := re.search(r"\.(?:layers|h)\.(\d+)\.", name):
             return int(number[1]) >= n_layers - 2
-        return "norm" in name or "ln_f" in name or name.startswith(("lm_head", "embed_out"))
+        return "norm" in name or "ln_f" in name or name in ("lm_head.weight", "embed_out.weight")
 
     def _adapt(self, adapters: Sequence[Any], learner: Any) -> list[torch.nn.Parameter] | None:
         """LoRA by hooks, beginning with the learner's own A."""

@@ -1,5 +1,6 @@
 """Updates inside the backward pass: the same bytes, fewer gradients held."""
 
+import numpy as np
 import pytest
 
 from mlxtune.backends.base import Job
@@ -82,3 +83,15 @@ def test_a_run_without_clipping_agrees_with_one_that_never_clips(tmp_path):
     never = make_learner(tmp_path, LastN(last_n=2), optimizer=AdamW(weight_decay=0.1), clip_norm=1e9)
     for seed in range(3):
         assert inside.step([make_batch(seed)], 1e-2).loss == never.step([make_batch(seed)], 1e-2).loss
+
+
+def test_the_bias_of_a_head_in_shards_trains_in_the_backward_pass(tmp_path):
+    """Phi's and GPT-J's heads have one."""
+    folder = write_model(tmp_path, "phi")
+    learner = make_learner(folder, Full(), clip_norm=None)
+    name = "lm_head.bias"
+    before, gradient = np.array(learner.trained.weights[name]), learner.gradients([make_batch(0)], 1.0)[1][name]
+    learner.step([make_batch(0)], 1e-3)
+    moved = np.array(learner.trained.weights[name]) - before
+    assert learner.network.shards
+    np.testing.assert_allclose(moved, -1e-3 * np.sign(np.array(gradient)), rtol=1e-2)

@@ -168,8 +168,9 @@ class MlxLearner:
         around = network.forward.around
         lora.seed_dropout(self.job.seed, self.steps, 0)
 
-        def consume(shard: int, gradient: mx.array) -> list[mx.array]:
-            return ordered.update(network.shards[shard], gradient) if shard < len(network.shards) else []
+        def consume(part: int, gradient: mx.array) -> list[mx.array]:
+            name = network.head_parts[part]
+            return ordered.update(name, gradient) if name in self.trained.weights else []
 
         def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
             network.forward.around = {**around, **self._taps(ordered, weights, around)}

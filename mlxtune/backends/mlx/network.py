@@ -38,6 +38,11 @@ class Network:
         self.head_trains = self.head_weight in trains
 
     @property
+    def head_parts(self) -> list[str]:
+        """Names of the parts of a head in shards, as its loss has their gradients: the shards, then the bias."""
+        return [*self.shards, f"{str(self.head_weight).removesuffix('.weight')}.bias"]
+
+    @property
     def words(self) -> str:
         """The form of the passes: the same words, the same bits."""
         form = self.forward.form
