@@ -16,7 +16,7 @@ from mlxtune.backends.numpy.layout import Layout
 
 Array: TypeAlias = NDArray[Any]  # float32 everywhere but in the tests of gradients, which need float64
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
-MOST_VIEWS = 1 << 14  # that are remembered: batches of ragged rows have shapes of their own each
+MOST_VIEWS = 1 << 12  # that are remembered: batches of ragged rows have shapes of their own each, some ten a step
 
 
 class Flat:
@@ -55,6 +55,7 @@ class Workspace:
         self._buffers: dict[str, Array] = {}
         self._views: dict[tuple[str, tuple[int, ...]], Array] = {}
         self._parts: dict[tuple[str, Shapes], tuple[Array, ...]] = {}
+        self._n_parts = 0  # arrays since they were last forgotten
 
     def __call__(self, name: str, *shape: int) -> Array:
         """An array of the shape with whatever was in it."""
@@ -81,13 +82,14 @@ class Workspace:
         buffer = self._buffer(name, ends[-1])
         parts = tuple(buffer[a:b].reshape(shape) for (a, b), shape in zip(pairwise(ends), shapes, strict=True))
         self._parts[name, shapes] = parts
+        self._n_parts += len(parts)
         return parts
 
     def _buffer(self, name: str, size: int) -> Array:
         """With room for so many elements. Views of what was too small are forgotten, and all when they are many."""
         known = self._buffers.get(name)
-        if len(self._views) + len(self._parts) >= MOST_VIEWS:
-            self._views, self._parts = {}, {}
+        if len(self._views) + self._n_parts >= MOST_VIEWS:
+            self._views, self._parts, self._n_parts = {}, {}, 0
         if known is not None and known.size >= size:
             return known
         self._views = {key: view for key, view in self._views.items() if key[0] != name}
