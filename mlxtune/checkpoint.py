@@ -1,23 +1,60 @@
 """Save and load of everything that a run needs to continue bit for bit.
 
 A checkpoint is a folder RUN/checkpoints/000100 with weights.safetensors, optimizer.safetensors and state.json. It
-appears by a rename, so a folder of that name is always whole. state.json holds the sha256 of the other two.
+appears by a rename, so a folder of that name is always whole. state.json holds the sha256 of the other two and its own.
+Nothing else in RUN/checkpoints is a checkpoint: it is neither gone on from nor removed.
 """
 
-import hashlib
-import json
-import shutil
+import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
+from mlxtune import sealed
+from mlxtune.documents import SMALL, Unreadable, check, parse_object
 from mlxtune.errors import BadRun
-from mlxtune.settings import section
-from mlxtune.storage import Tensor, TensorInfo, fill_folder, place_folder, read_header, write_json, write_tensors
+from mlxtune.sealed import Damaged
+from mlxtune.settings import STRICT, section
+from mlxtune.storage import Tensor, TensorInfo, fill_folder, place_folder, remove, set_aside, sha256, write_tensors
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
+DAMAGED = "The checkpoint is damaged."
+_NAME = re.compile(r"[0-9]{6}|[1-9][0-9]{6,17}")  # as `step_folder` writes a step
+_LEFTOVER = re.compile(rf"\.({_NAME.pattern})\.(partial|pruned)")
+
+
+class Counts(TypedDict):
+    """What a learner keeps beside its tensors."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]  # as pydantic's documentation has it
+
+    steps: int
+    updates: int
+    loss_scale: Annotated[list[float | int], Field(min_length=2, max_length=2)]
+    form: NotRequired[str]
+
+
+class State(TypedDict):
+    """state.json."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    progress: dict[str, Any]
+    learner: Counts
+    fingerprints: dict[str, str]
+    sha256: dict[str, str]
+
+
+class Found(NamedTuple):
+    """The checkpoint that a run goes on from, and what the user should know of others."""
+
+    path: Path
+    state: State
+    notes: tuple[str, ...]
 
 
 @section
@@ -40,20 +77,23 @@ def write(run: Path, step: int, weights: Iterable[Tensor], optimizer: Iterable[T
         write_tensors(folder / WEIGHTS, weights)
         write_tensors(folder / OPTIMIZER, optimizer)
 
-    fill_folder(step_folder(run, step), tensors)
+    target = step_folder(run, step)
+    if os.path.lexists(target):  # no checkpoint of this run, which would have gone on from it
+        set_aside(target, "before")
+    fill_folder(target, tensors)
 
 
 def settle(run: Path, step: int, state: dict[str, Any], ready: Callable[[], object] = lambda: None) -> Path:
     """Hash what `write` wrote, wait for the disk, and give the checkpoint its name.
 
-    state: JSON; the files' sha256 are added to it. ready: is called first; where it raises, nothing is left of the
+    state: as State; the files' sha256 are added to it. ready: is called first; where it raises, nothing is left of the
     checkpoint. Touches files alone, so that a thread may do it.
     """
 
     def hashed(folder: Path) -> None:
         ready()
-        sha256 = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
-        write_json(folder / STATE, {**state, "sha256": sha256})
+        hashes = {name: sha256(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+        sealed.write(folder / STATE, {**state, "sha256": hashes})
 
     target = step_folder(run, step)
     place_folder(target, hashed)
@@ -61,33 +101,87 @@ def settle(run: Path, step: int, state: dict[str, Any], ready: Callable[[], obje
 
 
 def folders(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdigit() and path.is_dir())
+    """The checkpoints of a run, the oldest first."""
+    return sorted((path for path in _numbered(run) if os.path.lexists(path / STATE)), key=_step)
+
+
+def _numbered(run: Path) -> list[Path]:
+    try:
+        return [path for path in (run / "checkpoints").iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _step(path: Path) -> int:
+    return int(path.name)
 
 
 def prune(run: Path, keep: int, spared: Path | None = None) -> None:
-    """Remove all but the newest `keep` checkpoints and the spared one, and what a killed run left half-written."""
+    """Remove all but the newest `keep` checkpoints and the spared one. What a kill leaves of them has another name."""
+    clean(run)
     for path in folders(run)[:-keep]:
         if path != spared:
-            shutil.rmtree(path)
-    for leftover in (run / "checkpoints").glob(".*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+            path.rename(path.with_name(f".{path.name}.pruned"))
+    clean(run)
 
 
-def load_state(folder: Path) -> dict[str, Any]:
+def clean(run: Path) -> None:
+    """Remove what a killed run left half-written or half-removed."""
+    place = run / "checkpoints"
+    for path in place.iterdir() if place.is_dir() else ():
+        if _LEFTOVER.fullmatch(path.name):
+            remove(path)
+
+
+def newest(run: Path) -> Found | None:
+    """The newest checkpoint that is as it was written. None before the first.
+
+    Damaged ones are set aside under another name; where no other is left they stay, and BadRun tells their faults.
+    """
+    damaged: list[tuple[Path, Damaged]] = []
+    for path in reversed(folders(run)):
+        try:
+            state = load_state(path)
+        except Damaged as fault:
+            damaged.append((path, fault))
+            continue
+        told = [_passed_over(other, why, path) for other, why in damaged]
+        return Found(path, state, (*told, *_without_state(run, path)))
+    if damaged:
+        first = damaged[0][1]
+        remedy = f"None of the {len(damaged):,} checkpoints is whole; nothing was changed. Put back a copy of them, or"
+        remedy += " choose another --out to begin anew."
+        raise BadRun(first.where, expected=first.expected, found=first.found, remedy=remedy)
+    return None
+
+
+def _passed_over(path: Path, fault: Damaged, used: Path) -> str:
+    aside = set_aside(path, "damaged")
+    return (
+        f"The checkpoint {path.name} is damaged ({Path(fault.where).name}: expected {fault.expected}, found "
+        f"{fault.found}). It is now {aside.name}; the run goes on from {used.name}."
+    )
+
+
+def _without_state(run: Path, used: Path) -> list[str]:
+    """Of newer folders that hold tensors and no state: they may have been checkpoints."""
+    return [
+        f"{path} holds no {STATE}, so it is no checkpoint; the run goes on from {used.name}."
+        for path in _numbered(run)
+        if _step(path) > _step(used) and any((path / name).exists() for name in (WEIGHTS, OPTIMIZER))
+    ]
+
+
+def load_state(folder: Path) -> State:
     """state.json, after the files beside it were found to be the ones it was written with.
 
-    Raises BadRun where a file is missing, cut short or changed.
+    Raises Damaged where a file is missing, cut short or changed, BadRun where another version of mlxtune wrote it.
     """
-    try:
-        state: dict[str, Any] = json.loads((folder / STATE).read_bytes())
-        expected = state["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder / STATE, "a checkpoint's state", f"{type(error).__name__}: {error}") from error
+    state = sealed.read(folder / STATE, State, DAMAGED)
     for name in (WEIGHTS, OPTIMIZER):
-        found = _sha256(folder / name)
-        if found != expected.get(name):
-            raise _damaged(folder / name, f"sha256 {expected.get(name)}", found)
+        expected, found = state["sha256"].get(name), sha256(folder / name)
+        if found != expected:
+            raise Damaged(str(folder / name), expected=f"sha256 {expected}", found=found, remedy=DAMAGED)
     return state
 
 
@@ -110,14 +204,32 @@ def _in_words(info: TensorInfo | None) -> str:
     return f"{info.dtype} {list(info.shape)}" if info else "no such tensor"
 
 
-def _sha256(path: Path) -> str:
+Size = Annotated[int, Field(ge=0)]
+
+
+class _Entry(TypedDict):
+    __pydantic_config__ = STRICT  # type: ignore[misc]
+
+    dtype: str
+    shape: list[Size]
+    data_offsets: Annotated[list[Size], Field(min_length=2, max_length=2)]
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """Names, types and shapes in a safetensors file. Raises BadRun where they are not what the file has room for."""
+    with path.open("rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+        text = file.read(min(length, SMALL.bytes))
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return f"no readable file ({error.strerror})"
-
-
-def _damaged(path: Path, expected: str, found: str) -> BadRun:
-    remedy = "The checkpoint is damaged. Delete its folder: the run then resumes from the one before."
-    return BadRun(str(path), expected=expected, found=found, remedy=remedy)
+        header = parse_object(text)
+    except Unreadable as fault:
+        raise fault.as_error(path, BadRun, DAMAGED) from None
+    header.pop("__metadata__", None)
+    entries = check(header, dict[str, _Entry], path, BadRun)
+    end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if end != size:
+        raise BadRun(str(path), expected=f"{end:,} bytes, as its header says", found=f"{size:,}", remedy=DAMAGED)
+    return {
+        name: TensorInfo(name, each["dtype"], tuple(each["shape"]), each["data_offsets"][1] - each["data_offsets"][0])
+        for name, each in entries.items()
+    }

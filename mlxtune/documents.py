@@ -161,7 +161,7 @@ def _no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def check(value: object, schema: type[T], where: str | Path, error: type[MlxtuneError]) -> T:
+def check(value: object, schema: type[T], where: str | Path, error: type[MlxtuneError], remedy: str = "") -> T:
     """The value as its schema has it, such as a pydantic model or dataclass. Raises `error` for each bad key.
 
     >>> from typing import Annotated
@@ -176,7 +176,7 @@ def check(value: object, schema: type[T], where: str | Path, error: type[Mlxtune
     try:
         return cast(T, _validator(cast(Any, schema)).validate_python(value))
     except ValidationError as found:
-        raise_all([_misfit(fault, where, error) for fault in found.errors(include_url=False)[:LISTED]])
+        raise_all([_misfit(fault, where, error, remedy) for fault in found.errors(include_url=False)[:LISTED]])
         raise
 
 
@@ -187,11 +187,14 @@ def _validator(schema: Any) -> Any:
     return TypeAdapter(schema)
 
 
-def _misfit(fault: Any, where: str | Path, error: type[MlxtuneError]) -> MlxtuneError:
+def _misfit(fault: Any, where: str | Path, error: type[MlxtuneError], remedy: str) -> MlxtuneError:
     place = ": ".join(filter(None, [str(where), ".".join(map(str, fault["loc"]))]))
+    expected = fault["msg"].removeprefix("Input should be ")
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        expected = "no such key"
     if fault["type"] == "missing":
-        return error(place, expected="this key", found="none")
-    return error(place, expected=fault["msg"].removeprefix("Input should be "), found=shown(fault["input"]))
+        return error(place, expected="this key", found="none", remedy=remedy)
+    return error(place, expected=expected, found=shown(fault["input"]), remedy=remedy)
 
 
 def user_path(name: str | Path, error: type[MlxtuneError], where: str = "") -> Path:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Annotated, NamedTuple, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from mlxtune.ahead import made_ahead
 from mlxtune.backends.base import Learner, LossSum, StepResult
@@ -114,6 +114,8 @@ class Pace(NamedTuple):
 @dataclass
 class Progress:
     """Where a run is. Everything in it goes into a checkpoint."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # of a checkpoint that is read back
 
     step: int = 0
     epoch: int = 0  # from 0

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from mlxtune import engine
 from mlxtune.engine import Progress
 from mlxtune.events import Eval, Event
-from mlxtune.models import hub
 from mlxtune.outcome import Losses
 from mlxtune.prepare import Prepared
 from mlxtune.saving import Saving
@@ -87,7 +86,4 @@ class Results:
         self.best = Kept(self.saving.best, self.progress.step, None)
 
     def _about(self, loss: float | None) -> dict[str, Any]:
-        name = self.prepared.recipe.model.name
-        local = name is not None and isinstance(hub.locate(name), Path)
-        base = Path(name).name if name and local else name  # an adapter is published: whose folder it was is left out
-        return {"base_model": base, "step": self.progress.step, "eval_loss": loss}
+        return {"base_model": self.prepared.recipe.model.name, "step": self.progress.step, "eval_loss": loss}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune import checkpoint, ending, engine, outcome, run_folder, run_shape
-from mlxtune.documents import user_path
+from mlxtune.documents import check, user_path
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import End, Eval, Event, Notice, Preparing, Step
@@ -18,9 +18,8 @@ from mlxtune.report.base import Report, Reports
 from mlxtune.report.log import Log, last_end, rewind
 from mlxtune.results import Results
 from mlxtune.saving import Saving
+from mlxtune.sealed import OTHER_VERSION
 from mlxtune.signals import Asked, StopRequests
-from mlxtune.storage import free_bytes
-from mlxtune.words import size
 
 
 def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") -> End:
@@ -31,11 +30,12 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
     """
     out = recipe.run.out
     folder = user_path(out, BadSetting, "run.out") if out else run_folder.default_folder(recipe)
-    if resume == "never" or not run_folder.is_run(folder):
-        run_folder.check_unclaimed(folder)
+    new = resume == "never" or not out  # another process may take the same name meanwhile
+    run_folder.check(folder, new=new)
     prepared = prepare(run_folder.at_its_time(recipe, folder), Reports(reports))
-    _check_disk(prepared, folder)
-    with run_folder.claim(folder):
+    weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
+    run_folder.check_room(folder, weights + optimizer, weights, recipe.checkpoint.keep)
+    with run_folder.claim(folder, new=new):
         return _Session(prepared, folder, reports).run()
 
 
@@ -44,21 +44,6 @@ def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = 
     folder = user_path(folder, BadRun)
     tree = run_folder.saved_recipe(folder)
     return start(build(tree, {**overrides, "run.out": str(folder)}, str(folder)), reports)
-
-
-def _check_disk(prepared: Prepared, folder: Path) -> None:
-    """Refuse a disk that cannot hold the checkpoints that are still to come, before the first step."""
-    weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
-    keep = prepared.recipe.checkpoint.keep
-    to_come = max(1, keep + 1 - len(checkpoint.folders(folder)))  # one is written before the oldest goes
-    needed, free = to_come * (weights + optimizer) + 3 * weights, free_bytes(folder)
-    if free < needed:
-        raise BadSetting(
-            f"{folder}",
-            expected=f"{size(needed)} free for {to_come} checkpoints and the adapters",
-            found=f"{size(free)} free",
-            remedy="Make room, choose another --out, or lower --keep or what trains (--last-n, --strategy lora).",
-        )
 
 
 class _Session:
@@ -120,27 +105,31 @@ class _Session:
 
     def _begin_or_resume(self) -> None:
         folder = self.folder
-        self.saving.recover()
-        saved = self.saving.saved
-        state = checkpoint.load_state(saved) if saved else {}
+        found = self.saving.recover()
         self.tell(Preparing("loading the model"))
         self.learner.prepare(self.tell)
         self.progress.packed = self.learner.packs_rows
-        if saved:
-            self._restore(saved, state)
+        if found:
+            self._restore(found)
         self.prepared = settled(self.prepared, packed=self.progress.packed)
         self.results = self._results()
         self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
         run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)
-        rewind(folder / run_folder.METRICS, self.progress.step)
+        if damaged := rewind(folder / run_folder.METRICS, self.progress.step):
+            self._note(f"{run_folder.METRICS}: damaged lines were left out, {damaged:,} of them.")
 
-    def _restore(self, saved: Path, state: dict[str, Any]) -> None:
-        weights, optimizer = saved / checkpoint.WEIGHTS, saved / checkpoint.OPTIMIZER
+    def _restore(self, found: checkpoint.Found) -> None:
+        path, state = found.path, found.state
+        self.progress = check(state["progress"], Progress, path / checkpoint.STATE, BadRun, OTHER_VERSION)
+        weights, optimizer = path / checkpoint.WEIGHTS, path / checkpoint.OPTIMIZER
         checkpoint.check_tensors(weights, (tensor.info for tensor in self.learner.weights()))
         checkpoint.check_tensors(optimizer, (tensor.info for tensor in self.learner.optimizer_state()))
         self.learner.restore(weights, optimizer, state["learner"])
-        self.progress = Progress(**state["progress"])
         self.begun_at = self.progress.step
+        self._note(*found.notes)
+
+    def _note(self, *notes: str) -> None:
+        self.prepared = self.prepared._replace(notes=(*notes, *self.prepared.notes))
 
     def _train_until_the_end(self, requests: StopRequests) -> End:
         try:

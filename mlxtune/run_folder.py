@@ -7,8 +7,11 @@ RUN/checkpoints/       see `checkpoint`
 RUN/adapter/           see `export.adapter`
 """
 
-import json
+import os
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from importlib import metadata
@@ -16,17 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import filelock
-import yaml
+from typing_extensions import TypedDict
 
-from mlxtune import checkpoint
+from mlxtune import checkpoint, sealed
 from mlxtune.documents import user_path
-from mlxtune.errors import BadRun
+from mlxtune.errors import BadRun, BadSetting, RunStopped, raise_all
 from mlxtune.models import hub
 from mlxtune.models.aliases import TINY
 from mlxtune.recipe import Recipe, as_yaml, flat
-from mlxtune.storage import write_file, write_json
+from mlxtune.settings import STRICT
+from mlxtune.storage import disk, free_bytes, remove, set_aside
+from mlxtune.strict_yaml import load_yaml
+from mlxtune.words import size
 
 RECIPE, ENVIRONMENT, METRICS, ADAPTER, LOCK = "recipe.yaml", "environment.json", "metrics.jsonl", "adapter", ".lock"
+CHECKPOINTS = "checkpoints"
+FILES, FOLDERS = (RECIPE, ENVIRONMENT, METRICS, LOCK), (CHECKPOINTS, ADAPTER, "adapter-last")
+# What a kill may leave of a file or an adapter that was being written.
+LEFTOVER = re.compile(
+    r"\.(recipe\.yaml|environment\.json|metrics\.jsonl)(\.[0-9a-f]+)?\.partial|\.adapter(-last)?\.(partial|dropped)"
+)
 PACKAGES = ("mlxtune", "mlx", "mlx-lm", "numpy", "safetensors", "tokenizers", "transformers")
 # Settings that say where things are or how often they are looked at: they may change between a run and its resumption.
 # Backends agree within float32's rounding, so a run may go from one to the other, if not to the same bytes.
@@ -58,17 +70,65 @@ def default_folder(recipe: Recipe) -> Path:
     return folder
 
 
-def check_unclaimed(folder: Path) -> None:
-    """Refuse a folder that holds a run, or anything else."""
-    if not folder.exists() or not any(path.name != LOCK for path in folder.iterdir()):
+def check(folder: Path, *, new: bool) -> None:
+    """Refuse a place where no run can be or go on, before anything is written. new: refuse a run there, too."""
+    try:
+        _check_place(folder)
+        raise_all([*_not_folders(folder), *_not_files(folder)])
+        if new or not is_run(folder):
+            _check_unclaimed(folder)
+    except OSError as fault:
+        found = fault.strerror or str(fault)
+        raise BadRun(str(folder), expected="a folder that may be read", found=found, remedy=ELSEWHERE) from None
+
+
+ELSEWHERE = "Choose another --out; nothing in it was touched."
+
+
+def _check_place(folder: Path) -> None:
+    """The folder, or where it will be made, is a folder that takes files."""
+    place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not place.exists():
+        raise BadRun(str(place), expected="a folder", found=f"a link to nothing, {place.readlink()}", remedy=ELSEWHERE)
+    if not place.is_dir():
+        raise BadRun(str(place), expected="a folder", found="a file", remedy=ELSEWHERE)
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise BadRun(str(place), expected="a folder that may be written to", found="none", remedy=ELSEWHERE)
+
+
+def _not_folders(folder: Path) -> Iterator[BadRun]:
+    for path in (folder / name for name in FOLDERS):
+        place = path.resolve()
+        old = place.with_name(f".{place.name}.old")  # a kill between two renames leaves it in the folder's place
+        if path.is_symlink() and not place.exists() and not old.exists():
+            remedy = "Make that folder, or bring back the disk that it is on."
+            yield BadRun(str(path), expected="a link to a folder", found=f"a link to nothing, {place}", remedy=remedy)
+        elif path.exists() and not path.is_dir():
+            yield BadRun(str(path), expected="a folder", found="a file", remedy="Move it away.")
+        elif path.name != CHECKPOINTS and place.is_mount():
+            remedy = "An adapter's folder is replaced as a whole: make a folder on the disk, and the link lead there."
+            yield BadRun(str(path), expected="a folder on a disk", found=f"the disk itself, {place}", remedy=remedy)
+
+
+def _not_files(folder: Path) -> Iterator[BadRun]:
+    for path in (folder / name for name in FILES):
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            found = "a link" if path.is_symlink() else "a folder" if path.is_dir() else "no file"
+            yield BadRun(str(path), expected="a file", found=found, remedy="Move it away.")
+
+
+def _check_unclaimed(folder: Path) -> None:
+    """Refuse a folder that holds a run, or what no run writes before it is one."""
+    if not folder.exists() or all(_is_ours(path) for path in folder.iterdir()):
         return
-    holds = "a run" if (folder / RECIPE).exists() else "files that are no run"
-    raise BadRun(
-        str(folder),
-        expected="a new or empty folder for the run",
-        found=holds,
-        remedy="Choose another --out; nothing in it was touched.",
-    )
+    holds = "a run" if is_run(folder) else "files that are no run"
+    raise BadRun(str(folder), expected="a new or empty folder for the run", found=holds, remedy=ELSEWHERE)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a run that was killed before it was one may have left it, or someone has made the folder for a run."""
+    is_empty_folder = path.name in FOLDERS and not any(path.iterdir())
+    return path.name in (LOCK, ENVIRONMENT) or LEFTOVER.fullmatch(path.name) is not None or is_empty_folder
 
 
 def is_run(folder: Path) -> bool:
@@ -76,9 +136,33 @@ def is_run(folder: Path) -> bool:
     return (folder / RECIPE).exists()
 
 
-def claim(folder: Path) -> filelock.BaseFileLock:
-    """Lock the folder for this process; the lock goes with the process. Raises BadRun where another one has it."""
-    folder.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def claim(folder: Path, *, new: bool) -> Iterator[None]:
+    """Lock the folder for this process and clear what a kill left; the lock goes with the process.
+
+    Raises BadRun where another process has it or `check` finds a fault now, RunStopped for a file that cannot be read
+    or written meanwhile.
+    """
+    with _disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder):
+            check(folder, new=new)  # another process may have been here since
+            _clear(folder)
+            yield
+
+
+@contextmanager
+def _disk_faults(folder: Path) -> Iterator[None]:
+    """Tell a fault of the disk as one message."""
+    try:
+        yield
+    except OSError as fault:
+        where, found = str(fault.filename or folder), fault.strerror or str(fault)
+        remedy = "What was saved before is whole. Make room and run the same command again: it goes on from there."
+        raise RunStopped(where, expected="to read and write the run's files", found=found, remedy=remedy) from fault
+
+
+def _lock(folder: Path) -> filelock.BaseFileLock:
     lock = filelock.FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
@@ -89,7 +173,42 @@ def claim(folder: Path) -> filelock.BaseFileLock:
             found="one that is in use",
             remedy="Wait for that run or stop it, or choose another --out.",
         ) from None
+    except PermissionError:
+        found, remedy = "one of another user", "Choose another --out, or remove it if no run is going on there."
+        raise BadRun(str(folder / LOCK), expected="a lock file of yours", found=found, remedy=remedy) from None
+    except NotImplementedError:
+        expected, found = "a disk on which files can be locked", "one without locks"
+        raise BadRun(str(folder), expected=expected, found=found, remedy="Choose an --out on another disk.") from None
     return lock
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a kill left half-written. A file of someone else where one of ours comes gets another name."""
+    for path in folder.iterdir():
+        if LEFTOVER.fullmatch(path.name):
+            remove(path)
+    checkpoint.clean(folder)
+    path = folder / ENVIRONMENT
+    if path.exists() and not is_run(folder):
+        try:
+            _environment(folder)
+        except BadRun:
+            set_aside(path, "before")
+
+
+def check_room(folder: Path, checkpoint_bytes: int, adapter_bytes: int, keep: int) -> None:
+    """Refuse disks that cannot hold what is still to come, before the first step; links lead to other disks."""
+    to_come = max(1, keep + 1 - len(checkpoint.folders(folder)))  # one is written before the oldest goes
+    needed = {folder / CHECKPOINTS: to_come * checkpoint_bytes, folder / ADAPTER: 3 * adapter_bytes}
+    for place in needed:
+        n_bytes = sum(n for other, n in needed.items() if disk(other) == disk(place))
+        if free_bytes(place) < n_bytes:
+            raise BadSetting(
+                f"{folder}",
+                expected=f"{size(n_bytes)} free for {to_come} checkpoints and the adapters",
+                found=f"{size(free_bytes(place))} free",
+                remedy="Make room, choose another --out, or lower --keep or what trains (--last-n, --strategy lora).",
+            )
 
 
 def at_its_time(recipe: Recipe, folder: Path) -> Recipe:
@@ -106,8 +225,8 @@ def at_its_time(recipe: Recipe, folder: Path) -> Recipe:
 
 def write_identity(folder: Path, recipe: Recipe, device: str, fingerprints: dict[str, str]) -> None:
     """recipe.yaml and environment.json, the recipe last: its presence makes the folder a run."""
-    write_json(folder / ENVIRONMENT, environment(device, fingerprints))
-    write_file(folder / RECIPE, as_yaml(_findable(recipe)).encode())
+    write_environment(folder, device, fingerprints)
+    sealed.write_text(folder / RECIPE, as_yaml(_findable(recipe)))
 
 
 def _findable(recipe: Recipe) -> Recipe:
@@ -120,14 +239,22 @@ def _findable(recipe: Recipe) -> Recipe:
     return recipe
 
 
-def environment(device: str, fingerprints: dict[str, str]) -> dict[str, Any]:
+def write_environment(folder: Path, device: str, fingerprints: dict[str, str]) -> None:
     """What the run's numbers depend on besides its settings."""
-    return {
-        "versions": {"python": platform.python_version(), **_versions()},
-        "platform": platform.platform(),
-        "device": device,
-        "fingerprints": fingerprints,
-    }
+    versions = {"python": platform.python_version(), **_versions()}
+    found = {"versions": versions, "platform": platform.platform(), "device": device, "fingerprints": fingerprints}
+    sealed.write(folder / ENVIRONMENT, found)
+
+
+class Environment(TypedDict):
+    """environment.json."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]  # as pydantic's documentation has it
+
+    versions: dict[str, str]
+    platform: str
+    device: str
+    fingerprints: dict[str, str]
 
 
 def _versions() -> dict[str, str]:
@@ -141,17 +268,19 @@ def _versions() -> dict[str, str]:
 
 
 def saved_recipe(folder: Path) -> dict[str, Any]:
-    """The sections of a run's recipe.yaml. Raises BadRun where there is none."""
-    try:
-        tree: dict[str, Any] = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-    except OSError:
-        raise BadRun(
-            str(folder),
-            expected=f"a run folder with {RECIPE}",
-            found="no such folder" if not folder.exists() else "none",
-            remedy="Name the folder that the run was given with --out.",
-        ) from None
-    return tree
+    """The sections of a run's recipe.yaml. Raises BadRun where there is none, or not as the run wrote it."""
+    path = folder / RECIPE
+    if not path.is_file():
+        found = "no such folder" if not folder.exists() else "none"
+        remedy = "Name the folder that the run was given with --out."
+        raise BadRun(str(folder), expected=f"a run folder with {RECIPE}", found=found, remedy=remedy)
+    remedy = "Put the file back as it was. To train with other settings, copy them from it to a recipe of your own and"
+    sealed.read_text(path, f"{remedy}\nbegin another run: mlxtune train --recipe RECIPE --out ANOTHER")
+    return load_yaml(path, BadRun)
+
+
+def _environment(folder: Path) -> Environment:
+    return sealed.read(folder / ENVIRONMENT, Environment, "Put the file back as it was, or choose another --out.")
 
 
 def differences(recipe: Recipe, fingerprints: dict[str, str], folder: Path) -> list[str]:
@@ -163,7 +292,7 @@ def differences(recipe: Recipe, fingerprints: dict[str, str], folder: Path) -> l
         for key in sorted(old.keys() | new.keys())
         if key not in free and old.get(key) != new.get(key)
     ]
-    before = json.loads((folder / ENVIRONMENT).read_bytes())["fingerprints"]
+    before = _environment(folder)["fingerprints"]
     return lines + [
         f"{what}: its content has changed ({before.get(what, 'none')[:12]} is now {now[:12]})"
         for what, now in fingerprints.items()
@@ -184,9 +313,3 @@ def refuse_differences(folder: Path, lines: list[str]) -> None:
             found=f"{len(lines)} differences",
             remedy="\n".join([*lines, "Go on with the old settings, or choose another --out."]),
         )
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The last whole checkpoint, or None before the first."""
-    found = checkpoint.folders(folder)
-    return found[-1] if found else None

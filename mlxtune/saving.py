@@ -8,7 +8,6 @@ A checkpoint is good when the weights that it holds were seen to compute: in the
 last good one is never removed.
 """
 
-import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +18,10 @@ from mlxtune import checkpoint
 from mlxtune.backends.base import Learner
 from mlxtune.events import Checkpoint, Event
 from mlxtune.export import adapter
-from mlxtune.storage import recover_folder
+from mlxtune.storage import bring_back, drop_folder, put_by, recover_folder, remove
 
 BEST, LAST = "adapter", "adapter-last"
-SCHEDULED = ".adapter.scheduled"  # see `keep_scheduled`
+SCHEDULED = "scheduled"  # see `keep_scheduled`
 
 
 class _Begun(NamedTuple):
@@ -44,10 +43,9 @@ class Saving:
     def __init__(self, learner: Learner, run: Path, keep: int, tell: Callable[[Event], None]) -> None:
         self.learner, self.run, self.keep, self.tell = learner, run, keep, tell
         self.best, self.last = run / BEST, run / LAST
-        found = checkpoint.folders(run)
-        self.saved = found[-1] if found else None
-        self.good = found[-2] if found[1:] else None  # training went on from it
-        self._newest = self.saved  # on the disk or on its way
+        self.saved: Path | None = None
+        self.good: Path | None = None
+        self._newest: Path | None = None  # on the disk or on its way
         self._newest_is_good = False
         self._checkpoint: _Begun | None = None
         self._adapter: Future[None] | None = None
@@ -57,14 +55,19 @@ class Saving:
         """End the thread, when it is through with what was begun."""
         self._thread.shutdown()
 
-    def recover(self) -> None:
-        """The adapters as the schedule's last validation left them, whatever a kill or an interruption did."""
+    def recover(self) -> checkpoint.Found | None:
+        """The checkpoint to go on from, and the adapters as the schedule's last validation left them.
+
+        Whatever a kill or an interruption did is undone.
+        """
+        found = checkpoint.newest(self.run)
         for folder in (self.best, self.last):
             recover_folder(folder)
-        scheduled = self.run / SCHEDULED
-        if scheduled.exists():
-            shutil.rmtree(self.best, ignore_errors=True)
-            scheduled.rename(self.best)
+        bring_back(self.best, SCHEDULED)
+        if found is not None:
+            self.saved = self._newest = found.path
+            *_, self.good = None, *checkpoint.folders(self.run)[:-1]  # training went on from it
+        return found
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save a step, unless it is saved."""
@@ -101,7 +104,7 @@ class Saving:
         if self.saved is None or self.saved == self.good:
             return ""
         aside = self.saved.with_name(f"{self.saved.name}-not-finite")
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)  # of an earlier sitting: the same
         self.saved.rename(aside)
         self.saved = self._newest = self.good
         return str(aside)
@@ -116,7 +119,7 @@ class Saving:
 
     def drop_last(self) -> None:
         """The best weights are the last: remove what an earlier sitting left beside them."""
-        shutil.rmtree(self.last, ignore_errors=True)
+        drop_folder(self.last)
 
     def keep_scheduled(self) -> None:
         """Keep the best adapter beside the one that comes in its place, until the run is resumed.
@@ -124,7 +127,7 @@ class Saving:
         A validation that only an interruption asked for must not change what the resumed run ends with.
         """
         self._wait_for_adapter()
-        self.best.rename(self.run / SCHEDULED)
+        put_by(self.best, SCHEDULED)
 
     def _save_adapter(self, folder: Path, about: dict[str, Any]) -> None:
         self._wait_for_adapter()

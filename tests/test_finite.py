@@ -10,10 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from mlxtune import run
 from mlxtune.backends.numpy.arrays import is_finite
+from mlxtune.checkpoint import read_header
 from mlxtune.errors import BadModel
 from mlxtune.models.hub import BUILT_IN
 from mlxtune.recipe import build
-from mlxtune.storage import read_header
 from tests.support_cli import BACKENDS, TEXT_ROWS, write
 from tests.support_run import Ask
 

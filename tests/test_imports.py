@@ -30,6 +30,7 @@ engine export report
 memory
 backends
 strategies optim models data checkpoint
+sealed
 settings storage strict_yaml signals ahead
 documents
 errors events checks

@@ -49,7 +49,8 @@ def test_interrupted_before_the_second_validation_the_last_weights_are_validated
     end = run.start(recipe(**RARELY), [Ask(3, number)])
     assert (end.status, end.exit_code, end.adapter_step) == ("interrupted", 128 + number, 3)
     assert end.best_eval_loss == end.last_eval_loss < end.start_loss
-    assert about(end.adapter) == {"base_model": None, "step": 3, "eval_loss": end.best_eval_loss, "untied_head": False}
+    said = {"base_model": None, "step": 3, "eval_loss": end.best_eval_loss, "untied_head": False}
+    assert said.items() <= about(end.adapter).items()
     assert same_weights(end.adapter, checkpoint.folders(Path(end.run))[-1])
 
 
@@ -188,7 +189,7 @@ def test_done_with_a_better_validation_before_both_are_there(recipe):
     evals = {event.step: event.loss for event in keep if isinstance(event, Eval)}
     assert end.best_step == min(set(evals) - {0}, key=evals.__getitem__) < 40
     assert about(end.adapter)["step"] == end.best_step
-    assert about(end.adapter_last) == about(end.adapter) | {"step": 40, "eval_loss": evals[40]}
+    assert {"base_model": None, "step": 40, "eval_loss": evals[40]}.items() <= about(end.adapter_last).items()
 
 
 def test_without_validation_rows_the_last_weights_are_the_result(recipe):

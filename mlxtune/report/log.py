@@ -1,21 +1,30 @@
 """metrics.jsonl: every event of a run as one line of JSON, each step once, however often the run was killed.
 
 A number that is not finite is null, as JSON has no other word for it; `replay` reads it as nan where a number belongs.
+Each line ends with a checksum of the line without it.
 """
 
 import json
 import math
 import os
+import re
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mlxtune.errors import BadRun, RunStopped
+from pydantic import TypeAdapter
+
+from mlxtune.documents import parse_object
+from mlxtune.errors import BadRun, MlxtuneError, RunStopped
 from mlxtune.events import Checkpoint, End, Eval, Event, Memory, Notice, Start, Step, as_json
 from mlxtune.storage import write_file
 
+CHECKSUM = "crc32"
+_END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\n$')
 _KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Start, Step, Eval, Checkpoint, Notice, End)}
 
 
@@ -33,7 +42,7 @@ class Log:
         """
         good = self._file.seek(0, os.SEEK_END)
         try:
-            self._write(dump(event).encode() + b"\n")
+            self._write(_with_checksum(dump(event).encode()))
             if isinstance(event, Checkpoint | End):  # the log outlives a power cut as far as the checkpoint does
                 os.fsync(self._file.fileno())
         except OSError as fault:
@@ -59,63 +68,94 @@ def dump(event: Event) -> str:
     return json.dumps(found, ensure_ascii=False, allow_nan=False)
 
 
+def _with_checksum(line: bytes) -> bytes:
+    return line[:-1] + b', "%s": "%08x"}\n' % (CHECKSUM.encode(), zlib.crc32(line))
+
+
 def replay(path: Path) -> Iterator[Event]:
     """The events of a log in order; a torn last line is passed over. Raises BadRun at a line that is no event."""
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if line.endswith(b"\n"):
             try:
-                yield _load(json.loads(line))
+                yield _load(_parsed(line))
             except (ValueError, TypeError, KeyError) as fault:
-                found = line[:60].decode(errors="replace").strip()
-                raise BadRun(f"{path}:{number}", expected="an event as JSON", found=f"`{found}`") from fault
+                found, why = line[:60].decode(errors="replace").strip(), str(fault).splitlines()[0]
+                raise BadRun(f"{path}:{number}", expected="an event as JSON", found=f"`{found}` ({why})") from fault
 
 
 def last_end(path: Path) -> End | None:
     """The end that the log closes with; None where the run was killed, or has not ended."""
     try:
-        *_, last = path.read_bytes().splitlines()
-        found = _load(json.loads(last))
-    except (OSError, ValueError, TypeError, KeyError):
+        *_, last = _lines(path)
+        found = _load(_parsed(last))
+    except (MlxtuneError, ValueError, TypeError, KeyError):
         return None
     return found if isinstance(found, End) else None
 
 
-def rewind(path: Path, step: int) -> None:
+def rewind(path: Path, step: int) -> int:
     """Cut the log back to what a checkpoint at `step` knew, atomically, before a resumed run appends to it.
 
-    Lines of later steps go, and torn ones, and the end, for the run has not ended. Step 0 empties the log.
+    Lines of later steps go, and torn ones, and the end, for the run has not ended. Step 0 empties the log. Damaged
+    lines go too: how many.
     """
     if not path.exists():
-        return
-    kept = [line for line in path.read_bytes().splitlines(keepends=True) if step and _belongs(line, step)]
+        return 0
+    kept, damaged = [], 0
+    for line in _lines(path):
+        try:
+            found = _parsed(line)
+            if step and found["event"] != End.kind and int(found.get("first_step") or found["step"]) <= step:
+                kept.append(line)
+        except (ValueError, TypeError, KeyError):
+            damaged += line.endswith(b"\n")
     try:
         write_file(path, b"".join(kept))
     except OSError as fault:
         raise _no_room(path, fault) from fault
+    return damaged if step else 0
 
 
-def _belongs(line: bytes, step: int) -> bool:
-    if not line.endswith(b"\n"):
-        return False
+def _lines(path: Path) -> list[bytes]:
+    """The lines of the log with their ends. Raises BadRun where they cannot be read."""
     try:
-        found = json.loads(line)
-        return found["event"] != End.kind and int(found.get("first_step", found.get("step"))) <= step
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return False
+        if path.is_file():
+            return path.read_bytes().splitlines(keepends=True)
+        found = "a folder" if path.is_dir() else "none"
+    except OSError as fault:
+        found = fault.strerror or str(fault)
+    raise BadRun(str(path), expected="the log of a run", found=found, remedy="Put the file back, or remove it.")
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """A line's keys, if it is as it was written. A log of an older version has no checksums."""
+    if not line.endswith(b"\n"):
+        raise ValueError("a line that was cut short")
+    found, ends = parse_object(line), _END.search(line)
+    if CHECKSUM in found and (ends is None or zlib.crc32(line[: ends.start()] + b"}") != int(ends[1], 16)):
+        raise ValueError("a damaged line: its checksum is another one")
+    return found
 
 
 def _load(found: Mapping[str, Any]) -> Event:
     kind = _KINDS[found["event"]]
-    return kind(**{field.name: _value(field.name, field.type, found) for field in fields(kind)})
+    named = (field for field in fields(kind) if field.type is Memory or field.name in found)
+    return kind(**{field.name: _value(field.name, field.type, found) for field in named})
 
 
-def _value(name: str, declared: object, found: Mapping[str, Any]) -> Any:
-    """A field's value as the event's class declares it."""
+def _value(name: str, declared: Any, found: Mapping[str, Any]) -> Any:
+    """A field's value, as the event's class declares it."""
     if declared is Memory:
-        return Memory(**{field.name: found[field.name] for field in fields(Memory)})
+        return Memory(**{field.name: _value(field.name, field.type, found) for field in fields(Memory)})
     if declared is float and found[name] is None:
         return math.nan
-    return tuple(found[name]) if isinstance(found[name], list) else found[name]
+    value = tuple(found[name]) if isinstance(found[name], list) else found[name]
+    return _checked(declared).validate_python(value, strict=True)
+
+
+@cache
+def _checked(declared: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(declared)
 
 
 def _nullable(value: object) -> object:
