@@ -21,9 +21,9 @@ from mlxtune.errors import BadSetting
 from mlxtune.events import Eval, Event, Notice, Step
 from mlxtune.optim.schedule import Schedule, learning_rate
 from mlxtune.settings import section
+from mlxtune.validating import Budget, spaced
 
 Count = Annotated[int, Field(ge=1)]
-EVALS_A_RUN = 10  # when eval_every is not given
 OVERFLOWED = "The float16 gradient overflowed: nothing was updated, the loss scale is halved."
 
 
@@ -63,6 +63,7 @@ class Feed(NamedTuple):
     grad_accum: int
     seed: int
     packed: bool
+    eval_cost: float = 1.0  # a validated token's time in that of a trained one
 
     def windows(self, epoch: int) -> list[list[tuple[int, ...]]]:
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
@@ -122,6 +123,7 @@ class Progress:
     window: int = 0  # windows of this epoch that are done
     tokens: int = 0
     packed: bool = False  # the order of the rows, see Feed
+    valid_rows: int = 0  # that validate: a resumed run stays with them, or losses could not be compared
     seconds: float = 0.0  # spent training and evaluating
     first_loss: float | None = None  # of the first step, whose rows were seen by what nothing had trained yet
     last_loss: float | None = None
@@ -171,7 +173,23 @@ def pace(settings: TrainSettings, feed: Feed) -> Pace:
         )
     per_epoch = math.ceil(rows / step_rows)
     total = settings.max_steps or (settings.epochs or 1) * per_epoch
-    return Pace(total, per_epoch, settings.eval_every or max(1, total // EVALS_A_RUN))
+    if settings.eval_every is not None:
+        return Pace(total, per_epoch, settings.eval_every)
+    validated = sum(len(row.tokens) for row in feed.valid)
+    return Pace(total, per_epoch, _budget(feed, total / per_epoch).interval(validated, total))
+
+
+def affordable(settings: TrainSettings, feed: Feed) -> Feed:
+    """With as many validation rows as the run can afford, see `validating`; with all where --eval-every is given."""
+    if settings.eval_every is not None or not feed.valid:
+        return feed
+    paces = pace(settings, feed)
+    n_rows = _budget(feed, paces.total / paces.per_epoch).rows([len(row.tokens) for row in feed.valid])
+    return feed._replace(valid=spaced(feed.valid, n_rows))
+
+
+def _budget(feed: Feed, epochs: float) -> Budget:
+    return Budget.of(epochs * sum(len(row.tokens) for row in feed.train), feed.eval_cost)
 
 
 def train(

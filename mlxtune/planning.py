@@ -1,6 +1,7 @@
 """From a recipe to the plan of its memory: with the learner that is to run, or from the model's outline alone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mlxtune.backends import choose
@@ -21,12 +22,14 @@ from mlxtune.run_shape import (
     PRECISION_BYTES,
     Trained,
     distinct_tokens,
+    feed_of,
     kept_tokens,
     of_feed,
     row_passes,
     setup_of,
 )
 from mlxtune.strategies.choose import check_layers, select
+from mlxtune.strategies.selection import Selection
 
 NO_DATA = "No --data: every row is taken to have {:,} tokens (--max-seq-length), all with loss."
 NO_FAMILY = "{} is planned as a model of the Llama family of its sizes: --measure shows how far that is off."
@@ -69,14 +72,14 @@ class Planner:
         check_layers(recipe.strategy, self.outline.config.n_layers)
         element = 4 if self.backend == "numpy" else PRECISION_BYTES[recipe.backend.precision]
         anatomy = outlines.anatomy(self.outline, element)
-        keeps = self.backend == "mlx" and self._keeps(recipe)
         selection = select(recipe.strategy, anatomy)
+        keeps = self.backend == "mlx" and self._keeps(recipe, selection)
         model = Trained(anatomy, selection, self.dimensions)
         setup = setup_of(recipe, model, self.backend, keeps_prefix=keeps, on_gpu=self.machine.on_gpu)
         rows, evaluated = self._rows(recipe, setup)
         if self.dataset is None:
             return Planned(recipe, plan(setup, rows, evaluated, 0, self.factor), setup, rows, evaluated)
-        feed = self._feed(recipe)
+        feed = self._feed(recipe, selection)
         found = plan(setup, rows, evaluated, kept_tokens(recipe, setup, feed), self.factor)
         per_token = setup.element_bytes * setup.dimensions.hidden_size if setup.keeps_prefix else 0
         return Planned(recipe, found, setup, rows, evaluated, per_token * distinct_tokens(feed))
@@ -101,30 +104,30 @@ class Planner:
         changes = fit.search(peak, as_tree(recipe), self.outline.config.n_layers, limit_bytes)
         return self.plan(_changed(recipe, changes) or recipe), changes
 
-    def _keeps(self, recipe: Recipe) -> bool:
+    def _keeps(self, recipe: Recipe, selection: Selection) -> bool:
         """Whether the frozen layers' output is likely to be kept; the run itself also looks at the disk."""
         if self.dataset is None or recipe.backend.prefix_cache != "auto":
             return recipe.backend.prefix_cache == "on"
-        feed = self._feed(recipe)
-        return row_passes(feed, pace(recipe.train, feed)) >= PAYS_FROM * (len(feed.train) + len(feed.valid))
+        feed = self._feed(recipe, selection)
+        return row_passes(feed, pace(recipe.train, feed)) >= PAYS_FROM * (len(feed.train) + len(self.dataset.valid))
 
     def _rows(self, recipe: Recipe, setup: Setup) -> tuple[Rows, Rows | None]:
         if self.dataset is None:
             count, longest = recipe.train.batch_size, recipe.data.max_seq_length
             return rows_of([longest] * count, count * (longest - 1), MULTIPLE), None
-        feed = self._feed(recipe)
+        feed = self._feed(recipe, setup.selection)
         return of_feed(setup, feed, pace(recipe.train, feed).total)
 
-    def _feed(self, recipe: Recipe) -> Feed:
+    def _feed(self, recipe: Recipe, selection: Selection) -> Feed:
         """The rows that are short enough, in this recipe's batches."""
         assert self.dataset is not None
-        train, longest = recipe.train, recipe.data.max_seq_length
-        within = [
-            [row for row in rows if len(row.tokens) <= longest] for rows in (self.dataset.train, self.dataset.valid)
-        ]
-        return Feed(
-            within[0] or self.dataset.train, within[1], train.batch_size, train.grad_accum, train.seed, packed=True
+        longest = recipe.data.max_seq_length
+        train, valid = (
+            tuple(row for row in rows if len(row.tokens) <= longest)
+            for rows in (self.dataset.train, self.dataset.valid)
         )
+        within = replace(self.dataset, train=train or self.dataset.train, valid=valid)
+        return feed_of(recipe, within, selection, self.outline.config.n_layers)
 
     def _notes(self, recipe: Recipe) -> tuple[str, ...]:
         notes = (NO_DATA.format(recipe.data.max_seq_length),) if self.dataset is None else self.dataset.notes

@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxtune import run_shape
+from mlxtune import run_shape, validating
 from mlxtune.backends.base import Job, Learner, Work, ignore
 from mlxtune.backends.choose import learner as make_learner
 from mlxtune.data import load as data
@@ -25,6 +25,7 @@ from mlxtune.models.fingerprint import fingerprint as model_fingerprint
 from mlxtune.recipe import Recipe
 from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.size import Sizes, sizes
+from mlxtune.validating import spaced
 from mlxtune.words import size as in_bytes
 
 
@@ -70,14 +71,12 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
     tell(Preparing("planning the run"))
     _check_tokens(dataset, config.vocab_size)
-    train = recipe.train
-    # Packed is what is likely; whether it is so is known when the learner is prepared, see `settled`.
-    feed = Feed(dataset.train, dataset.valid, train.batch_size, train.grad_accum, train.seed, packed=True)
-    paces = pace(train, feed)
     learner = make_learner(recipe.backend, _job(recipe, folder))
+    feed = run_shape.feed_of(recipe, dataset, learner.selection, config.n_layers)
+    paces = pace(recipe.train, feed)
     fingerprints = {"model": model_fingerprint(folder, tell), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes)
-    learner.plan(_work(feed, paces, fingerprints["model"]))
+    learner.plan(_work(feed, paces, dataset, fingerprints["model"]))
     master = recipe.optimizer.low_precision == "master"
     size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
     setup = run_shape.of_learner(recipe, learner, config)
@@ -89,19 +88,22 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes, late, found, guard)
 
 
-def settled(prepared: Prepared, *, packed: bool) -> Prepared:
-    """As the learner turned out: whether it packs, it knows once it is prepared. packed: the order of the run's rows.
+def settled(prepared: Prepared, *, packed: bool, valid_rows: int) -> Prepared:
+    """As the learner turned out: whether it packs, it knows once it is prepared.
 
-    Raises BadSetting where the run does not fit that way.
+    packed, valid_rows: the order of the run's rows, and how many validate. Raises BadSetting where the run does not fit
+    that way.
     """
-    guard, feed, paces, packs = prepared.guard, prepared.feed, prepared.pace, prepared.learner.packs_rows
-    keeps = prepared.learner.keeps_prefix
-    if (guard.setup.packs, guard.setup.keeps_prefix, feed.packed) == (packs, keeps, packed):
+    guard, feed, learner = prepared.guard, prepared.feed, prepared.learner
+    found = (guard.setup.packs, guard.setup.keeps_prefix, feed.packed, len(feed.valid))
+    if found == (learner.packs_rows, learner.keeps_prefix, packed, valid_rows):
         return prepared
-    feed = feed._replace(packed=packed)
-    setup = guard.setup._replace(packs=packs, keeps_prefix=keeps)
-    found, guard = _memory(setup, feed, paces, guard.limit_bytes, guard.factor, guard.kept_tokens)
-    return prepared._replace(feed=feed, guard=guard, plan=found, late=_late(guard, feed, paces, found))
+    feed = feed._replace(packed=packed, valid=spaced(prepared.dataset.valid, valid_rows))
+    paces = pace(prepared.recipe.train, feed)
+    setup = guard.setup._replace(packs=learner.packs_rows, keeps_prefix=learner.keeps_prefix)
+    plan, guard = _memory(setup, feed, paces, guard.limit_bytes, guard.factor, guard.kept_tokens)
+    late = _late(guard, feed, paces, plan)
+    return prepared._replace(feed=feed, pace=paces, guard=guard, plan=plan, late=late)
 
 
 def _memory(
@@ -176,9 +178,9 @@ def _job(recipe: Recipe, folder: Path) -> Job:
     )
 
 
-def _work(feed: Feed, paces: Pace, fingerprint: str) -> Work:
+def _work(feed: Feed, paces: Pace, dataset: Dataset, fingerprint: str) -> Work:
     """What the run will ask, from its first step on."""
-    rows, evaluated = (*feed.train, *feed.valid), feed.largest_evaluated()
+    rows, evaluated = (*dataset.train, *dataset.valid), feed.largest_evaluated()
     most = max(int(b.lengths_B.sum()) for b in (feed.largest(paces.per_epoch), evaluated) if b is not None)
     return Work(rows, feed.largest(paces.total), evaluated, most, run_shape.row_passes(feed, paces), fingerprint)
 
@@ -205,7 +207,7 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         optimizer_bytes=size.optimizer_bytes,
         full_bytes=size.full_bytes,
         train_rows=len(prepared.dataset.train),
-        valid_rows=len(prepared.dataset.valid),
+        valid_rows=len(prepared.feed.valid),
         skipped_rows=len(prepared.dataset.refused),
         steps=prepared.pace.total,
         first_step=progress.step + 1,
@@ -214,7 +216,17 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         memory_limit_bytes=prepared.guard.limit_bytes,
         predicted_peak_bytes=prepared.plan.peak_bytes,
         memory=learner.memory(),
-        notes=(*prepared.notes, *prepared.late, *learner.notes),
+        notes=(*prepared.notes, *_spared(prepared), *prepared.late, *learner.notes),
         best_eval_loss=progress.best_loss,
         best_step=progress.best_step,
+        eval_every=prepared.pace.eval_every if prepared.feed.valid else 0,
     )
+
+
+def _spared(prepared: Prepared) -> tuple[str, ...]:
+    """A note where not all validation rows are used."""
+    used, there = len(prepared.feed.valid), len(prepared.dataset.valid)
+    if used == there:
+        return ()
+    share = f"{validating.SHARE:.0%} of the time"
+    return (f"Validation takes {used:,} of {there:,} rows: all would take more than {share}. --eval-every has all.",)

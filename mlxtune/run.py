@@ -108,10 +108,11 @@ class _Session:
         found = self.saving.recover()
         self.tell(Preparing("loading the model"))
         self.learner.prepare(self.tell)
-        self.progress.packed = self.learner.packs_rows
+        self.progress.packed, self.progress.valid_rows = self.learner.packs_rows, len(self.prepared.feed.valid)
         if found:
             self._restore(found)
-        self.prepared = settled(self.prepared, packed=self.progress.packed)
+        packed, valid_rows = self.progress.packed, self.progress.valid_rows or len(self.prepared.feed.valid)
+        self.prepared = settled(self.prepared, packed=packed, valid_rows=valid_rows)
         self.results = self._results()
         self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
         run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)

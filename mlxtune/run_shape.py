@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mlxtune import validating
 from mlxtune.backends.base import Learner
 from mlxtune.backends.numpy.device import prefix_bytes, row_threads
 from mlxtune.data.batches import MULTIPLE
-from mlxtune.data.types import TokenRow
-from mlxtune.engine import Feed, Pace
+from mlxtune.data.types import Dataset, TokenRow
+from mlxtune.engine import Feed, Pace, affordable
 from mlxtune.memory.outline import dimensions
 from mlxtune.memory.plan import plan
 from mlxtune.memory.setup import Rows, Setup, rows_of
@@ -18,6 +19,17 @@ from mlxtune.strategies.selection import Anatomy, Selection
 from mlxtune.strategies.size import MASTER_BYTES, MOMENT_BYTES
 
 PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def feed_of(recipe: Recipe, dataset: Dataset, selection: Selection, n_layers: int) -> Feed:
+    """The rows in this recipe's batches, with the validation rows that it can afford.
+
+    Packed is what is likely; whether it is so is known when the learner is prepared.
+    """
+    train, cost = recipe.train, validating.cost(selection, n_layers)
+    rows = (dataset.train, dataset.valid)
+    feed = Feed(*rows, train.batch_size, train.grad_accum, train.seed, packed=True, eval_cost=cost)
+    return affordable(train, feed)
 
 
 def row_passes(feed: Feed, paces: Pace) -> int:

@@ -38,7 +38,10 @@ def recipes(data: Path) -> Callable[..., Recipe]:
             "checkpoint.save_every": 2,
             "run.out": str(data.parent / out),
         }
-        return build({}, settings | {key.replace("__", "."): value for key, value in changes.items()})
+        settings |= {key.replace("__", "."): value for key, value in changes.items()}
+        if not settings["data.valid_share"]:
+            del settings["train.eval_every"]
+        return build({}, settings)
 
     return make
 

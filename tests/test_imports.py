@@ -22,11 +22,12 @@ run try_it bench doctor measuring
 results
 prepare run_folder saving
 ending outcome
-planning
+planning first_job
 run_shape
 recipe
 from_mlx_lm
 engine export report
+validating
 memory
 backends
 strategies optim models data checkpoint

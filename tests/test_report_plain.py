@@ -2,10 +2,12 @@
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 
 from mlxtune.report.plain import Plain
+from mlxtune.report.tally import Tally
 from tests import support_events as told
 
 
@@ -107,3 +109,16 @@ def test_a_stream_of_plain_ascii_takes_any_name():
     stream = io.TextIOWrapper(raw, encoding="ascii")
     Plain(stream)(told.start(model="модель"))
     assert rb"\u043c" in raw.getvalue()
+
+
+def test_the_time_left_has_the_validations_that_are_to_come():
+    tally = Tally()
+    tally.take(told.start(steps=100, eval_every=20))
+    tally.take(replace(told.evaluation(0), seconds=30.0))
+    for number in range(1, 41):
+        tally.take(told.step(number, seconds=1.0))
+        if number % 20 == 0:
+            tally.take(replace(told.evaluation(number), seconds=30.0))
+    assert tally.seconds_left == pytest.approx(60 * 1.0 + 3 * 30.0)
+    tally.take(told.step(41, seconds=1.0))
+    assert tally.seconds_left == pytest.approx(59 * 1.0 + 3 * 30.0)

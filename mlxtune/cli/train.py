@@ -67,13 +67,14 @@ train.__doc__ = EXAMPLES
 
 
 def built(path: Path | str | None, overrides: dict[str, Any]) -> "Recipe":
-    """The recipe of a file, if there is one, with the flags on top."""
+    """The recipe of a file, or of the built-in job, with the flags on top."""
     from mlxtune.report.waiting import doing
 
     with doing("reading the settings"):
+        from mlxtune import first_job
         from mlxtune.recipe import build, read
 
-        return build(read(Path(path)) if path else {}, overrides, str(path or ""))
+        return build(read(Path(path)) if path else first_job.settings(overrides), overrides, str(path or ""))
 
 
 def _refuse_beside_a_folder(folder: str, given: dict[str, object]) -> None:

@@ -46,7 +46,8 @@ class Tally:
         self.skipped = 0  # fp16 steps that updated nothing
         self.curve = Curve()  # the smoothed loss
         self.marks: list[Point] = []  # validation losses
-        self._pace = Ema(0.98)  # seconds from step to step, with the evaluations and checkpoints between
+        self._pace = Ema(0.98)  # seconds from step to step, with the checkpoints between and no validation
+        self._validating = Ema(0.5)  # seconds of a validation
         self._since_step = 0.0
 
     def take(self, event: Event) -> None:
@@ -77,8 +78,19 @@ class Tally:
 
     @property
     def seconds_left(self) -> float:
-        """At the present pace; nan before the first step."""
-        return self._pace.value * max(0, self.start.steps - self.done) if self.start else math.nan
+        """At the present pace, with the validations that are still to come; nan before the first step."""
+        if self.start is None:
+            return math.nan
+        validations = self._validations_left(self.start)
+        validating = self._validating.value * validations if validations and self.eval else 0.0
+        return self._pace.value * max(0, self.start.steps - self.done) + validating
+
+    def _validations_left(self, start: Start) -> int:
+        """Those at each multiple of the interval, and the last."""
+        if not start.eval_every:
+            return 0
+        last = self.eval.step if self.eval else start.first_step - 1
+        return max(0, math.ceil(start.steps / start.eval_every) - last // start.eval_every)
 
     @property
     def smooth(self) -> list[Point]:
@@ -92,7 +104,10 @@ class Tally:
         seconds = getattr(event, "seconds", 0.0)
         if math.isfinite(seconds):
             self.seconds += seconds
-            self._since_step += seconds
+            if isinstance(event, Eval):
+                self._validating.add(seconds)
+            else:
+                self._since_step += seconds
 
     def _take_start(self, start: Start) -> None:
         self.start = start
