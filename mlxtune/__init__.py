@@ -2,3 +2,5 @@
 
 The command line is `mlxtune`; from Python, `mlxtune.run.start` is one training run.
 """
+
+__version__ = "0.1.0"

@@ -20,6 +20,7 @@ from mlxtune.errors import BadRun
 from mlxtune.sealed import Damaged
 from mlxtune.settings import STRICT, section
 from mlxtune.storage import Tensor, TensorInfo, fill_folder, place_folder, remove, set_aside, sha256, write_tensors
+from mlxtune.words import counted
 
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 DAMAGED = "The checkpoint is damaged."
@@ -196,7 +197,7 @@ def check_tensors(path: Path, needed: Iterable[TensorInfo]) -> None:
             f"{path}: {name}",
             expected=_in_words(wanted.get(name)),
             found=_in_words(found.get(name)),
-            remedy=f"{len(wrong):,} tensors differ: the checkpoint is of another model or selection.",
+            remedy=f"{counted(len(wrong), 'tensor differs', 'tensors differ')}: it is of another model or selection.",
         )
 
 

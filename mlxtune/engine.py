@@ -22,8 +22,9 @@ from mlxtune.events import Eval, Event, Notice, Step
 from mlxtune.optim.schedule import Schedule, learning_rate
 from mlxtune.settings import section
 from mlxtune.validating import Budget, spaced
+from mlxtune.words import counted
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 OVERFLOWED = "The float16 gradient overflowed: nothing was updated, the loss scale is halved."
 
 
@@ -36,7 +37,7 @@ class TrainSettings:
     batch_size: Count = 4
     grad_accum: Count = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    clip_norm: Annotated[float, Field(gt=1e-30)] | None = 1.0  # less is 0 in float32
     eval_every: Count | None = None
     patience: Count | None = None
 
@@ -167,7 +168,7 @@ def pace(settings: TrainSettings, feed: Feed) -> Pace:
     if step_rows > rows:
         raise BadSetting(
             "train.batch_size",
-            expected=f"at most the {rows:,} training rows in a step",
+            expected=f"at most the {counted(rows, 'training row')} in a step",
             found=f"{settings.batch_size:,} x {settings.grad_accum:,} (batch_size x grad_accum)",
             remedy=f"Give --batch-size {max(1, rows // settings.grad_accum)} or less, or more rows.",
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import ClassVar
 
-from mlxtune.words import line, printable, shortened
+from mlxtune.words import counted, line, printable, shortened
 
 LONGEST = 4000  # characters of a message; each part of it is shortened so that one fault has fewer
 PART = 500
@@ -81,7 +81,8 @@ class Faults(MlxtuneError):
         room = LONGEST - 100  # what is printed around the messages
         fit = sum(length < room for length in accumulate(len(message) + 10 for message in messages))
         more = len(messages) - fit
-        return (*messages[:fit], *([f"{more:,} more faults of this command are not listed."] if more else []))
+        left = f"{counted(more, 'more fault')} of this command {'is' if more == 1 else 'are'} not listed."
+        return (*messages[:fit], *([left] if more else []))
 
     def __str__(self) -> str:
         return "\n".join(self.told)

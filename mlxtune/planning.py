@@ -1,39 +1,45 @@
 """From a recipe to the plan of its memory: with the learner that is to run, or from the model's outline alone."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlxtune.backends import choose
+from mlxtune.backends.choose import Choice, Machine
 from mlxtune.backends.row_file import PAYS_FROM
-from mlxtune.data import load as data
 from mlxtune.data.batches import MULTIPLE
-from mlxtune.data.types import Dataset
 from mlxtune.engine import Feed, pace
+from mlxtune.errors import BadData, BadSetting, Missing
 from mlxtune.memory import fit, kept_ratio
 from mlxtune.memory import outline as outlines
 from mlxtune.memory.plan import Plan, plan
 from mlxtune.memory.setup import Rows, Setup, rows_of
-from mlxtune.models import hub, tokenizer
+from mlxtune.models import fit as model_fit
 from mlxtune.models import outline as model_outline
 from mlxtune.models.aliases import TINY
+from mlxtune.planned_rows import SPARED, Lost, PlannedRows
 from mlxtune.recipe import Recipe, as_tree, build
 from mlxtune.run_shape import (
     PRECISION_BYTES,
     Trained,
+    check_rows,
+    check_selection,
     distinct_tokens,
     feed_of,
+    for_model,
     kept_tokens,
     of_feed,
     row_passes,
     setup_of,
 )
-from mlxtune.strategies.choose import check_layers, select
+from mlxtune.strategies.choose import select
 from mlxtune.strategies.selection import Selection
+from mlxtune.words import size
 
 NO_DATA = "No --data: every row is taken to have {:,} tokens (--max-seq-length), all with loss."
-NO_FAMILY = "{} is planned as a model of the Llama family of its sizes: --measure shows how far that is off."
-MAY_BE_NUMPY = "Planned for MLX. Without a GPU, as here, --backend auto may take NumPy: --backend numpy plans that."
+SHORTER = "Rows of more than {:,} tokens would be left out: give --data to see how many."
+NO_FAMILY = "{} is planned as a Llama model of the same sizes: --measure shows how far that is off."
+OTHER_MACHINE = "Planned for this machine. `mlxtune memory --for mac` plans what a Mac would run, from any machine."
 MEASURED = "Corrected by {:.3f}, as measured on this machine with this model."
 
 
@@ -52,32 +58,48 @@ class Planned(NamedTuple):
 
 
 class Planner:
-    """Plans of one model and its rows under many recipes, from config.json, headers and rows. Needs no MLX.
+    """Plans of one model and its rows under many recipes, from config.json, headers and rows. Reads no weights.
 
-    notes: what the figures rest on. Raises MlxtuneError for what cannot be read.
+    recipe: as it would run, with the backend that it gets and the length of its rows. notes: what the figures rest on.
+    for_mac: plan what a Mac with Apple Silicon would run, whatever this machine is. as_a_run: without data the built-in
+    rows are planned, which `train` would take; else rows as long as may be, for a config alone can be planned.
+    without_rows: so for data that is given, too, as its tokens cannot be counted.
+
+    Raises MlxtuneError for what cannot be read, and for what `train` would refuse.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(
+        self, recipe: Recipe, *, for_mac: bool = False, as_a_run: bool = False, without_rows: bool = False
+    ) -> None:
+        self.for_mac = for_mac
         self.outline = model_outline.outline(recipe.model.name, recipe.model.revision)
-        self.backend = "numpy" if recipe.backend.name == "numpy" else "mlx"
-        self.machine = choose.machine(recipe.backend, self.backend)
+        config = self.outline.config
+        recipe = for_model(recipe, config)
+        if config.quantized:
+            raise model_fit.quantised(Path(self.outline.place), config.quantized)
+        choice = self._choice(recipe)
+        self.backend = choice.name
+        self.recipe = _changed(recipe, {"backend.name": choice.name}) or recipe
+        self.machine = Machine(0, on_gpu=True) if for_mac else choose.machine(recipe.backend, choice.name)
         self.limit_bytes = recipe.backend.memory_limit_bytes or self.machine.limit_bytes
-        self.dimensions = outlines.dimensions(self.outline.config)
-        self.dataset = _dataset(recipe)
-        self.factor = kept_ratio.read(self.outline.config, self.backend)
-        self.notes = self._notes(recipe)
+        self.dimensions = outlines.dimensions(config)
+        has_rows = as_a_run or recipe.data.path is not None or recipe.model.name in (None, TINY)
+        self.rows = PlannedRows(recipe, config) if has_rows and not without_rows else None
+        self.factor = 1.0 if for_mac else kept_ratio.read(config, self.backend)
+        self.notes = self._notes(choice)
 
     def plan(self, recipe: Recipe) -> Planned:
         """The plan of a recipe for this model and these rows."""
-        check_layers(recipe.strategy, self.outline.config.n_layers)
+        recipe = for_model(recipe, self.outline.config)
         element = 4 if self.backend == "numpy" else PRECISION_BYTES[recipe.backend.precision]
         anatomy = outlines.anatomy(self.outline, element)
         selection = select(recipe.strategy, anatomy)
+        check_selection(recipe, selection)
         keeps = self.backend == "mlx" and self._keeps(recipe, selection)
         model = Trained(anatomy, selection, self.dimensions)
         setup = setup_of(recipe, model, self.backend, keeps_prefix=keeps, on_gpu=self.machine.on_gpu)
-        rows, evaluated = self._rows(recipe, setup)
-        if self.dataset is None:
+        rows, evaluated = self._largest(recipe, setup)
+        if self.rows is None:
             return Planned(recipe, plan(setup, rows, evaluated, 0, self.factor), setup, rows, evaluated)
         feed = self._feed(recipe, selection)
         found = plan(setup, rows, evaluated, kept_tokens(recipe, setup, feed), self.factor)
@@ -89,61 +111,104 @@ class Planner:
         now = self.plan(recipe).plan.peak_bytes
         found = []
         for change in fit.single_changes(as_tree(recipe), self.outline.config.n_layers):
-            changed = _changed(recipe, change)
-            if changed is not None:
-                found.append((fit.as_flags(change), now - self.plan(changed).plan.peak_bytes))
+            peak_bytes = self._peak(recipe, change)
+            if peak_bytes is not None:
+                found.append((fit.as_flags(change), now - peak_bytes))
         return sorted((each for each in found if each[1] > 0), key=lambda each: -each[1])
 
     def fitting(self, recipe: Recipe, limit_bytes: int) -> tuple[Planned, fit.Changes]:
-        """The recipe with the changes that cost least and fit. Raises BadSetting that says the smallest that would."""
+        """The recipe with the changes that cost least and fit.
 
-        def peak(changes: fit.Changes) -> int | None:
-            changed = _changed(recipe, changes)
-            return None if changed is None else self.plan(changed).plan.peak_bytes
+        Raises BadSetting where nothing fits, or only what would leave out more rows than a user can want unasked.
+        """
+        tree, n_layers = as_tree(recipe), self.outline.config.n_layers
+        lengths = self._lengths(recipe)
 
-        changes = fit.search(peak, as_tree(recipe), self.outline.config.n_layers, limit_bytes)
+        def search(shorter: list[int]) -> fit.Changes:
+            return fit.search(lambda each: self._peak(recipe, each), tree, n_layers, limit_bytes, shorter)
+
+        try:
+            changes = search([n for n in lengths if self.lost(n).share <= SPARED])
+        except fit.NothingFits:
+            self._refuse_losses(limit_bytes, [n for n in lengths if self.lost(n).share > SPARED], search)
+            raise
         return self.plan(_changed(recipe, changes) or recipe), changes
+
+    def lost(self, length: int) -> Lost:
+        """What rows of at most so many tokens leave out of the recipe's."""
+        return self.rows.lost(length) if self.rows else Lost(0, 0, 0, 0)
+
+    def _refuse_losses(self, limit_bytes: int, lengths: list[int], search: Any) -> None:
+        """Raise BadSetting that says what would fit, and what that costs, if the user were to ask for it."""
+        for length in lengths:
+            try:
+                changes = search([length])
+            except fit.NothingFits:
+                continue
+            remedy = f"If you can spare them, ask for it: --max-seq-length {length}, with --fit as now."
+            raise BadSetting(
+                "--fit",
+                expected=f"settings that fit {size(limit_bytes)} and keep {1 - SPARED:.0%} of what carries loss",
+                found=f"none; {fit.as_flags(changes)} fits, but leaves out {self.lost(length).words}",
+                remedy=remedy,
+            )
+
+    def _lengths(self, recipe: Recipe) -> list[int]:
+        """The lengths to try, longest first."""
+        halves = fit.shorter(recipe.data.longest)
+        return self.rows.lengths(halves) if self.rows else halves
+
+    def _peak(self, recipe: Recipe, changes: fit.Changes) -> int | None:
+        """None where the changes contradict the recipe, or leave no rows."""
+        changed = _changed(recipe, changes)
+        try:
+            return None if changed is None else self.plan(changed).plan.peak_bytes
+        except (BadSetting, BadData):
+            return None
+
+    def _choice(self, recipe: Recipe) -> Choice:
+        """The backend that a run gets, here or on a Mac."""
+        if self.for_mac:
+            if recipe.backend.name == "numpy":
+                raise BadSetting("backend.name", expected="auto or mlx for a Mac", found="numpy")
+            return Choice("mlx", ())
+        try:
+            return choose.of_outline(recipe.backend, self.outline)
+        except Missing as error:
+            error.remedy += "\n`mlxtune memory --for mac` plans what a Mac would run, from any machine."
+            raise
 
     def _keeps(self, recipe: Recipe, selection: Selection) -> bool:
         """Whether the frozen layers' output is likely to be kept; the run itself also looks at the disk."""
-        if self.dataset is None or recipe.backend.prefix_cache != "auto":
+        if self.rows is None or recipe.backend.prefix_cache != "auto":
             return recipe.backend.prefix_cache == "on"
         feed = self._feed(recipe, selection)
-        return row_passes(feed, pace(recipe.train, feed)) >= PAYS_FROM * (len(feed.train) + len(self.dataset.valid))
+        rows = len(feed.train) + len(self.rows.of(recipe.data.longest).valid)
+        return row_passes(feed, pace(recipe.train, feed)) >= PAYS_FROM * rows
 
-    def _rows(self, recipe: Recipe, setup: Setup) -> tuple[Rows, Rows | None]:
-        if self.dataset is None:
-            count, longest = recipe.train.batch_size, recipe.data.max_seq_length
+    def _largest(self, recipe: Recipe, setup: Setup) -> tuple[Rows, Rows | None]:
+        if self.rows is None:
+            count, longest = recipe.train.batch_size, recipe.data.longest
             return rows_of([longest] * count, count * (longest - 1), MULTIPLE), None
         feed = self._feed(recipe, setup.selection)
-        return of_feed(setup, feed, pace(recipe.train, feed).total)
+        paces = pace(recipe.train, feed)
+        check_rows(recipe, feed, paces)
+        return of_feed(setup, feed, paces.total)
 
     def _feed(self, recipe: Recipe, selection: Selection) -> Feed:
-        """The rows that are short enough, in this recipe's batches."""
-        assert self.dataset is not None
-        longest = recipe.data.max_seq_length
-        train, valid = (
-            tuple(row for row in rows if len(row.tokens) <= longest)
-            for rows in (self.dataset.train, self.dataset.valid)
-        )
-        within = replace(self.dataset, train=train or self.dataset.train, valid=valid)
-        return feed_of(recipe, within, selection, self.outline.config.n_layers)
+        """The rows in this recipe's batches."""
+        assert self.rows is not None
+        return feed_of(recipe, self.rows.of(recipe.data.longest), selection, self.outline.config.n_layers)
 
-    def _notes(self, recipe: Recipe) -> tuple[str, ...]:
-        notes = (NO_DATA.format(recipe.data.max_seq_length),) if self.dataset is None else self.dataset.notes
+    def _notes(self, choice: Choice) -> tuple[str, ...]:
+        longest = self.recipe.data.longest
+        notes = [NO_DATA.format(longest)] if self.rows is None else [*self.rows.of(longest).notes]
         if self.outline.dimensions is None:
-            notes = (*notes, NO_FAMILY.format(self.outline.config.model_type))
-        if recipe.backend.name == "auto" and not self.machine.on_gpu:
-            notes = (*notes, MAY_BE_NUMPY)
-        return notes if self.factor == 1 else (*notes, MEASURED.format(self.factor))
-
-
-def _dataset(recipe: Recipe) -> Dataset | None:
-    """The recipe's rows; None where it names a model and no data: a config alone can be planned."""
-    if recipe.data.path is None and recipe.model.name not in (None, TINY):
-        return None
-    tokens = tokenizer.load(hub.small(recipe.model.name, recipe.model.revision))
-    return data.prepare(data.read(recipe.data), recipe.data, tokens, seed=recipe.train.seed)
+            notes.append(NO_FAMILY.format(self.outline.config.model_type))
+        notes += choice.notes
+        if not (self.for_mac or choose.is_a_mac()):
+            notes.append(OTHER_MACHINE)
+        return (*notes, *([] if self.factor == 1 else [MEASURED.format(self.factor)]))
 
 
 def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe | None:
@@ -152,11 +217,3 @@ def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe | None:
         return build(as_tree(recipe), changes)
     except ValueError:
         return None
-
-
-def settled(recipe: Recipe) -> Recipe:
-    """The recipe with the backend that it gets here: `auto` is planned as MLX, and on a processor may be NumPy."""
-    if recipe.backend.name != "auto":
-        return recipe
-    folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
-    return _changed(recipe, {"backend.name": choose.choose(recipe.backend, folder).name}) or recipe

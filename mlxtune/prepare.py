@@ -21,11 +21,12 @@ from mlxtune.memory.plan import Plan, in_parts, plan
 from mlxtune.memory.setup import Rows, Setup
 from mlxtune.models import config as model_config
 from mlxtune.models import hub, tokenizer, weights
+from mlxtune.models.context import context
 from mlxtune.models.fingerprint import fingerprint as model_fingerprint
 from mlxtune.recipe import Recipe
-from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.size import Sizes, sizes
 from mlxtune.validating import spaced
+from mlxtune.words import counted
 from mlxtune.words import size as in_bytes
 
 
@@ -63,19 +64,21 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     config = model_config.read(folder)
     weights.headers(folder)
-    check_layers(recipe.strategy, config.n_layers)
+    recipe = run_shape.for_model(recipe, config)
     tell(Preparing("reading the tokenizer"))
     tokens = tokenizer.load(folder)
     notes = tokenizer.check_vocabulary(tokens, config)
     tell(Preparing("tokenizing the rows"))
-    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed)
+    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed, context=context(config))
     tell(Preparing("planning the run"))
     _check_tokens(dataset, config.vocab_size)
     learner = make_learner(recipe.backend, _job(recipe, folder))
+    run_shape.check_selection(recipe, learner.selection)
     feed = run_shape.feed_of(recipe, dataset, learner.selection, config.n_layers)
     paces = pace(recipe.train, feed)
+    said = run_shape.check_rows(recipe, feed, paces)
     fingerprints = {"model": model_fingerprint(folder, tell), "data": fingerprint(dataset)}
-    notes = (*learner.selection.notes, *dataset.notes, *notes)
+    notes = (*learner.selection.notes, *dataset.notes, *notes, *said)
     learner.plan(_work(feed, paces, dataset, fingerprints["model"]))
     master = recipe.optimizer.low_precision == "master"
     size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
@@ -156,7 +159,7 @@ def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
         raise BadData(
             rows[0].source,
             expected=f"tokens below {n_vocabulary:,}, as the model's embedding has rows",
-            found=f"token {token:,}" + (f", and {len(rows) - 1:,} more rows like it" if rows[1:] else ""),
+            found=f"token {token:,}" + (f", and {counted(len(rows) - 1, 'more row')} like it" if rows[1:] else ""),
             remedy="Leave the special token out of the text, or name a model that has it.",
         )
 

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 import yaml
 from pydantic import Field, ValidationError
@@ -20,10 +20,11 @@ from mlxtune.engine import TrainSettings
 from mlxtune.errors import BadSetting, MlxtuneError, raise_all
 from mlxtune.models.settings import ModelSettings
 from mlxtune.optim.adamw import AdamW
-from mlxtune.optim.schedule import Constant, Schedule
+from mlxtune.optim.schedule import Constant, Schedule, check_length
 from mlxtune.settings import section
 from mlxtune.strategies.choose import Strategy
 from mlxtune.strategies.last_n import LastN
+from mlxtune.strategies.lora import Lora
 from mlxtune.strict_yaml import load_yaml, scalar
 from mlxtune.words import shown
 
@@ -50,13 +51,25 @@ class Recipe:
     run: RunSettings = Field(default_factory=RunSettings)
 
     def __post_init__(self) -> None:
-        if self.optimizer.low_precision is not None and self.backend.precision == "fp32":
-            raise BadSetting(
-                "optimizer.low_precision",
-                expected="a run in bf16 or fp16",
-                found=f"{self.optimizer.low_precision} with precision fp32, where it would do nothing",
-                remedy="Leave it out, or give --precision bf16.",
-            )
+        if self.train.max_steps is not None:
+            check_length(self.schedule, self.train.max_steps)
+        self._refuse_what_would_do_nothing()
+
+    def _refuse_what_would_do_nothing(self) -> None:
+        optimizer, backend, lora = self.optimizer, self.backend, isinstance(self.strategy, Lora)
+        if optimizer.low_precision is not None and lora:
+            _idle("optimizer.low_precision", optimizer.low_precision, "with strategy lora: adapters are float32")
+        if optimizer.decay_norms_and_biases and (lora or not optimizer.weight_decay):
+            why = "with strategy lora, which trains neither" if lora else "with a weight decay of 0"
+            _idle("optimizer.decay_norms_and_biases", "true", why)
+        if backend.name == "numpy" and not backend.system_blas:
+            _idle("backend.system_blas", "false", "with backend numpy, which has the BLAS that NumPy was built with")
+        if optimizer.low_precision is not None and backend.precision == "fp32":
+            _idle("optimizer.low_precision", optimizer.low_precision, "with precision fp32, which rounds nothing")
+
+
+def _idle(key: str, value: str, why: str) -> NoReturn:
+    raise BadSetting(key, expected="a setting that does something", found=f"{value} {why}", remedy="Leave it out.")
 
 
 # The kinds of each section; where there are several, the section's `name` chooses and the first is the default.
@@ -200,9 +213,16 @@ def _known(tree: Tree) -> set[str]:
 def _unknown(name: str, inner: str, tree: Tree, where: str) -> MlxtuneError:
     key = f"{name}.{inner}"
     owners = every_key().get(key)
-    expected = f"a setting of {name} {tree[name]['name']}" if owners else "a known setting"
-    remedy = f"{key} is a setting of {' and '.join(sorted(owners))}." if owners else _nearest(key)
-    return BadSetting(where, expected=expected, found=f"{key} = {tree[name][inner]!r}", remedy=remedy)
+    if not owners:
+        return BadSetting(
+            where, expected="a known setting", found=f"{key} = {tree[name][inner]!r}", remedy=_nearest(key)
+        )
+    return BadSetting(
+        _at(where, key),
+        expected=f"no such setting with {name} {tree[name]['name']}",
+        found=repr(tree[name][inner]),
+        remedy=f"{key} is a setting of {' and '.join(sorted(owners))}.",
+    )
 
 
 def _nearest(key: str) -> str:
@@ -225,8 +245,34 @@ def _fault(place: str, faults: list[Any], where: str) -> MlxtuneError:
     own = faults[0].get("ctx", {}).get("error")
     if isinstance(own, BadSetting):
         return own
-    expected = " or ".join(dict.fromkeys(fault["msg"].removeprefix("Input should be ") for fault in faults))
+    expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in faults))
+    if place == "backend.memory_limit_bytes" and faults[0]["type"] == "int_type":
+        expected = "bytes, like 24GB on the command line"
     return BadSetting(_at(where, place), expected=expected, found=repr(faults[0]["input"]))
+
+
+def _expectation(fault: Mapping[str, Any]) -> str:
+    """What pydantic expected, in our words."""
+    words = EXPECTED.get(fault["type"])
+    limits = {name: f"{each:g}" if isinstance(each, float) else each for name, each in fault.get("ctx", {}).items()}
+    if fault["type"] == "literal_error":
+        return str(limits["expected"]).replace("'", "")
+    return words.format(**limits) if words else str(fault["msg"]).removeprefix("Input should be ")
+
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "finite_number": "a finite number",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "a number above {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "a number below {lt}",
+    "too_short": "at least {min_length} of them",
+}
 
 
 def _at(where: str, place: str) -> str:

@@ -30,7 +30,7 @@ from mlxtune.recipe import Recipe, as_yaml, flat
 from mlxtune.settings import STRICT
 from mlxtune.storage import disk, free_bytes, remove, set_aside
 from mlxtune.strict_yaml import load_yaml
-from mlxtune.words import size
+from mlxtune.words import counted, size
 
 RECIPE, ENVIRONMENT, METRICS, ADAPTER, LOCK = "recipe.yaml", "environment.json", "metrics.jsonl", "adapter", ".lock"
 CHECKPOINTS = "checkpoints"
@@ -50,6 +50,7 @@ FREE = {
     "model.revision",
     "data.path",
     "backend.name",
+    "backend.system_blas",
     "backend.grad_checkpoint",
     "backend.memory_limit_bytes",
     "checkpoint.save_every",
@@ -205,7 +206,7 @@ def check_room(folder: Path, checkpoint_bytes: int, adapter_bytes: int, keep: in
         if free_bytes(place) < n_bytes:
             raise BadSetting(
                 f"{folder}",
-                expected=f"{size(n_bytes)} free for {to_come} checkpoints and the adapters",
+                expected=f"{size(n_bytes)} free for {counted(to_come, 'checkpoint')} and the adapters",
                 found=f"{size(free_bytes(place))} free",
                 remedy="Make room, choose another --out, or lower --keep or what trains (--last-n, --strategy lora).",
             )
@@ -310,6 +311,6 @@ def refuse_differences(folder: Path, lines: list[str]) -> None:
         raise BadRun(
             str(folder),
             expected="the settings, model and data that the run was begun with",
-            found=f"{len(lines)} differences",
+            found=counted(len(lines), "difference"),
             remedy="\n".join([*lines, "Go on with the old settings, or choose another --out."]),
         )

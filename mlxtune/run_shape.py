@@ -1,22 +1,31 @@
 """What the plan of memory asks of a recipe, its model and its rows: the Setup, and the largest batches."""
 
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from mlxtune import validating
 from mlxtune.backends.base import Learner
 from mlxtune.backends.numpy.device import prefix_bytes, row_threads
+from mlxtune.checkpoint import CheckpointSettings
 from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.settings import within
 from mlxtune.data.types import Dataset, TokenRow
 from mlxtune.engine import Feed, Pace, affordable
+from mlxtune.errors import BadSetting, raise_all
 from mlxtune.memory.outline import dimensions
 from mlxtune.memory.plan import plan
 from mlxtune.memory.setup import Rows, Setup, rows_of
 from mlxtune.models.config import ModelConfig
+from mlxtune.models.context import context
 from mlxtune.models.dimensions import Dimensions
+from mlxtune.optim.schedule import check_length
 from mlxtune.recipe import Recipe
+from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.selection import Anatomy, Selection
 from mlxtune.strategies.size import MASTER_BYTES, MOMENT_BYTES
+from mlxtune.words import counted
 
 PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -30,6 +39,49 @@ def feed_of(recipe: Recipe, dataset: Dataset, selection: Selection, n_layers: in
     rows = (dataset.train, dataset.valid)
     feed = Feed(*rows, train.batch_size, train.grad_accum, train.seed, packed=True, eval_cost=cost)
     return affordable(train, feed)
+
+
+def for_model(recipe: Recipe, config: ModelConfig) -> Recipe:
+    """The recipe with the length of rows, which depends on the model. Raises BadSetting for what the model lacks."""
+    check_layers(recipe.strategy, config.n_layers)
+    return replace(recipe, data=within(recipe.data, context(config)))
+
+
+def check_selection(recipe: Recipe, selection: Selection) -> None:
+    """Refuse to keep the output of frozen layers where there are none."""
+    if recipe.backend.prefix_cache == "on" and selection.first_layer == 0:
+        found = "a strategy that trains the first layer"
+        raise BadSetting("backend.prefix_cache", expected="frozen layers before the first that trains", found=found)
+
+
+def check_rows(recipe: Recipe, feed: Feed, paces: Pace) -> list[str]:
+    """What is to be said of settings beside these rows. Raises BadSetting for one that could have no effect."""
+    train, every = recipe.train, recipe.checkpoint.save_every
+    check_length(recipe.schedule, paces.total)
+    asked = {"train.patience": train.patience, "train.eval_every": train.eval_every}
+    if not feed.valid:
+        raise_all([_needs_validation(key, value) for key, value in asked.items() if value is not None])
+    validations = 1 + math.ceil(paces.total / paces.eval_every)
+    if train.patience is not None and train.patience >= validations:
+        raise BadSetting(
+            "train.patience",
+            expected=f"fewer than the run's {counted(validations, 'validation')}",
+            found=f"{train.patience:,}",
+            remedy=f"Validation is every {counted(paces.eval_every, 'step')}: lower --eval-every, or leave it out.",
+        )
+    said = []
+    if train.eval_every is not None and train.eval_every > paces.total:
+        said.append(
+            f"Validation is before the first step and after the last: --eval-every {train.eval_every} is later."
+        )
+    if every > paces.total and every != CheckpointSettings().save_every:
+        said.append(f"The only checkpoint is that of the last step: --save-every {every} is later.")
+    return said
+
+
+def _needs_validation(key: str, value: int) -> BadSetting:
+    remedy = "Leave it out, add a validation file, or let data.valid_share hold some rows out."
+    return BadSetting(key, expected="validation rows, of which there are none", found=f"{value:,}", remedy=remedy)
 
 
 def row_passes(feed: Feed, paces: Pace) -> int:

@@ -10,11 +10,14 @@ from mlxtune.backends.base import BackendSettings, Sampling, Speaker
 from mlxtune.backends.choose import speaker as make_speaker
 from mlxtune.data.batches import eval_plan
 from mlxtune.data.load import load_for_eval
-from mlxtune.data.settings import DataSettings
+from mlxtune.data.settings import DataSettings, within
 from mlxtune.data.template import prompt_text
 from mlxtune.errors import BadModel
 from mlxtune.export import adapter as adapters
+from mlxtune.models import config as model_config
 from mlxtune.models import hub, tokenizer, weights
+from mlxtune.models.aliases import TINY
+from mlxtune.models.context import context
 
 EVAL_BATCH_ROWS = 8
 Messages = list[dict[str, str]]
@@ -28,12 +31,17 @@ class Loaded(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What `eval --json` prints. loss: nats a supervised token."""
+    """What `eval --json` prints. loss: nats a supervised token. split: of the data, which rows these are."""
 
     loss: float
     perplexity: float
     tokens: int
     rows: int
+    model: str
+    adapter: str | None
+    data: str
+    split: str
+    notes: tuple[str, ...]  # of the rows: what was skipped, and why
 
 
 def load(model: str | None, adapter: Path | None, backend: BackendSettings) -> Loaded:
@@ -47,12 +55,15 @@ def load(model: str | None, adapter: Path | None, backend: BackendSettings) -> L
 def score(model: str | None, adapter: Path | None, data: DataSettings, backend: BackendSettings) -> Score:
     """The loss on all rows of a data set, which are read before the model's weights are."""
     folder = hub.resolve(model)
-    rows = load_for_eval(data, tokenizer.load(folder)).valid
+    most = context(model_config.read(folder))
+    dataset = load_for_eval(within(data, most), tokenizer.load(folder), most)
+    rows = dataset.valid
     speaker = load(model, adapter, backend).speaker
     batches = eval_plan([len(row.tokens) for row in rows], batch_size=EVAL_BATCH_ROWS, packed=False)
     total = engine.evaluate(speaker, rows, batches)
     loss = total.loss_sum / total.n_tokens
-    return Score(loss, engine.perplexity(loss), total.n_tokens, len(rows))
+    about = (model or TINY, str(adapter) if adapter else None, data.path or "the built-in rows")
+    return Score(loss, engine.perplexity(loss), total.n_tokens, len(rows), *about, dataset.split, dataset.notes)
 
 
 def complete(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:

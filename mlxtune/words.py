@@ -19,6 +19,15 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else UNKNOWN
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "row"), counted(1100, "row"), counted(2, "batch", "batches")
+    ('1 row', '1,100 rows', '2 batches')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def size(n_bytes: float) -> str:
     """Bytes in the unit that leaves one to three digits before the point.
 
@@ -41,10 +50,10 @@ def n_bytes(text: str) -> int | None:
     (24000000000, 1610612736, 800000, None)
     """
     found = re.fullmatch(r"\s*([\d_]+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?\s*", text.lower())
-    if found is None:
+    digits = found and found[1].replace("_", "")
+    if not found or not digits or len(digits) > 30:
         return None
-    number, unit, binary = found.groups()
-    return round(float(number) * float(1024 if binary else 1000) ** " kmgtp".index(unit or " "))
+    return round(float(digits) * float(1024 if found[3] else 1000) ** " kmgtp".index(found[2] or " "))
 
 
 def duration(seconds: float) -> str:
@@ -94,10 +103,12 @@ def share(part: float) -> str:
     """A part of one, in percent.
 
     >>> share(0.1741), share(0.0002), share(0.0)
-    ('17.4%', '<0.1%', '0.0%')
+    ('17.4%', '<0.1%', '0%')
     """
     if not math.isfinite(part):
         return UNKNOWN
+    if part == 0:
+        return "0%"
     return "<0.1%" if 0 < part < 0.0005 else f"{part:.1%}"
 
 

@@ -23,7 +23,7 @@ results
 prepare run_folder saving
 ending outcome
 planning first_job
-run_shape
+run_shape planned_rows
 recipe
 from_mlx_lm
 engine export report

@@ -1,17 +1,21 @@
 """What `--fit` gives up, and in which order; then a real run that is made to fit half of what it took."""
 
 import json
+import re
 import shlex
 
+import numpy as np
 import pytest
 
 from mlxtune.errors import BadSetting
-from mlxtune.memory.fit import SAFE, as_flags, search, single_changes
+from mlxtune.memory.fit import SAFE, as_flags, search, shorter, single_changes
+from mlxtune.planning import Planner
 from mlxtune.recipe import as_tree, build
-from tests.support_cli import BACKENDS
-from tests.support_memory import outline_folder, text_of, whole_folder
+from tests.support_cli import BACKENDS, write
+from tests.support_memory import outline_folder, text_of, whole_folder, words
 
 LAYERS = 8
+HALVES = shorter(1024)
 FREE = {"train.batch_size", "train.grad_accum", "backend.grad_checkpoint", "backend.prefix_cache"}
 RANK = {"optimizer.moments": 1, "strategy.last_n": 2, "data.max_seq_length": 3}  # what costs the result more
 
@@ -40,23 +44,23 @@ def cost(changes):
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_what_is_found_fits(limit):
-    assert peak(search(peak, tree(), LAYERS, limit)) <= SAFE * limit
+    assert peak(search(peak, tree(), LAYERS, limit, HALVES)) <= SAFE * limit
 
 
 def test_what_fits_is_left_as_it_is():
-    assert search(peak, tree(), LAYERS, 10 * peak({})) == {}
-    assert search(peak, tree(), LAYERS, round(peak({}) / SAFE) + 1) == {}
+    assert search(peak, tree(), LAYERS, 10 * peak({}), HALVES) == {}
+    assert search(peak, tree(), LAYERS, round(peak({}) / SAFE) + 1, HALVES) == {}
 
 
 def test_less_memory_never_asks_for_what_costs_the_result_less():
-    costs = [cost(search(peak, tree(), LAYERS, limit)) for limit in LIMITS]
+    costs = [cost(search(peak, tree(), LAYERS, limit, HALVES)) for limit in LIMITS]
     assert costs == sorted(costs)
     assert set(costs) == {0, 1, 2, 3}  # else the limits try nothing
 
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_nothing_is_given_up_that_something_cheaper_would_have_saved(limit):
-    found = search(peak, tree(), LAYERS, limit)
+    found = search(peak, tree(), LAYERS, limit, HALVES)
     for key in set(found) & set(RANK):
         without = [peak({**free, **{k: v for k, v in found.items() if k not in (key, *FREE)}}) for free in every_free()]
         assert min(without) > SAFE * limit, f"{key} was not needed"
@@ -73,7 +77,7 @@ def every_free():
 @pytest.mark.parametrize("limit", [4000, 2000, 700, 300])
 def test_a_step_sees_as_many_rows_as_before(limit, batch_size, grad_accum):
     recipe = tree(train__batch_size=batch_size, train__grad_accum=grad_accum)
-    found = search(peak, recipe, LAYERS, limit)
+    found = search(peak, recipe, LAYERS, limit, HALVES)
     rows = found.get("train.batch_size", batch_size) * found.get("train.grad_accum", grad_accum)
     assert rows == batch_size * grad_accum
     for change in single_changes(recipe, LAYERS):
@@ -82,7 +86,7 @@ def test_a_step_sees_as_many_rows_as_before(limit, batch_size, grad_accum):
 
 
 def test_of_two_that_cost_alike_the_one_without_recomputing_is_taken():
-    found = search(peak, tree(), LAYERS, 3600)
+    found = search(peak, tree(), LAYERS, 3600, HALVES)
     assert "train.batch_size" in found
     assert "backend.grad_checkpoint" not in found
 
@@ -92,7 +96,7 @@ def test_what_contradicts_the_recipe_is_not_chosen():
         return None if changes.get("backend.grad_checkpoint") else peak(changes)
 
     for limit in LIMITS[:-3]:
-        assert "backend.grad_checkpoint" not in search(without_checkpoints, tree(), LAYERS, limit)
+        assert "backend.grad_checkpoint" not in search(without_checkpoints, tree(), LAYERS, limit, HALVES)
 
 
 def test_where_nothing_fits_the_smallest_that_would_is_said():
@@ -103,7 +107,7 @@ def test_where_nothing_fits_the_smallest_that_would_is_said():
         return asked[-1] * 10**6
 
     with pytest.raises(BadSetting) as refused:
-        search(watched, tree(), LAYERS, 10**6)
+        search(watched, tree(), LAYERS, 10**6, HALVES)
     assert f"{min(asked)}.0 MB at least" in str(refused.value)
     assert "--batch-size 1 --grad-accum 12" in str(refused.value)
     assert refused.value.exit_code == 2
@@ -152,3 +156,82 @@ def test_a_run_is_made_to_fit_half_of_what_it_took(tmp_path, mlxtune, backend):
     assert found.returncode == 0, found.stderr
     taken = json.loads(found.stdout)["peak_memory_bytes"]
     assert 0.7 * limit < taken < limit, found.stderr
+
+
+@pytest.fixture
+def ragged(tmp_path):
+    """300 rows, most of 200 to 500 tokens, a hundredth of them 1,100."""
+    drawn = np.random.default_rng(0)
+    rows = [
+        {"prompt": "Who?", "completion": words(int(drawn.integers(150, 350)) if row % 100 else 800, row)}
+        for row in range(300)
+    ]
+    return write(tmp_path / "rows.jsonl", rows)
+
+
+@pytest.fixture
+def long_context(tmp_path):
+    return whole_folder(tmp_path / "model", max_position_embeddings=4096)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("share", [0.8, 0.5])
+def test_what_costs_time_alone_is_given_up_before_a_row_is(mlxtune, ragged, long_context, backend, share):
+    options = ("memory", "--model", long_context, "--data", ragged, "--backend", backend, "--json")
+    limit = int(share * json.loads(mlxtune(*options).stdout)["predicted_peak_bytes"])
+    found = json.loads(mlxtune(*options, "--fit", limit).stdout)
+    assert found["fits"]
+    assert found["left_out"] == ""
+    assert "data.max_seq_length" not in found["changes"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_little_is_left_out_with_a_word_and_more_only_if_it_is_asked_for(mlxtune, ragged, long_context, backend):
+    """The limits are those of the smallest plans of each kind."""
+    options = ("--model", long_context, "--data", ragged, "--backend", backend)
+    planner = Planner(build({}, {"model.name": str(long_context), "data.path": str(ragged), "backend.name": backend}))
+    least = {"train.batch_size": 1, "train.grad_accum": 4, "backend.grad_checkpoint": True, "strategy.last_n": 1}
+    least |= {"backend.prefix_cache": "on" if backend == "mlx" else "off", "optimizer.moments": "bf16"}
+
+    def smallest(**more):
+        changed = build(as_tree(planner.recipe), {**least, **more})
+        return int(planner.plan(changed).plan.peak_bytes / SAFE) + 1
+
+    (spared,) = planner.rows.lengths([])  # what the hundredth of long rows can be spared for
+    found = mlxtune("memory", *options, "--fit", smallest(**{"data.max_seq_length": spared}), "--json")
+    document = json.loads(found.stdout)
+    assert document["changes"]["data.max_seq_length"] == spared
+    assert re.match(
+        r"\d+ of 300 rows, [\d,]+ of [\d,]+ tokens that carry loss \((1\.\d|0\.\d)%\)", document["left_out"]
+    )
+
+    limit = smallest(**{"data.max_seq_length": 256})
+    assert limit < smallest(**{"data.max_seq_length": spared})
+    refused = mlxtune("train", *options, "--fit", limit, "--out", "run")
+    assert refused.returncode == 2
+    assert "keep 98% of what carries loss" in refused.stderr
+    assert re.search(
+        r"leaves out \d+ of 300 rows, [\d,]+ of [\d,]+ tokens that carry loss \(\d\d\.\d%\)", refused.stderr
+    )
+    asked = re.search(r"ask for it: (--max-seq-length \d+)", refused.stderr)[1]
+    agreed = mlxtune("memory", *options, *asked.split(), "--fit", limit, "--json")
+    assert json.loads(agreed.stdout)["fits"], agreed.stderr
+
+
+def test_a_long_text_is_cut_into_more_rows_and_loses_none(mlxtune, long_context, tmp_path):
+    text = text_of(tmp_path / "rows.txt", 20000)
+    options = ("memory", "--model", long_context, "--data", text, "--backend", "numpy", "--json")
+    document = json.loads(mlxtune(*options, "--fit", "8MB").stdout)
+    assert document["changes"]["data.max_seq_length"] < 2048
+    assert document["left_out"] == ""
+
+
+def test_a_fit_goes_with_a_recipe(mlxtune, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {max_steps: 2, batch_size: 8}\nbackend: {name: numpy}\n")
+    found = mlxtune("train", "--recipe", recipe, "--fit", "15MB", "--dry-run", "--json")
+    assert found.returncode == 0, found.stderr
+    made = json.loads(found.stdout)["recipe"]["train"]
+    assert made["batch_size"] * made["grad_accum"] == 8
+    assert made["batch_size"] < 8
+    assert "fits with: " in found.stderr

@@ -10,12 +10,15 @@ import sys
 import pytest
 
 from mlxtune.backends import choose
+from mlxtune.backends.base import Job
 from mlxtune.cli.memory import memory
 from mlxtune.cli.train import train
+from mlxtune.errors import BadModel
 from mlxtune.planning import Planner
 from mlxtune.prepare import prepare
 from mlxtune.recipe import build
 from tests.support_cli import BACKENDS
+from tests.support_hub import use_cache
 from tests.support_memory import config_folder, outline_folder, text_of, whole_folder
 
 LLAMA, MISTRAL, QWEN = "Meta-Llama-3-8B", "Mistral-7B-v0.1", "Qwen2.5-7B-Instruct"
@@ -111,8 +114,9 @@ def test_numpy_holds_weights_in_float32(tmp_path, plan):
     assert parts["gradients"] == 4 * of_llama(4)
 
 
-def test_a_plan_for_mlx_is_made_where_mlx_is_not_installed(tmp_path, plan, monkeypatch):
-    with_mlx = plan("--model", outline_folder(tmp_path / "model"))
+def test_a_plan_for_a_mac_is_made_where_mlx_is_not_installed(tmp_path, plan, mlxtune, monkeypatch):
+    options = ("--model", outline_folder(tmp_path / "model"), "--for", "mac")
+    with_mlx = plan(*options)
     importing = builtins.__import__
 
     def without(name, *rest):
@@ -122,10 +126,14 @@ def test_a_plan_for_mlx_is_made_where_mlx_is_not_installed(tmp_path, plan, monke
 
     monkeypatch.setattr(choose, "has_mlx", lambda: False)
     monkeypatch.setattr(builtins, "__import__", without)
-    document = plan("--model", tmp_path / "model")
-    assert document["limit_bytes"] > 0
-    if sys.platform == "linux":  # elsewhere one without MLX has no GPU to plan for
-        assert document["parts"] == with_mlx["parts"]
+    assert plan(*options) == with_mlx
+    assert (with_mlx["backend"], with_mlx["for"], with_mlx["limit_bytes"]) == ("mlx", "mac", None)
+    assert with_mlx["smallest_mac_gib"] == 8
+    assert plan("--model", tmp_path / "model")["backend"] == "numpy"  # which is what would train here
+    refused = mlxtune("memory", "--model", tmp_path / "model", "--backend", "mlx")
+    assert refused.returncode == 2
+    assert "MLX and mlx-lm installed" in refused.stderr
+    assert "`mlxtune memory --for mac` plans" in refused.stderr
 
 
 def test_every_option_of_train_that_describes_a_run_is_taken():
@@ -149,7 +157,7 @@ def test_a_pipe_gets_plain_lines(tmp_path, mlxtune):
     lines = found.stdout.splitlines()
     for part in PARTS:
         [line] = [line for line in lines if line.startswith(part.replace("_", " ") + " ")]
-        assert line.rstrip().endswith("%")
+        assert line.rstrip().endswith(("%", " 0 B"))
     assert any(line.startswith("Fits: ") for line in lines)
 
 
@@ -233,3 +241,65 @@ def test_what_is_kept_on_the_disk_is_said_and_is_what_a_run_keeps(plan):
     assert plan("--max-steps", 400, "--last-n", 2, "--precision", "bf16", "--backend", "mlx")["disk_bytes"] == said
     if choose.has_mlx():
         assert prepare(build({}, settings)).learner.keeping.file.bytes == said
+
+
+ONLY_MLX = {"model_type": "gemma", "head_dim": 32}
+
+
+@pytest.mark.parametrize("changes", [{}, ONLY_MLX, {"vocab_size": 515}], ids=str)
+@pytest.mark.parametrize("room", [10**12, 10**6], ids=["much memory", "little memory"])
+@pytest.mark.parametrize("settings", [{}, {"backend.name": "mlx"}, {"backend.name": "numpy"}], ids=str)
+def test_what_is_planned_is_the_backend_that_would_train(tmp_path, monkeypatch, changes, settings, room):
+    """Of one function each time, which is asked by what is there: a folder with weights, or a config alone."""
+    folder = whole_folder(tmp_path / "model", **changes)
+    monkeypatch.setattr(choose, "memory_bytes", lambda: room)
+    recipe = build({}, {"model.name": str(folder), **settings})
+    try:
+        planned = Planner(recipe).backend
+    except BadModel:
+        with pytest.raises(BadModel, match="a model of the Llama family"):  # that `train` refuses too
+            choose.learner(recipe.backend, Job(folder, "fp32", recipe.strategy, recipe.optimizer, None, 0))
+        return
+    assert planned == choose.choose(recipe.backend, folder).name
+    (folder / "model.safetensors").unlink()
+    assert Planner(recipe).backend == planned
+
+
+@pytest.mark.parametrize("backend", [("--backend", name) for name in BACKENDS] + [(), ("--for", "mac")], ids=str)
+def test_quantised_weights_are_refused_as_training_refuses_them(tmp_path, mlxtune, backend):
+    """With and without the weights, and for a Mac too."""
+    folder = whole_folder(tmp_path / "model", quantization={"bits": 4, "group_size": 32})
+    for path in (folder / "model.safetensors", None):
+        found = mlxtune("memory", "--model", folder, *backend)
+        assert found.returncode == 2
+        assert "expected weights in 16 or 32 bits, found quantised ones (4 bits, groups of 32)" in found.stderr
+        assert "Name the original model" in found.stderr
+        if path and "--for" not in backend:
+            assert mlxtune("train", "--model", folder, *backend, "--dry-run").returncode == 2
+            path.unlink()
+
+
+def test_a_line_says_how_to_plan_for_another_machine(mlxtune):
+    said = "`mlxtune memory --for mac` plans what a Mac would run"
+    assert (said in mlxtune("memory").stdout) == (not choose.is_a_mac())
+    assert said not in mlxtune("memory", "--for", "mac").stdout
+
+
+def test_a_mac_is_planned_to_fit_by_the_memory_that_it_has(tmp_path, plan, mlxtune):
+    """macOS gives the GPU of one with 16 GB two thirds."""
+    options = ("--model", config_folder(tmp_path / "model", LLAMA), "--for", "mac")
+    found = plan(*options, "--fit", "32GB")
+    assert found["limit_bytes"] == 32 * 2**30 * 2 // 3
+    assert found["fits"]
+    assert found["predicted_peak_bytes"] <= found["limit_bytes"]
+    assert found["smallest_mac_gib"] <= 32
+    assert mlxtune("memory", *options, "--fit").returncode == 2  # what another machine has free is not known
+    assert mlxtune("memory", *options, "--measure").returncode == 2
+
+
+def test_a_model_with_an_alias_is_planned_without_the_hub(plan, tmp_path, monkeypatch):
+    use_cache(tmp_path / "cache", monkeypatch)
+    document = plan("--model", "llama-3-8b", "--backend", "mlx")
+    assert (document["parameters"], document["shapes_from"]) == (8_030_261_248, "known to mlxtune")
+    by_config = plan("--model", config_folder(tmp_path / "model", LLAMA), "--backend", "mlx")
+    assert document["parts"] == by_config["parts"]

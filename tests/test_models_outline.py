@@ -13,9 +13,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from mlxtune.errors import BadModel
+from mlxtune.models import config as model_config
+from mlxtune.models import published
+from mlxtune.models.aliases import ALIASES
 from mlxtune.models.dimensions import FAMILIES, Dimensions
 from mlxtune.models.hub import resolve
-from mlxtune.models.outline import FROM_CONFIG, FROM_HEADERS, FROM_HUB, Outline, outline
+from mlxtune.models.outline import FROM_CONFIG, FROM_HEADERS, FROM_HUB, FROM_PACKAGE, Outline, outline
 from tests.support_assets import assets_folder
 from tests.support_hub import Hub, place_in_cache, serve, use, use_cache
 from tests.support_model import CONFIG, some_tensors, write_json, write_model, write_tokenizer, write_weights
@@ -292,3 +295,54 @@ def test_a_repository_that_cannot_be_outlined_is_told_with_a_remedy(hub, lost, f
 def test_a_name_that_is_nothing_is_told_as_training_tells_it(cache):  # noqa: ARG001 - nothing is asked
     with pytest.raises(BadModel, match="Did you mean dolphin-8b"):
         outline("dolfin-8b")
+
+
+OF_FILES = {
+    "meta-llama/Meta-Llama-3-8B": "Meta-Llama-3-8B",
+    "Qwen/Qwen2.5-7B-Instruct": "Qwen2.5-7B-Instruct",
+    "google/gemma-2-2b": "gemma2-2b",
+    "meta-llama/Llama-3.2-1B": "llama-3.2-1b",
+    "HuggingFaceTB/SmolLM2-135M": "smollm2-135m",
+}
+COUNTS = {  # as published with the models
+    "cognitivecomputations/dolphin-2.9-llama3-8b": 8_030_277_632,
+    "google/gemma-3-1b-it": 999_885_952,
+    "mistralai/Mistral-7B-v0.3": 7_248_023_552,
+    "meta-llama/Llama-3.2-3B": 3_212_749_824,
+    "Qwen/Qwen2.5-0.5B": 494_032_768,
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen3-0.6B": 596_049_920,
+    "Qwen/Qwen3-1.7B": 1_720_574_976,
+    "Qwen/Qwen3-4B": 4_022_468_096,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "HuggingFaceTB/SmolLM2-360M": 361_821_120,
+    "HuggingFaceTB/SmolLM2-1.7B": 1_711_376_384,
+}
+
+
+@pytest.mark.parametrize(("repo", "name"), OF_FILES.items())
+def test_what_is_known_of_a_model_with_an_alias_is_its_config(repo, name, tmp_path):
+    """Its count too, so, as the shapes of a config are transformers'."""
+    known, read = published.config(repo), model_config.read(real(name, tmp_path))
+    assert known is not None
+    assert Dimensions.of(known) == Dimensions.of(read)
+    assert (known.max_positions, known.tied) == (read.max_positions, read.tied)
+    assert published.n_parameters(repo) == sum(map(prod, torch_shapes(tmp_path).values()))
+
+
+@pytest.mark.parametrize(("repo", "count"), COUNTS.items())
+def test_models_whose_config_is_not_here_have_their_published_count(repo, count):
+    assert published.n_parameters(repo) == count
+
+
+def test_every_alias_is_known_without_the_hub(cache):  # noqa: ARG001 - nothing is in it
+    assert published.PUBLISHED.keys() == {*ALIASES.values()}
+    for alias in ALIASES:
+        found = outline(alias)
+        assert found.source == FROM_PACKAGE
+        assert sum(map(prod, found.shapes.values())) == published.n_parameters(ALIASES[alias])
+
+
+def test_what_lies_in_the_cache_wins_over_what_is_known(cache):
+    write_model(place_in_cache(cache, "meta-llama/Meta-Llama-3-8B"))
+    assert outline("llama-3-8b").source == FROM_HEADERS

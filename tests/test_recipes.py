@@ -19,6 +19,7 @@ STAND_INS = {
     "llama-3.2-1b-last-4.yaml": {"model_type": "llama", "tie_word_embeddings": True, "rope_scaling": LLAMA3},
     "qwen2.5-7b-last-4.yaml": {"model_type": "qwen2"},
 }
+LONG = {"max_position_embeddings": 8192}  # the context
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def options(tmp_path):
         if recipe.name not in STAND_INS:
             return ()
         folder, sizes = tmp_path / "model", config.read(BUILT_IN)
-        write_model(folder, num_hidden_layers=5, vocab_size=sizes.vocab_size, **STAND_INS[recipe.name])
+        write_model(folder, num_hidden_layers=5, vocab_size=sizes.vocab_size, **LONG, **STAND_INS[recipe.name])
         for tokenizer in BUILT_IN.glob("*token*"):
             shutil.copy(tokenizer, folder)
         return "--model", folder, "--data", write(tmp_path / "rows.jsonl", TEXT_ROWS)

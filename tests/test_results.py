@@ -193,16 +193,15 @@ def test_done_with_a_better_validation_before_both_are_there(recipe):
 
 
 def test_without_validation_rows_the_last_weights_are_the_result(recipe):
-    end = run.start(recipe(data__valid_share=0.0), [Ask(3)])
+    end = run.start(recipe(data__valid_share=0.0, train__eval_every=None), [Ask(3)])
     assert (end.adapter_step, Path(end.adapter).name, end.adapter_last) == (3, "adapter", None)
-    done = run.start(recipe(data__valid_share=0.0))
+    done = run.start(recipe(data__valid_share=0.0, train__eval_every=None))
     assert (done.adapter_step, done.learned, done.start_loss > done.last_eval_loss) == (6, True, True)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25])
-@pytest.mark.parametrize("patience", [None, 2])
-def test_a_run_that_diverged_is_no_success(recipe, share, patience):
-    changes = {"schedule__learning_rate": 3.0, "train__eval_every": 1, "data__valid_share": share}
+@pytest.mark.parametrize(("share", "every", "patience"), [(0.0, None, None), (0.25, 1, None), (0.25, 1, 2)])
+def test_a_run_that_diverged_is_no_success(recipe, share, every, patience):
+    changes = {"schedule__learning_rate": 3.0, "train__eval_every": every, "data__valid_share": share}
     end = run.start(recipe(**changes, train__patience=patience))
     assert (end.status, end.exit_code, end.learned) == ("diverged", 3, False)
     assert f"{end.start_loss:.4f} before, {end.last_eval_loss:.4f} now" in end.message

@@ -223,12 +223,12 @@ def test_a_run_out_of_patience_is_done_until_it_is_given_more(recipe):
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_ends_as_the_unbroken_one(recipe):
-    whole = run.start(recipe("whole", data__valid_share=0.0))
-    broken = run.start(recipe("broken", data__valid_share=0.0))
+    whole = run.start(recipe("whole", data__valid_share=0.0, train__eval_every=None))
+    broken = run.start(recipe("broken", data__valid_share=0.0, train__eval_every=None))
     log = Path(broken.run, "metrics.jsonl")
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))  # without its end
     shutil.rmtree(Path(broken.run, "adapter"))
-    end = run.start(recipe("broken", data__valid_share=0.0))
+    end = run.start(recipe("broken", data__valid_share=0.0, train__eval_every=None))
     assert (end.status, end.steps, end.message) == ("done", 6, "")
     assert last_bytes(end.run) == last_bytes(whole.run)
     weights = [Path(each.run, "adapter", adapter.WEIGHTS).read_bytes() for each in (whole, end)]
@@ -340,7 +340,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_rows_and_last_good_check
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_checkpoint_is_good_when_the_step_after_it_was_and_the_last_good_one_stays(recipe, sick, keep):
     sick(5)
-    asked = recipe(checkpoint__save_every=1, checkpoint__keep=keep, data__valid_share=0.0)
+    asked = recipe(checkpoint__save_every=1, checkpoint__keep=keep, data__valid_share=0.0, train__eval_every=None)
     end = run.start(asked)
     assert (
         [path.name for path in checkpoint.folders(Path(end.run))] == ["000003"] if keep == 1 else ["000002", "000003"]

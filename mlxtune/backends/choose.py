@@ -2,6 +2,7 @@
 
 import importlib.util
 import platform
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,10 @@ from mlxtune.backends.base import Adapter, BackendSettings, Job, Learner, Speake
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.backends.numpy.device import memory_bytes
 from mlxtune.errors import BadModel, Missing
+from mlxtune.models import config as model_config
 from mlxtune.models import weights
+from mlxtune.models.outline import Outline
+from mlxtune.models.shapes import as_loaded
 
 INSTALL = {
     "Linux": 'Install it: pip install "mlxtune[cpu]", or "mlxtune[cuda]" with an NVIDIA GPU.',
@@ -20,7 +24,7 @@ INSTALL = {
 NO_MLX = "MLX is not installed, so NumPy computes, on the processor."
 NUMPY_IS_FASTER = (
     "MLX has only the processor here, where NumPy takes an eighth to two thirds of its time a step in fp32"
-    " and less in 16 bits: NumPy computes. --backend mlx has it otherwise."
+    " and less in 16 bits: NumPy computes. To compute with MLX, give --backend mlx."
 )
 ONLY_MLX_CAN = "MLX has only the processor here. NumPy would be faster, but does not have this architecture."
 ONLY_MLX_FITS = "MLX has only the processor here. NumPy would be faster, but its float32 weights would not fit."
@@ -62,6 +66,27 @@ def speaker(settings: BackendSettings, folder: Path, adapter: Adapter | None) ->
 
 def choose(settings: BackendSettings, folder: Path) -> Choice:
     """The backend for a model folder: the one asked for, or the faster of those that can. Raises Missing."""
+
+    def elements() -> int:
+        config = model_config.read(folder)
+        return sum(prod(info.shape) for info in as_loaded(weights.headers(folder), config.tied).values())
+
+    return _choose(settings, lambda: numpy_config.read(folder), elements)
+
+
+def of_outline(settings: BackendSettings, outline: Outline) -> Choice:
+    """The same for a model whose weights need not be there. Raises BadModel where NumPy is asked for and lacks it."""
+
+    def decoder() -> object:
+        return numpy_config.of(outline.config, outline.place)
+
+    if settings.name == "numpy":
+        decoder()
+    return _choose(settings, decoder, lambda: sum(map(prod, outline.shapes.values())))
+
+
+def _choose(settings: BackendSettings, decoder: Callable[[], object], elements: Callable[[], int]) -> Choice:
+    """decoder: raises BadModel for what NumPy does not have. elements: of all weights."""
     if settings.name == "numpy":
         return Choice("numpy", ())
     if settings.name == "auto" and not has_mlx():
@@ -70,14 +95,14 @@ def choose(settings: BackendSettings, folder: Path) -> Choice:
     on_processor = _mlx_has_only_the_processor(settings)
     if settings.name == "mlx" or not on_processor:
         return Choice("mlx", _blas_notes(settings) if on_processor else ())
-    why_mlx = _why_not_numpy(folder)
+    why_mlx = _why_not_numpy(decoder, elements)
     return Choice("mlx", (why_mlx, *_blas_notes(settings))) if why_mlx else Choice("numpy", (NUMPY_IS_FASTER,))
 
 
 def machine(settings: BackendSettings, backend: str) -> Machine:
-    """What this machine has for a backend, which need not be installed: a plan may be made for another machine."""
-    if backend == "numpy" or not has_mlx():
-        return Machine(memory_bytes(), on_gpu=platform.system() == "Darwin" and backend == "mlx")
+    """What this machine has for a backend."""
+    if backend == "numpy":
+        return Machine(memory_bytes(), on_gpu=False)
     on_processor = _mlx_has_only_the_processor(settings)
     from mlxtune.backends.mlx import device
 
@@ -101,13 +126,17 @@ def _blas_notes(settings: BackendSettings) -> tuple[str, ...]:
     return (blas.USED if blas.load_openblas() else blas.MISSING,)
 
 
-def _why_not_numpy(folder: Path) -> str | None:
+def _why_not_numpy(decoder: Callable[[], object], elements: Callable[[], int]) -> str | None:
     try:
-        numpy_config.read(folder)
+        decoder()
     except BadModel:
         return ONLY_MLX_CAN
-    n_elements = sum(prod(info.shape) for info in weights.headers(folder).values())
-    return ONLY_MLX_FITS if 4 * n_elements > WEIGHTS_SHARE * memory_bytes() > 0 else None
+    return ONLY_MLX_FITS if 4 * elements() > WEIGHTS_SHARE * memory_bytes() > 0 else None
+
+
+def is_a_mac() -> bool:
+    """Whether this machine computes on Apple Silicon."""
+    return (platform.system(), platform.machine()) == ("Darwin", "arm64")
 
 
 def has_mlx() -> bool:

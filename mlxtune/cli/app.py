@@ -4,62 +4,56 @@ import signal
 import sys
 from contextvars import ContextVar
 from types import FrameType
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from mlxtune.backends import blas
 from mlxtune.cli.bench import bench
 from mlxtune.cli.chat import chat
 from mlxtune.cli.data import data
 from mlxtune.cli.doctor import doctor
-from mlxtune.cli.fitting import FitCommand
 from mlxtune.cli.memory import memory
 from mlxtune.cli.models import models
-from mlxtune.cli.net import exit_code, kept_from_typer
+from mlxtune.cli.net import exit_code
 from mlxtune.cli.run import run
 from mlxtune.cli.streams import ready
 from mlxtune.cli.train import train
 from mlxtune.cli.try_it import evaluate, generate
+from mlxtune.cli.usage import Program, UsageError, Verb, as_ours
 from mlxtune.errors import BadSetting
 from mlxtune.signals import ASKING, Asked, ignored
 from mlxtune.words import shown
 
 DEBUG = ContextVar("DEBUG", default=False)
 
-
-class QuickHelp(TyperGroup):
-    """Lists the verbs without rich, whose import is half the time of `mlxtune --help`; a verb's own help has it."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**{**settings, "rich_markup_mode": None})
-
-    def invoke(self, ctx: Any) -> Any:
-        with kept_from_typer():
-            return super().invoke(ctx)
-
-
 app = typer.Typer(
     name="mlxtune",
-    cls=QuickHelp,
+    cls=Program,
     help="Fine-tune language models on Apple Silicon.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, memory):
-    app.command(cls=FitCommand)(verb)
-for verb in (run, generate, chat, data, models, bench):
-    app.command()(verb)
-app.command("eval")(evaluate)
-app.command()(doctor)
+for verb in (train, memory, run, generate, chat, data, models, bench, doctor):
+    app.command(cls=Verb)(verb)
+app.command("eval", cls=Verb)(evaluate)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mlxtune import __version__
+
+        typer.echo(f"mlxtune {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def program(
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(  # noqa: ARG001 - its callback answers
+        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
+    ),
 ) -> None:
     """Fine-tune language models on Apple Silicon."""
     DEBUG.set(debug)
@@ -93,4 +87,17 @@ def _program() -> None:
             argument.encode()
         except UnicodeEncodeError:
             raise BadSetting("", expected="arguments in UTF-8", found=shown(argument)) from None
-    app()
+    _verb()
+
+
+def _verb() -> None:
+    """A command line that cannot be read is an error as any other."""
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise as_ours(error) from error
+        print(error, file=sys.stderr)
+        code = 2
+    if code:
+        sys.exit(code)

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxtune.cli.try_it import Adapter, Backend, MaxTokens, Model, Precision, Seed, Temperature, TopP
+from mlxtune.cli.try_it import Adapter, MaxTokens, Seed, Temperature, TopP, model_options, sampling
 from mlxtune.words import line, printable
 
 if TYPE_CHECKING:
@@ -20,16 +20,15 @@ HELP = """  /help   these lines
   Ctrl-C  end the answer, not the conversation"""
 
 
+@model_options
 def chat(
-    model: Model = None,
+    overrides: dict[str, Any],
     adapter: Adapter = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: MaxTokens = 512,
     temperature: Temperature = 0.7,
-    top_p: TopP = 0.95,
-    seed: Seed = 0,
-    precision: Precision = "bf16",
-    backend: Backend = "auto",
+    top_p: TopP = None,
+    seed: Seed = None,
 ) -> None:
     """Talk with a model. /help lists what can be typed, Ctrl-C ends an answer, Ctrl-D the conversation.
 
@@ -38,15 +37,14 @@ def chat(
     from mlxtune.report.waiting import doing
 
     with doing("loading the model"):
-        from mlxtune.backends.base import Sampling
         from mlxtune.recipe import build
         from mlxtune.try_it import Conversation, load
 
-        settings = build({}, {"backend.precision": precision, "backend.name": backend}).backend
-        loaded = load(model, adapter, settings)
-        conversation = Conversation(loaded, Sampling(max_tokens, temperature, top_p, seed), system)
+        how, recipe = sampling(max_tokens, temperature, top_p, seed, usual=0.95), build({}, overrides)
+        loaded = load(recipe.model.name, adapter, recipe.backend)
+        conversation = Conversation(loaded, how, system)
     if sys.stdin.isatty():
-        who = f"{model or 'the built-in model'}{f' and its adapter {adapter}' if adapter else ''}"
+        who = f"{recipe.model.name or 'the built-in model'}{f' and its adapter {adapter}' if adapter else ''}"
         print(f"Talking with {line(who)}. /help lists the commands.")
         _edit_lines()
     for text in _asked():

@@ -1,11 +1,14 @@
 """`mlxtune memory`: how much a run will take, and for what."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlxtune.cli.options import recipe_options
+from mlxtune.errors import BadSetting
+
+if TYPE_CHECKING:
+    from mlxtune.cli.fitting import Fitted
 
 EXAMPLES = """Say how much memory a run will take, and for what. No weights are read or fetched.
 
@@ -16,6 +19,8 @@ EXAMPLES = """Say how much memory a run will take, and for what. No weights are 
   mlxtune memory --model llama-3-8b --batch-size 1 --max-seq-length 2048
 
   mlxtune memory --model llama-3-8b --data rows.jsonl --fit 24GB   [dim]settings that fit, as flags[/dim]
+
+  mlxtune memory --model llama-3-8b --for mac --fit 16GB           [dim]the same for a Mac, from any machine[/dim]
 
   mlxtune memory --model llama-3.2-1b --data rows.jsonl --measure  [dim]three real steps beside the plan[/dim]
 """
@@ -28,6 +33,10 @@ def memory(
     fit: Annotated[
         str | None, typer.Option("--fit", metavar="[BYTES]", help="Find settings that fit: 24GB, or what is free here.")
     ] = None,
+    machine: Annotated[
+        str,
+        typer.Option("--for", metavar="here|mac", help="Where it would run; --fit is then the memory of the Mac."),
+    ] = "here",
     measure: Annotated[bool, typer.Option("--measure", help="Load the model and make three steps beside it.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
@@ -35,25 +44,22 @@ def memory(
     from mlxtune.cli.runs import print_json
     from mlxtune.cli.train import built
     from mlxtune.memory.plan import as_json
-    from mlxtune.planning import Planner, settled
+    from mlxtune.planning import Planner
     from mlxtune.report.waiting import doing
 
+    _check_machine(machine, measure=measure)
     wanted = built(recipe, overrides)
     with doing("planning"):
-        if measure:
-            wanted = settled(wanted)
-        planner = Planner(wanted)
-        changes: Mapping[str, Any] = {}
-        limit_bytes = planner.limit_bytes
-        if fit is not None:
-            wanted, changes, limit_bytes = fitted(wanted, fit, planner)
-        planned = planner.plan(wanted)
-    measured = _measured(wanted, json=json) if measure else None
+        planner = Planner(wanted, for_mac=machine == "mac")
+        found = None if fit is None else fitted(planner, fit)
+        planned = planner.plan(found.recipe if found else planner.recipe)
+    limit_bytes = found.limit_bytes if found else planner.limit_bytes
+    measured = _measured(planned.recipe, json=json) if measure else None
+    about = _about(planner, planned, found)
     if json:
-        document = as_json(planned.plan, limit_bytes, measured and measured.peak_bytes)
-        print_json({**document, **_about(planner, planned), "changes": dict(changes), "notes": list(planner.notes)})
+        print_json({**as_json(planned.plan, limit_bytes, measured and measured.peak_bytes), **about})
         return
-    _show(planner, planned, changes, limit_bytes)
+    _show(planner, planned, about, limit_bytes)
     if measured is not None:
         from mlxtune.report.memory import show_measured
 
@@ -73,32 +79,69 @@ def _measured(recipe: Any, *, json: bool) -> Any:
         return measure(recipe, report)
 
 
-def _about(planner: Any, planned: Any) -> dict[str, Any]:
-    parameters = sum(parameter.size for parameter in planned.setup.anatomy.parameters.values())
-    rows = {"rows": len(planned.rows.lengths), "longest": max(planned.rows.lengths) + 1}
-    found = {"parameters": parameters, "shapes_from": planner.outline.source, "largest_batch": rows}
-    return {**found, "disk_bytes": planned.disk_bytes}
+def _check_machine(machine: str, *, measure: bool) -> None:
+    if machine not in ("here", "mac"):
+        raise BadSetting("--for", expected="here or mac", found=repr(machine))
+    if measure and machine != "here":
+        raise BadSetting(
+            "--measure", expected="this machine", found=f"--for {machine}", remedy="Leave one of them out."
+        )
 
 
-def _show(planner: Any, planned: Any, changes: Mapping[str, Any], limit_bytes: int) -> None:
+def _about(planner: Any, planned: Any, found: "Fitted | None") -> dict[str, Any]:
+    """What the document says besides the plan."""
+    from mlxtune.memory import macs
+
+    return {
+        "parameters": sum(parameter.size for parameter in planned.setup.anatomy.parameters.values()),
+        "shapes_from": planner.outline.source,
+        "backend": planner.backend,
+        "largest_batch": {"rows": len(planned.rows.lengths), "longest": max(planned.rows.lengths) + 1},
+        "disk_bytes": planned.disk_bytes,
+        "changes": dict(found.changes) if found else {},
+        "left_out": found.lost if found else "",
+        "for": "mac" if planner.for_mac else "here",
+        "smallest_mac_gib": macs.smallest(planned.plan.peak_bytes) if planner.backend == "mlx" else None,
+        "notes": list(planner.notes),
+    }
+
+
+def _show(planner: Any, planned: Any, about: dict[str, Any], limit_bytes: int) -> None:
     from mlxtune.memory.fit import as_flags
     from mlxtune.memory.guard import in_words
-    from mlxtune.memory.readings import now
     from mlxtune.report.memory import show
     from mlxtune.words import count, size
 
-    about, recipe = _about(planner, planned), planned.recipe
-    free = now()
-    system = "" if free.available is None else f"; {size(free.available)} of its {size(free.total or 0)} are free now"
+    recipe = planned.recipe
     said = [
         ("model", f"{recipe.model.name or 'tiny'}, {count(about['parameters'])} parameters ({about['shapes_from']})"),
         ("strategy", planned.setup.selection.words),
         ("computes", f"{planner.backend}, {recipe.backend.precision}"),
         ("largest batch", in_words(planned.rows)),
-        ("machine", f"{size(planner.machine.limit_bytes)} for a run{system}"),
+        ("machine", _a_mac(about, limit_bytes) if planner.for_mac else _this_machine(planner)),
     ]
     if planned.disk_bytes:
         said.append(("on the disk", f"{size(planned.disk_bytes)}, the frozen layers' output"))
-    if changes:
-        said.append(("fits with", as_flags(changes)))
+    if about["changes"]:
+        said.append(("fits with", as_flags(about["changes"])))
+    if about["left_out"]:
+        said.append(("left out", about["left_out"]))
     show(planned.plan, limit_bytes, said, planner.savings(recipe)[:3], planner.notes)
+
+
+def _this_machine(planner: Any) -> str:
+    from mlxtune.memory.readings import now
+    from mlxtune.words import size
+
+    free = now()
+    system = "" if free.available is None else f"; {size(free.available)} of its {size(free.total or 0)} are free now"
+    return f"{size(planner.machine.limit_bytes)} for a run{system}"
+
+
+def _a_mac(about: dict[str, Any], limit_bytes: int) -> str:
+    from mlxtune.words import size
+
+    if limit_bytes:
+        return f"a Mac whose GPU may have {size(limit_bytes)} of its memory"
+    gib = about["smallest_mac_gib"]
+    return f"a Mac with {gib} GB of memory or more" if gib else "no Mac has so much memory"

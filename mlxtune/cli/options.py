@@ -1,120 +1,38 @@
-"""The options of a training run: one table from flag to recipe key, and a decorator that gives them to a verb."""
+"""The options of a training run: decorators that give them to a verb."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
+from mlxtune.cli.flags import FLAGS, Flag
+from mlxtune.cli.naming import naming
 from mlxtune.words import n_bytes
 
-
-class Flag(NamedTuple):
-    flag: str
-    key: str  # of the recipe
-    kind: Any
-    help: str
-    panel: str
-
-
-MODEL, WHAT, HOW, RATE, SAVE = "Model and data", "What trains", "How long, in what portions", "Optimizer", "Run"
-
-FLAGS = (
-    Flag(
-        "--model", "model.name", str, "Alias, hub id, local folder or preset. Default: the built-in tiny model.", MODEL
-    ),
-    Flag("--revision", "model.revision", str, "Branch, tag or commit of a hub model.", MODEL),
-    Flag("--data", "data.path", str, "File, folder or hub data set. Default: the built-in rows.", MODEL),
-    Flag("--max-seq-length", "data.max_seq_length", int, "Tokens a row may have. Default: 2048.", MODEL),
-    Flag(
-        "--loss-on", "data.loss_on", str, "Which tokens carry loss: auto, all, assistant, last. Default: auto.", MODEL
-    ),
-    Flag(
-        "--skip-bad-rows/--refuse-bad-rows",
-        "data.skip_bad_rows",
-        bool,
-        "Leave faulty rows out. Default: refuse.",
-        MODEL,
-    ),
-    Flag("--strategy", "strategy.name", str, "last-n, lora or full. Default: last-n.", WHAT),
-    Flag("--last-n", "strategy.last_n", str, "Layers from the end, or all. Default: 4; lora: all.", WHAT),
-    Flag(
-        "--head/--no-head", "strategy.head", bool, "Train the head; unties a tied one. Default: if it is its own.", WHAT
-    ),
-    Flag("--rank", "strategy.rank", int, "LoRA: rank. Default: 8.", WHAT),
-    Flag("--scale", "strategy.scale", float, "LoRA: factor of the addition. Default: 20.", WHAT),
-    Flag("--alpha", "strategy.alpha", float, "LoRA: scale times rank, instead of --scale.", WHAT),
-    Flag("--dropout", "strategy.dropout", float, "LoRA: dropout of its input. Default: 0.", WHAT),
-    Flag(
-        "--target", "strategy.target", list[str], "LoRA: module name or pattern; repeatable. Default: all linear.", WHAT
-    ),
-    Flag("--max-steps", "train.max_steps", int, "Optimizer steps.", HOW),
-    Flag("--epochs", "train.epochs", int, "Passes over the rows, instead of --max-steps. Default: 1.", HOW),
-    Flag("--batch-size", "train.batch_size", int, "Rows of a micro-batch. Default: 4.", HOW),
-    Flag("--grad-accum", "train.grad_accum", int, "Micro-batches of a step. Default: 1.", HOW),
-    Flag("--seed", "train.seed", int, "Order of the rows, LoRA's start, dropout, rounding. Default: 0.", HOW),
-    Flag("--eval-every", "train.eval_every", int, "Steps between validations. Default: a tenth of the run.", HOW),
-    Flag("--patience", "train.patience", int, "Stop after so many validations without a gain.", HOW),
-    Flag("--learning-rate", "schedule.learning_rate", float, "Peak rate. Default: 1e-5.", RATE),
-    Flag("--schedule", "schedule.name", str, "constant, linear or cosine. Default: constant.", RATE),
-    Flag("--warmup-steps", "schedule.warmup_steps", int, "Steps of linear warmup. Default: 0.", RATE),
-    Flag("--min-learning-rate", "schedule.min_learning_rate", float, "Where linear and cosine end. Default: 0.", RATE),
-    Flag("--weight-decay", "optimizer.weight_decay", float, "Decoupled, times the learning rate. Default: 0.01.", RATE),
-    Flag(
-        "--moments",
-        "optimizer.moments",
-        str,
-        "AdamW's m and v in fp32, or bf16 in half the bytes. Default: fp32.",
-        RATE,
-    ),
-    Flag("--clip-norm", "train.clip_norm", str, "Largest global gradient norm, or none. Default: 1.0.", RATE),
-    Flag("--precision", "backend.precision", str, "bf16, fp16 or fp32. Default: bf16.", RATE),
-    Flag("--backend", "backend.name", str, "auto, mlx or numpy. Default: auto.", RATE),
-    Flag(
-        "--system-blas/--bundled-blas",
-        "backend.system_blas",
-        bool,
-        "MLX on a processor: the system's OpenBLAS or its own. Default: the system's.",
-        RATE,
-    ),
-    Flag(
-        "--prefix-cache",
-        "backend.prefix_cache",
-        str,
-        "Keep the frozen layers' output over epochs and runs: auto, on, off. Default: auto.",
-        RATE,
-    ),
-    Flag(
-        "--update-order",
-        "backend.update_order",
-        str,
-        "auto: within the backward pass where nothing clips; after: when all gradients are there. Default: auto.",
-        RATE,
-    ),
-    Flag(
-        "--grad-checkpoint/--no-grad-checkpoint",
-        "backend.grad_checkpoint",
-        bool,
-        "Keep only the layers' inputs and compute the rest again: less memory, more time. Default: no.",
-        RATE,
-    ),
-    Flag("--memory-limit", "backend.memory_limit_bytes", str, "Most bytes to take: 24GB. Default: the device's.", RATE),
-    Flag("--save-every", "checkpoint.save_every", int, "Steps between checkpoints. Default: 100.", SAVE),
-    Flag("--keep", "checkpoint.keep", int, "Checkpoints that stay on the disk. Default: 2.", SAVE),
-    Flag("--out", "run.out", str, "Run folder. Default: a new one under runs/.", SAVE),
-)
+METAVARS = {int: "INTEGER", float: "NUMBER"}
 
 
 def recipe_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb all FLAGS; those that the user gave reach its parameter `overrides`, by recipe key."""
-    names = {_name(flag): flag for flag in FLAGS}
+    return _with(verb, FLAGS)
+
+
+def some_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same with the FLAGS of these names alone."""
+    return lambda verb: _with(verb, [flag for flag in FLAGS if flag.flag.partition("/")[0] in names])
+
+
+def _with(verb: Callable[..., None], flags: Sequence[Flag]) -> Callable[..., None]:
+    names = {_name(flag): flag for flag in flags}
 
     @wraps(verb)
     def wrapped(**arguments: Any) -> None:
-        given = {flag.key: arguments.pop(name) for name, flag in names.items()}
-        overrides = {key: _converted(key, value) for key, value in given.items() if value not in (None, [])}
-        verb(overrides=overrides, **arguments)
+        given = {flag: arguments.pop(name) for name, flag in names.items()}
+        overrides = {flag.key: _converted(flag, value) for flag, value in given.items() if value not in (None, [])}
+        with naming(overrides, arguments.get("recipe")):
+            verb(overrides=overrides, **arguments)
 
     signature = inspect.signature(verb).parameters
     own = [p.replace(kind=p.KEYWORD_ONLY) for name, p in signature.items() if name != "overrides"]
@@ -129,25 +47,31 @@ def _name(flag: Flag) -> str:
 
 
 def _parameter(name: str, flag: Flag) -> inspect.Parameter:
-    option = typer.Option(flag.flag, help=flag.help, rich_help_panel=flag.panel, show_default=False)
-    kind: Any = flag.kind | None
+    """Numbers are taken as text: the recipe refuses what is none, together with all other faults."""
+    metavar = METAVARS.get(flag.kind)
+    option = typer.Option(flag.flag, help=flag.help, rich_help_panel=flag.panel, show_default=False, metavar=metavar)
+    kind: Any = (str if metavar else flag.kind) | None
     annotation = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _converted(key: str, value: Any) -> Any:
-    if key == "strategy.last_n" and str(value).lstrip("-").isdigit():
-        return int(value)
-    if key == "train.clip_norm":
-        return None if value == "none" else _number(value)
-    if key == "backend.memory_limit_bytes":
-        return n_bytes(value) or value
+def _converted(flag: Flag, value: Any) -> Any:
+    """The value as a recipe has it; a text that says no such value stays, for the recipe to refuse."""
+    match flag.key:
+        case "strategy.last_n":
+            return _number(int, value)
+        case "train.clip_norm":
+            return None if value == "none" else _number(float, value)
+        case "backend.memory_limit_bytes":
+            found = n_bytes(value)
+            return value if found is None else found
+    if flag.kind in METAVARS:
+        return _number(flag.kind, value)
     return tuple(value) if isinstance(value, list) else value
 
 
-def _number(value: str) -> float | str:
-    """The number that a text is; another text stays, for the recipe to refuse."""
+def _number(kind: Callable[[str], Any], value: str) -> Any:
     try:
-        return float(value)
+        return kind(value)
     except ValueError:
         return value

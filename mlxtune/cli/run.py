@@ -7,7 +7,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from mlxtune.errors import MlxtuneError
+from mlxtune.cli.naming import naming
+from mlxtune.errors import BadSetting, MlxtuneError
 from mlxtune.events import End
 from mlxtune.signals import BEFORE_THE_FIRST_STEP, ending_at_once
 from mlxtune.words import line
@@ -26,6 +27,7 @@ class Found(NamedTuple):
 def run(
     recipes: Annotated[list[Path] | None, typer.Argument(metavar="RECIPE...", help="YAML recipe files.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, in every recipe.")] = None,
+    data: Annotated[str | None, typer.Option(help="File, folder or hub data set, for every recipe.")] = None,
     from_mlx_lm: Annotated[
         Path | None, typer.Option(help="A YAML file of mlx_lm.lora; every key is mapped or refused.")
     ] = None,
@@ -42,7 +44,7 @@ def run(
 
       mlxtune run a.yaml b.yaml --set train.max_steps=10
 
-      mlxtune run recipes/*.yaml --dry-run
+      mlxtune run recipes/*.yaml --data rows.jsonl --dry-run
 
       mlxtune run --from-mlx-lm lora_config.yaml
     """
@@ -52,8 +54,8 @@ def run(
 
     paths = [*(recipes or []), *([from_mlx_lm] if from_mlx_lm else [])]
     if not paths:
-        raise typer.BadParameter("name at least one recipe file", param_hint="RECIPE...")
-    overrides = parse_changes(changes or [])
+        raise BadSetting("mlxtune run", expected="a recipe file at least", found="none", remedy="mlxtune run demo.yaml")
+    overrides = parse_changes(changes or []) | ({} if data is None else {"data.path": data})
     found: list[Found] = []
     for path in paths:
         found.append(_one(path, overrides, foreign=path is from_mlx_lm, dry_run=dry_run, json=json))
@@ -76,11 +78,12 @@ def _one(path: Path, overrides: dict[str, object], *, foreign: bool, dry_run: bo
     if dry_run and not json:
         print(f"# {line(str(path))}")
     try:
-        recipe = build(_translated(path) if foreign else read(path), overrides, str(path))
-        if dry_run:
-            return Found(str(path), 0, plan=plan(recipe, json=json))
-        with closing(console(json=json)) as report:
-            end = runs.start(recipe, [report])
+        with naming(overrides, path, by_set=True):
+            recipe = build(_translated(path) if foreign else read(path), overrides, str(path))
+            if dry_run:
+                return Found(str(path), 0, plan=plan(recipe, json=json))
+            with closing(console(json=json)) as report:
+                end = runs.start(recipe, [report])
     except MlxtuneError as fault:
         error(fault)
         return Found(str(path), fault.exit_code)

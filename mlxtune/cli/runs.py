@@ -8,6 +8,7 @@ import typer
 
 from mlxtune.events import End, as_json
 from mlxtune.recipe import Recipe, as_tree
+from mlxtune.words import size
 
 
 def run_one(recipe: Recipe, resume: str, *, json: bool) -> None:
@@ -38,21 +39,56 @@ def finish(end: End, *, json: bool) -> None:
 
 
 def plan(recipe: Recipe, *, json: bool) -> dict[str, Any]:
-    """Check everything; the plan, which is shown but for JSON. Reads no weights and writes nothing."""
+    """Check everything; the plan, which is shown but for JSON. Reads no weights, fetches none and writes nothing."""
     from mlxtune.engine import Progress
+    from mlxtune.models.hub import is_here
     from mlxtune.prepare import prepare, start_event
-    from mlxtune.recipe import as_yaml
     from mlxtune.report.console import console
     from mlxtune.run_folder import default_folder
 
+    if not is_here(recipe.model.name, recipe.model.revision):
+        return _plan_without_the_model(recipe, json=json)
     folder = recipe.run.out or str(default_folder(recipe))
     with closing(console(json=json)) as report:
-        start = start_event(prepare(recipe, report), folder, Progress())
+        prepared = prepare(recipe, report)
+        start = start_event(prepared, folder, Progress())
         if not json:
             report(start)
+    return _planned(prepared.recipe, as_json(start), json=json)
+
+
+def _plan_without_the_model(recipe: Recipe, *, json: bool) -> dict[str, Any]:
+    """What can be checked while the model is on the hub: the settings, the rows as they are read, and the shapes."""
+    from mlxtune.data import load as data
+    from mlxtune.planning import Planner
+
+    data.read(recipe.data)
+    planner = Planner(recipe, without_rows=True)
+    planned = planner.plan(planner.recipe)
+    said = {
+        "model": str(recipe.model.name),
+        "strategy": planned.setup.selection.words,
+        "backend": planner.backend,
+        "precision": recipe.backend.precision,
+        "predicted_peak_bytes": planned.plan.peak_bytes,
+        "note": UNCHECKED.format(recipe.model.name),
+    }
+    if not json:
+        for name, text in said.items():
+            typer.echo(f"{name.partition('_')[0]:<12}{size(text) if isinstance(text, int) else text}")
+        typer.echo()
+    return _planned(planned.recipe, said, json=json)
+
+
+UNCHECKED = "{} is not on this disk, and nothing was fetched: tokens and weights are not checked."
+
+
+def _planned(recipe: Recipe, said: dict[str, Any], *, json: bool) -> dict[str, Any]:
+    from mlxtune.recipe import as_yaml
+
     if not json:
         typer.echo(as_yaml(recipe))
-    return {"plan": as_json(start), "recipe": as_tree(recipe)}
+    return {"plan": said, "recipe": as_tree(recipe)}
 
 
 def print_json(document: dict[str, Any]) -> None:

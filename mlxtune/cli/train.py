@@ -43,7 +43,7 @@ def train(
     from mlxtune.cli.fitting import fitted
     from mlxtune.cli.runs import go_on, plan, print_json, run_one
     from mlxtune.memory.fit import as_flags
-    from mlxtune.planning import settled
+    from mlxtune.planning import Planner
 
     if resume not in ("auto", "never"):
         own = {"--recipe": recipe, "--dry-run": dry_run, "--fit": fit, "--out": overrides.get("run.out")}
@@ -52,9 +52,10 @@ def train(
         return
     wanted = built(recipe, overrides)
     if fit is not None:
-        fitting, changes, limit_bytes = fitted(settled(wanted), fit)
-        wanted = replace(fitting, backend=replace(fitting.backend, memory_limit_bytes=limit_bytes))
-        typer.echo(f"fits with: {as_flags(changes) or 'the settings as they are'}", err=True)
+        found = fitted(Planner(wanted, as_a_run=True), fit)
+        wanted = replace(found.recipe, backend=replace(found.recipe.backend, memory_limit_bytes=found.limit_bytes))
+        lost = f", which leaves out {found.lost}" if found.lost else ""
+        typer.echo(f"fits with: {as_flags(found.changes) or 'the settings as they are'}{lost}", err=True)
     if not dry_run:
         run_one(wanted, resume, json=json)
         return

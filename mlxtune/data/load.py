@@ -52,8 +52,13 @@ def read(settings: DataSettings) -> Examples:
     return Examples(splits, (*refused, *marked), unread, sources.unread)
 
 
-def prepare(examples: Examples, settings: DataSettings, tokenizer: Tokenizer, *, seed: int) -> Dataset:
-    """Tokenized rows, split. Raises where no row is left to train on, naming the length that would admit some."""
+def prepare(
+    examples: Examples, settings: DataSettings, tokenizer: Tokenizer, *, seed: int, context: int = 0
+) -> Dataset:
+    """Tokenized rows, split. Raises where no row is left to train on, naming the length that would admit some.
+
+    context: the most tokens that the model was made for; 0 where that is not known.
+    """
     given = "valid" in examples.splits
     _check_share(settings, given=given)
     unwritten = Unread()
@@ -61,16 +66,17 @@ def prepare(examples: Examples, settings: DataSettings, tokenizer: Tokenizer, *,
     refused = examples.refused + _refused(made, settings)
     train, valid = made[0].rows, made[1].rows
     if not train:
-        raise _nothing_left(examples, "train", made[0], refused, settings)
+        raise _nothing_left(examples, "train", made[0], refused, settings, context)
     if not given:
         train, valid = part(train, share=settings.valid_share, seed=seed)
     rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ())]
     split = notes.split(len(train), len(valid), given=given, share=settings.valid_share, seed=seed)
-    said = (split, *notes.preference(rows), *notes.skipped(refused))
+    skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
+    said = (split, *notes.preference(rows), *skipped)
     return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)))
 
 
-def load_for_eval(settings: DataSettings, tokenizer: Tokenizer) -> Dataset:
+def load_for_eval(settings: DataSettings, tokenizer: Tokenizer, context: int = 0) -> Dataset:
     """The rows to measure a model on, all in `valid`: the test split, else the validation split, else all there are."""
     examples = read(settings)
     order: tuple[Split, ...] = ("test", "valid", "train")
@@ -79,9 +85,15 @@ def load_for_eval(settings: DataSettings, tokenizer: Tokenizer) -> Dataset:
     made = tokenize(examples.splits[split], settings, tokenizer, unwritten)
     refused = examples.refused + _refused([made], settings)
     if not made.rows:
-        raise _nothing_left(examples, split, made, refused, settings)
-    said = (*notes.preference(examples.splits[split]), *notes.skipped(refused))
-    return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)))
+        raise _nothing_left(examples, split, made, refused, settings, context)
+    skipped = (*notes.skipped(refused), *_beyond([made], settings, context))
+    said = (*notes.preference(examples.splits[split]), *skipped)
+    return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)), split)
+
+
+def _beyond(parts: Sequence[Tokenized], settings: DataSettings, context: int) -> list[str]:
+    is_why = settings.longest == context and any(part.too_long for part in parts)
+    return [notes.beyond(context)] if is_why else []
 
 
 def _lost(examples: Examples, unwritten: Unread, tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -101,7 +113,7 @@ def _check_share(settings: DataSettings, *, given: bool) -> None:
 
 def _refused(parts: Sequence[Tokenized], settings: DataSettings) -> tuple[Refused, ...]:
     """Rows that will not train, by split and reason. Raises for faults, unless bad rows are skipped."""
-    limit = settings.max_seq_length
+    limit = settings.longest
     refused = refuse_or_raise([each for part in parts for each in part.faults], skip=settings.skip_bad_rows)
     for made in parts:
         refused += tuple(
@@ -112,7 +124,12 @@ def _refused(parts: Sequence[Tokenized], settings: DataSettings) -> tuple[Refuse
 
 
 def _nothing_left(
-    examples: Examples, split: Split, made: Tokenized, refused: Sequence[Refused], settings: DataSettings
+    examples: Examples,
+    split: Split,
+    made: Tokenized,
+    refused: Sequence[Refused],
+    settings: DataSettings,
+    context: int,
 ) -> BadData:
     """Why no row is left: they are too long, or the first reason of those that were refused."""
     where = settings.path or "the built-in data"
@@ -121,8 +138,13 @@ def _nothing_left(
     if made.too_long:
         needs = [row.needs for row in made.too_long]
         remedy = f"--max-seq-length {min(needs)} would admit some, {max(needs)} all that are too long."
-        expected = f"at least one row whose supervised tokens end within {settings.max_seq_length:,} tokens"
-        return BadData(where, expected=expected, found=f"{len(needs):,} rows, all longer", remedy=remedy)
+        if min(needs) == max(needs):
+            remedy = f"--max-seq-length {max(needs)} would admit {'it' if len(needs) == 1 else 'them'}."
+        if 0 < context < max(needs):
+            remedy = f"The model's context is {context:,} tokens. Shorten the rows, or name a model with a longer one."
+        expected = f"at least one row whose supervised tokens end within {settings.longest:,} tokens"
+        found = "1 row, which is longer" if len(needs) == 1 else f"{len(needs):,} rows, all longer"
+        return BadData(where, expected=expected, found=found, remedy=remedy)
     found = (
         f"none of {len(refused):,}, the first because: {refused[0].source}: {refused[0].reason}" if refused else "none"
     )

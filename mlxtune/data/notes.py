@@ -20,9 +20,8 @@ def split(train: int, valid: int, *, given: bool, share: float, seed: int) -> st
     'No validation file: 5 of 100 rows (5%), drawn with seed 0, are held out for validation.'
     """
     if given:
-        return (
-            f"{valid:,} validation rows of their own." if valid else "No validation: every validation row was refused."
-        )
+        refused = "No validation: every validation row was refused."
+        return f"The data has {_rows(valid)} for validation." if valid else refused
     if share == 0:
         return "No validation: there is no validation file, and the share to hold out is 0."
     if not valid:
@@ -30,7 +29,7 @@ def split(train: int, valid: int, *, given: bool, share: float, seed: int) -> st
     total = train + valid
     return (
         f"No validation file: {valid:,} of {total:,} rows ({valid / total:.0%}), drawn with seed {seed}, "
-        f"are held out for validation."
+        f"{'is' if valid == 1 else 'are'} held out for validation."
     )
 
 
@@ -64,6 +63,11 @@ def skipped(refused: Sequence[Refused]) -> list[str]:
     kinds = Counter(kind(each) for each in refused)
     reasons = "; ".join(f"{count:,} {reason}" for reason, count in kinds.most_common())
     return [f"{_rows(len(refused))} skipped: {reasons}."]
+
+
+def beyond(context: int) -> str:
+    """Why rows were too long, where the model is the reason."""
+    return f"The model's context is {context:,} tokens: it was not made for longer rows."
 
 
 def kind(refused: Refused) -> str:

@@ -14,6 +14,7 @@ from mlxtune.data.tokens import Marked, Tokens, encode, marked
 from mlxtune.data.types import TokenRow
 from mlxtune.data.unread import Unread, texts
 from mlxtune.errors import BadData, BadSetting
+from mlxtune.words import counted
 
 _WRITTEN = {"role", "content", "tool_calls", "tool_call_id", "id"}  # checked elsewhere, or names and no text
 _CHUNK = 1024  # rows that are encoded together: enough for the tokenizer's threads, little memory
@@ -50,10 +51,10 @@ def tokenize(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, 
             faults.append(fault(place, made))
         elif not made.supervised.any():
             silent.append(place)
-        elif (needs := int(np.flatnonzero(made.supervised)[-1]) + 1) > settings.max_seq_length:
+        elif (needs := int(np.flatnonzero(made.supervised)[-1]) + 1) > settings.longest:
             too_long.append(TooLong(place, needs))
         else:
-            limit = settings.max_seq_length  # what lies beyond carries no loss
+            limit = settings.longest  # what lies beyond carries no loss
             kept.append(TokenRow(made.tokens[:limit], made.supervised[:limit], place.short))
     return Tokenized(tuple(kept), tuple(too_long), tuple(silent), tuple(faults))
 
@@ -71,7 +72,7 @@ def _check_settings(rows: Sequence[Row], settings: DataSettings, tokenizer: Toke
         raise BadData(
             str(chats[0].place),
             expected="a tokenizer with a chat template, as this row is a chat",
-            found=f"none in {tokenizer.name_or_path or 'the model'} ({len(chats):,} rows are chats)",
+            found=f"none in {tokenizer.name_or_path or 'the model'} ({counted(len(chats), 'such row')})",
             remedy="Name a model that has one, usually the -Instruct one of its family;"
             " prompt/completion rows and text rows need none.",
         )
@@ -89,7 +90,7 @@ def _encoded(
                 _note_unwritten(row.example, text.text, unwritten)
             made = text if isinstance(text, BadRow) else next(encoded)
             if isinstance(row.example, Document) and isinstance(made, Tokens):
-                yield from _windows(row.place, row.example.text, made, settings.max_seq_length)
+                yield from _windows(row.place, row.example.text, made, settings.longest)
             else:
                 yield row.place, made
 

@@ -1,5 +1,6 @@
 """The settings of the data: where the rows are, and which of their tokens carry loss."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from mlxtune.settings import section
 from mlxtune.words import shown
 
 LossOn = Literal["auto", "all", "assistant", "last"]
+USUAL_LENGTH = 2048  # tokens that a row may have where nothing is said and the model can read as many
 
 
 @section
@@ -21,7 +23,8 @@ class DataSettings:
     """
 
     path: str | None = None  # a file, a folder or a hub data set; None is the built-in data
-    max_seq_length: Annotated[int, Field(ge=2)] = 2048  # tokens; one token has nothing to be predicted from
+    # Tokens; one token has nothing to be predicted from. None: as many as are usual, within the model's context.
+    max_seq_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
     loss_on: LossOn = "auto"
     skip_bad_rows: bool = False  # skip, count and list rows that cannot be read, instead of stopping
     valid_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the rows, where there is no validation file
@@ -38,3 +41,26 @@ class DataSettings:
     def time(self) -> datetime:
         """`now`, or this moment."""
         return datetime.fromisoformat(self.now) if self.now is not None else datetime.now()
+
+    @property
+    def longest(self) -> int:
+        """How many tokens a row may have."""
+        return self.max_seq_length or USUAL_LENGTH
+
+
+def within(settings: DataSettings, context: int) -> DataSettings:
+    """The settings with a length that the model can read. context: the model's, in tokens; 0 where it is not known.
+
+    >>> within(DataSettings(), 512).max_seq_length
+    512
+    """
+    if settings.max_seq_length is None:
+        return replace(settings, max_seq_length=min(USUAL_LENGTH, max(2, context or USUAL_LENGTH)))
+    if context and settings.max_seq_length > context:
+        raise BadSetting(
+            "data.max_seq_length",
+            expected=f"at most {context:,} tokens, the model's context",
+            found=f"{settings.max_seq_length:,}",
+            remedy=f"Give --max-seq-length {context} or less: the model was not made for longer rows.",
+        )
+    return settings

@@ -18,7 +18,7 @@ from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span, Turns
 from mlxtune.errors import BadData, BadModel
-from mlxtune.words import line, shortened
+from mlxtune.words import counted, line, shortened
 
 WORK, WORK_A_CHARACTER, MOST_WORK = 4_000_000, 1_000, 200_000_000  # of one text, see sandbox; more of a longer one
 LARGEST_TEMPLATE = 100_000  # characters
@@ -192,6 +192,6 @@ def _chosen(spans: list[Span], chat: Chat, indices: list[int]) -> tuple[Span, ..
     if indices == turns:
         return tuple(spans)
     if len(spans) != len(turns):
-        found = f"one that marks {len(spans):,} spans for {len(turns):,} turns"
+        found = f"one that marks {counted(len(spans), 'span')} for {counted(len(turns), 'turn')}"
         raise BadRow("a chat template that marks each assistant turn once", found)
     return tuple(spans[turns.index(index)] for index in indices)

@@ -34,6 +34,7 @@ class Dataset:
     valid: tuple[TokenRow, ...]
     refused: tuple[Refused, ...]
     notes: tuple[str, ...]
+    split: str = ""  # that the rows of `valid` are from, where they are all that is asked for
 
 
 class Batch(NamedTuple):

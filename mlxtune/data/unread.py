@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxtune.data.tokenizer import Tokenizer
+from mlxtune.words import counted as how_many
 from mlxtune.words import shown
 
 SAMPLE = 4096  # characters of each key that are encoded; the rest is counted at their rate
@@ -61,7 +62,7 @@ class Unread:
             f"({rows:,} {'row' if rows == 1 else 'rows'}, about {tokens:,} {'token' if tokens == 1 else 'tokens'})"
             for tokens, key, rows in counted[:LISTED]
         ]
-        more = [f"{len(counted) - LISTED:,} more keys"] if counted[LISTED:] else []
+        more = [how_many(len(counted) - LISTED, "more key")] if counted[LISTED:] else []
         return [f"{before} {', '.join([*listed, *more])}."]
 
 

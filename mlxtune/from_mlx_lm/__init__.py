@@ -12,6 +12,7 @@ from mlxtune.from_mlx_lm.keys import ALWAYS, DEFAULTS, IN_ITERATIONS, REFUSED, S
 from mlxtune.from_mlx_lm.optimizer import optimizer, schedule
 from mlxtune.from_mlx_lm.strategy import strategy
 from mlxtune.from_mlx_lm.work import Recipe, Translation
+from mlxtune.words import counted
 
 
 def translate(config: Mapping[str, Any]) -> tuple[Recipe, list[str]]:
@@ -69,7 +70,9 @@ def _in_steps(iterations: int, accumulate: int) -> str:
     """
     steps = max(1, iterations // accumulate)
     rounded = "" if iterations == steps * accumulate else ", rounded " + ("down" if iterations > accumulate else "up")
-    return f"{iterations:,} iterations of one micro-batch are {steps:,} steps of {accumulate}{rounded}"
+    whole = counted(iterations, "iteration")
+    be = "is" if iterations == 1 else "are"
+    return f"{whole} of one micro-batch {be} {counted(steps, 'step')} of {accumulate}{rounded}"
 
 
 def _evaluation(work: Translation) -> None:
@@ -77,7 +80,8 @@ def _evaluation(work: Translation) -> None:
     if type(batches) is not int:
         work.refuse("val_batches", "a whole number", repr(batches))
     elif batches != -1:
-        work.notes.append(f"val_batches: all validation rows are used; mlx-lm would take {batches:,} batches of them.")
+        some = counted(batches, "batch", "batches")
+        work.notes.append(f"val_batches: all validation rows are used; mlx-lm would take {some} of them.")
     if work.given.get("steps_per_report") is not None:
         work.notes.append("steps_per_report: every step is reported.")
     if work.given.get("test_batches") is not None:

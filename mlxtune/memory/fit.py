@@ -1,12 +1,12 @@
 """Settings that fit: the changes of a recipe that cost its result least, found by asking the plan.
 
-First what changes no number or next to none: smaller micro-batches, with so many more of them that a step sees the same
-rows; gradient checkpointing; and the frozen layers' output kept on the disk, so that they need not be in memory. Then
-moments in 16 bits, then fewer layers, and last shorter rows: longer ones are then left out.
-Among changes that cost alike, the one that uses most of the memory is the fastest.
+First what costs time alone: smaller micro-batches, with so many more of them that a step sees the same rows; gradient
+checkpointing; and the frozen layers' output: MLX keeps it on the disk, so that those layers need not be in memory, and
+NumPy, which keeps it in memory, does without. Then moments in 16 bits, then fewer layers, and last shorter rows: longer
+ones are then left out. Among changes that cost alike, the one that uses most of the memory is the fastest.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -42,10 +42,17 @@ def as_flags(changes: Changes) -> str:
     return " ".join(FLAGS[key].format(value) for key, value in changes.items())
 
 
-def search(peak: Peak, recipe: Tree, n_layers: int, limit_bytes: int) -> Changes:
-    """The changes; none where the recipe fits as it is. Raises BadSetting where nothing fits."""
+class NothingFits(BadSetting):
+    """No settings that may be changed fit."""
+
+
+def search(peak: Peak, recipe: Tree, n_layers: int, limit_bytes: int, lengths: Sequence[int] = ()) -> Changes:
+    """The changes; none where the recipe fits as it is. lengths: that rows may be cut to, longest first.
+
+    Raises NothingFits.
+    """
     smallest: tuple[int, Changes] | None = None
-    for costly in _costly(recipe, n_layers):
+    for costly in _costly(recipe, n_layers, lengths):
         found = []
         for free in _free(recipe):
             changes = {**free, **costly}
@@ -54,18 +61,23 @@ def search(peak: Peak, recipe: Tree, n_layers: int, limit_bytes: int) -> Changes
                 continue
             smallest = min(smallest or (needed, changes), (needed, changes), key=lambda each: each[0])
             if needed <= SAFE * limit_bytes:
-                found.append(
-                    (needed >= FILLED * limit_bytes, not changes.get("backend.grad_checkpoint"), needed, changes)
-                )
+                found.append((_speed(changes, needed, limit_bytes), changes))
         if found:
-            return max(found, key=lambda each: each[:3])[3]
-    assert smallest is not None, "the recipe itself can be planned"
-    raise BadSetting(
+            return max(found, key=lambda each: each[0])[1]
+    if smallest is None:  # of lengths that leave no rows
+        raise NothingFits("--fit", expected=f"settings that fit {size(limit_bytes)}", found="none")
+    raise NothingFits(
         "--fit",
         expected=f"settings that fit {size(limit_bytes)}",
         found=f"{size(smallest[0])} at least",
         remedy=f"That is with {as_flags(smallest[1]) or 'the settings as they are'}. Choose a smaller model.",
     )
+
+
+def _speed(changes: Changes, needed: int, limit_bytes: int) -> tuple[bool, bool, bool, int]:
+    """Larger is likely to be faster."""
+    keeps, inside = changes.get("backend.prefix_cache") != "off", not changes.get("backend.grad_checkpoint")
+    return keeps, needed >= FILLED * limit_bytes, inside, needed
 
 
 def single_changes(recipe: Tree, n_layers: int) -> Iterator[dict[str, Any]]:
@@ -77,8 +89,7 @@ def single_changes(recipe: Tree, n_layers: int) -> Iterator[dict[str, Any]]:
         yield {"train.batch_size": fewer_rows, "train.grad_accum": rows // fewer_rows}
     if not backend["grad_checkpoint"]:
         yield {"backend.grad_checkpoint": True}
-    if _can_keep(recipe):
-        yield {"backend.prefix_cache": "on"}
+    yield from _kept_otherwise(recipe)
     if recipe["optimizer"]["moments"] == "fp32":
         yield {"optimizer.moments": "bf16"}
     if train["clip_norm"] is not None and backend["name"] != "numpy":
@@ -91,12 +102,12 @@ def single_changes(recipe: Tree, n_layers: int) -> Iterator[dict[str, Any]]:
         yield {"data.max_seq_length": half}
 
 
-def _costly(recipe: Tree, n_layers: int) -> Iterator[dict[str, Any]]:
+def _costly(recipe: Tree, n_layers: int, shorter: Sequence[int]) -> Iterator[dict[str, Any]]:
     """What costs the result something, cheapest first."""
     moments: list[dict[str, Any]] = [{}]
     moments += [{"optimizer.moments": "bf16"}] if recipe["optimizer"]["moments"] == "fp32" else []
     layers = [{}, *({"strategy.last_n": n} for n in _fewer_layers(recipe["strategy"], n_layers))]
-    lengths = [{}, *({"data.max_seq_length": n} for n in _shorter(recipe["data"]["max_seq_length"]))]
+    lengths = [{}, *({"data.max_seq_length": n} for n in shorter)]
     for length, fewer in product(lengths, layers):
         for kind in moments:
             yield {**kind, **fewer, **length}
@@ -109,19 +120,19 @@ def _free(recipe: Tree) -> Iterator[dict[str, Any]]:
     sizes = [n for n in range(train["batch_size"], 0, -1) if rows % n == 0]
     checkpoints: list[dict[str, Any]] = [{}]
     checkpoints += [] if recipe["backend"]["grad_checkpoint"] else [{"backend.grad_checkpoint": True}]
-    keeps: list[dict[str, Any]] = [{}]
-    keeps += [{"backend.prefix_cache": "on"}] if _can_keep(recipe) else []
+    keeps = [{}, *_kept_otherwise(recipe)]
     for keep, n, checkpoint in product(keeps, sizes, checkpoints):
         batch = {} if n == train["batch_size"] else {"train.batch_size": n, "train.grad_accum": rows // n}
         yield {**keep, **batch, **checkpoint}
 
 
-def _can_keep(recipe: Tree) -> bool:
-    """Whether the frozen layers' output may be kept: their weights are then not in memory."""
+def _kept_otherwise(recipe: Tree) -> list[dict[str, Any]]:
+    """The change of what is kept of the frozen layers that may save memory: their weights on MLX, their output on
+    NumPy, which holds both."""
     backend, strategy = recipe["backend"], recipe["strategy"]
-    return bool(
-        backend["prefix_cache"] == "auto" and backend["name"] != "numpy" and strategy.get("last_n", "all") != "all"
-    )
+    if backend["prefix_cache"] != "auto" or strategy.get("last_n", "all") == "all":
+        return []
+    return [{"backend.prefix_cache": "off" if backend["name"] == "numpy" else "on"}]
 
 
 def _fewer_layers(strategy: Mapping[str, Any], n_layers: int) -> list[int]:
@@ -136,10 +147,10 @@ def _fewer_layers(strategy: Mapping[str, Any], n_layers: int) -> list[int]:
     return [now >> power for power in range(1, now.bit_length())]
 
 
-def _shorter(length: int) -> list[int]:
+def shorter(length: int) -> list[int]:
     """Halves of a length.
 
-    >>> _shorter(1024)
+    >>> shorter(1024)
     [512, 256, 128]
     """
     return [length >> power for power in range(1, 12) if length >> power >= SHORTEST]

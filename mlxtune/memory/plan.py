@@ -54,15 +54,15 @@ def plan(setup: Setup, rows: Rows, evaluated: Rows | None = None, kept_tokens: i
 
 
 def as_json(plan: Plan, limit_bytes: int, measured_bytes: int | None = None) -> dict[str, Any]:
-    """The document of `mlxtune memory --json`."""
+    """The document of `mlxtune memory --json`. limit_bytes: 0 where it is not known."""
     return {
         "predicted_peak_bytes": plan.peak_bytes,
         "parts": asdict(plan.parts),
         "moment": plan.moment,
         "cache_bytes": plan.cache_bytes,
         "measured_factor": plan.factor,
-        "limit_bytes": limit_bytes,
-        "fits": plan.peak_bytes <= limit_bytes,
+        "limit_bytes": limit_bytes or None,
+        "fits": plan.peak_bytes <= limit_bytes if limit_bytes else None,
         "measured_peak_bytes": measured_bytes,
     }
 

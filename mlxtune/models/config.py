@@ -64,7 +64,11 @@ def read(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise _no_model(folder)
-    raw = json_object(path)
+    return of(json_object(path), path)
+
+
+def of(raw: Mapping[str, Any], path: Path) -> ModelConfig:
+    """The config in a document. path: where it is from, for messages."""
     for part, where in ((raw, f"{path}"), (_mapping(raw, "text_config"), f"{path}: text_config")):
         check(part, Keys, where, BadModel)
     flat = {**raw, **_mapping(raw, "text_config")}  # a multimodal config keeps its language model's sizes there

@@ -36,6 +36,12 @@ def resolve(name: str | None, *, revision: str | None = None) -> Path:
     return place if isinstance(place, Path) else fetch(place, revision)
 
 
+def is_here(name: str | None, revision: str | None = None) -> bool:
+    """Whether the model can be used without fetching anything."""
+    place = locate(name, revision)
+    return isinstance(place, Path) or in_cache(place, revision) is not None
+
+
 def locate(name: str | None, revision: str | None = None) -> Path | str:
     """What a name stands for: a local folder, or the id of a hub repository. Nothing is fetched.
 
@@ -157,4 +163,4 @@ def _unknown(name: str) -> BadModel:
     near = get_close_matches(name.lower(), [TINY, *ALIASES], n=1, cutoff=0.5)
     remedy = f"Did you mean {near[0]}?\n" if near else ""
     remedy += "`mlxtune models` lists the aliases; a hub id is ORGANISATION/NAME."
-    return BadModel("model", expected="an alias, a hub id or a folder", found=repr(name), remedy=remedy)
+    return BadModel("model.name", expected="an alias, a hub id or a folder", found=repr(name), remedy=remedy)

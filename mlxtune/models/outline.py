@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
-from mlxtune.models import hub, weights
+from mlxtune.models import hub, published, weights
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.dimensions import FAMILIES, Dimensions
 from mlxtune.models.shapes import Shape, as_loaded, shapes
 
 FROM_CONFIG, FROM_HEADERS, FROM_HUB = "config.json", "safetensors headers", "safetensors headers on the hub"
+FROM_PACKAGE = "known to mlxtune"
 NUMBERED = re.compile(r"(.*?)\b(\d+)\.")  # "model.layers." and 12 of "model.layers.12.mlp.experts.3.w1.weight"
 
 
@@ -27,13 +28,24 @@ class Outline(NamedTuple):
     dimensions: Dimensions | None  # None for a family whose shapes do not follow from config.json
     shapes: Mapping[str, Shape]  # every parameter by its name in a file, layers in order of their numbers
     source: str  # of the shapes, in words
+    place: str = ""  # its folder or repository
 
 
 def outline(name: str | None, revision: str | None = None) -> Outline:
     """The outline of a model; names are those of `hub.resolve`. BadModel says why there is none."""
     place = hub.locate(name, revision)
     folder = place if isinstance(place, Path) else hub.in_cache(place, revision)
-    return _of_repository(str(place), revision) if folder is None else _of_folder(folder)
+    if folder is not None:
+        return _of_folder(folder)._replace(place=str(folder))
+    known = published.config(str(place)) if revision is None else None
+    found = _of_repository(str(place), revision) if known is None else _of_known(known)
+    return found._replace(place=str(place))
+
+
+def _of_known(config: ModelConfig) -> Outline:
+    dimensions = Dimensions.of(config)
+    assert dimensions is not None, "published models are of known families"
+    return Outline(config, dimensions, shapes(dimensions), FROM_PACKAGE)
 
 
 def _of_folder(folder: Path) -> Outline:

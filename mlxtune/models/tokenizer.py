@@ -11,7 +11,7 @@ from mlxtune.documents import TOKENIZER
 from mlxtune.errors import BadModel
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.folder import TOKENIZERS, contents, json_object, some
-from mlxtune.words import shown
+from mlxtune.words import counted, shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -57,7 +57,7 @@ def check_vocabulary(tokenizer: "PreTrainedTokenizerFast", config: ModelConfig) 
         raise BadModel(
             "tokenizer",
             expected=f"tokens below {config.vocab_size:,}, as the model's embedding has rows",
-            found=f"{len(beyond):,} tokens beyond it, up to {largest:,}",
+            found=f"{counted(len(beyond), 'token')} beyond it, up to {largest:,}",
             remedy="The tokenizer is another model's. Use the tokenizer files that came with the weights.",
         )
     names = some(sorted(beyond), limit=3)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from mlxtune.documents import parse_object
 from mlxtune.errors import BadModel, MlxtuneError, raise_all
 from mlxtune.models.folder import contents, json_object, some
+from mlxtune.words import counted
 
 INDEX = "model.safetensors.index.json"
 PATTERN = "model*.safetensors"
@@ -152,7 +153,7 @@ def _in_two_files(folder: Path, places: Mapping[str, list[str]]) -> list[Mlxtune
         BadModel(
             str(folder),
             expected="each tensor in one file",
-            found=f"{len(twice):,} tensors in more than one of {names}, the first {next(iter(twice))}",
+            found=f"{counted(len(twice), 'tensor')} in more than one of {names}, the first {next(iter(twice))}",
             remedy="Keep one copy of the weights: the file, or the shards.",
         )
     ]

@@ -28,7 +28,7 @@ class AdamW:
     name: Literal["adamw"] = "adamw"
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    epsilon: Annotated[float, Field(gt=1e-30)] = 1e-8  # less is 0 in float32
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     decay_norms_and_biases: bool = False
     low_precision: Literal["stochastic", "master"] | None = None  # None: stochastic where weights have 16 bits

@@ -14,10 +14,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mlxtune.errors import BadSetting
 from mlxtune.settings import section
+from mlxtune.words import counted
 
-Rate = Annotated[float, Field(gt=0)]
-Steps = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=1e-30, le=1e38)]  # what float32 can hold, a step of AdamW included
+Steps = Annotated[int, Field(ge=0, le=10**9)]
 
 
 @section
@@ -34,6 +36,9 @@ class Linear:
     warmup_steps: Steps = 0
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
 
+    def __post_init__(self) -> None:
+        _check_falls(self.learning_rate, self.min_learning_rate)
+
 
 @section
 class Cosine:
@@ -42,8 +47,33 @@ class Cosine:
     warmup_steps: Steps = 0
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
 
+    def __post_init__(self) -> None:
+        _check_falls(self.learning_rate, self.min_learning_rate)
+
 
 Schedule = Constant | Linear | Cosine
+
+
+def _check_falls(peak: float, low: float) -> None:
+    """Refuse a schedule that would rise."""
+    if low > peak:
+        raise BadSetting(
+            "schedule.min_learning_rate",
+            expected=f"at most schedule.learning_rate, {peak:g}",
+            found=f"{low:g}",
+            remedy="The rate falls from schedule.learning_rate to schedule.min_learning_rate. To rise, give a warmup.",
+        )
+
+
+def check_length(schedule: Schedule, total: int) -> None:
+    """Refuse a warmup that the run would not come to the end of. total: the run's steps."""
+    if schedule.warmup_steps >= total:
+        raise BadSetting(
+            "schedule.warmup_steps",
+            expected=f"fewer than the run's {counted(total, 'step')}",
+            found=f"{schedule.warmup_steps:,}",
+            remedy="The peak rate would never be reached. Warm up for a tenth of the run or less, or train for longer.",
+        )
 
 
 def learning_rate(schedule: Schedule, step: int, total: int) -> float:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mlxtune import words
 from mlxtune.events import End, Start
-from mlxtune.words import count, decimals, duration, line, share, size
+from mlxtune.words import count, counted, decimals, duration, line, share, size
 
 STATUS = {
     "done": "done",
@@ -59,7 +59,7 @@ def ending(end: End) -> list[Fact]:
     facts = [
         Fact("final loss", decimals(end.final_loss)),
         Fact("validation", _best(end)),
-        Fact("trained", f"{count(end.steps)} steps, {count(end.tokens)} tokens"),
+        Fact("trained", f"{counted(end.steps, 'step')}, {counted(end.tokens, 'token')}"),
         Fact("time", duration(end.wall_seconds)),
         Fact("memory", f"{size(end.peak_memory_bytes)} at its peak"),
         Fact("run", line(end.run)),
@@ -91,8 +91,9 @@ def _state(start: Start) -> str:
 
 def _data(start: Start) -> str:
     skipped = f", {count(start.skipped_rows)} skipped" if start.skipped_rows else ""
-    rows = f"{count(start.train_rows)} rows, {count(start.valid_rows)} for validation{skipped}"
-    return f"{rows}; {share(start.padding_waste)} of the batches is padding"
+    rows = f"{counted(start.train_rows, 'row')}, {count(start.valid_rows)} for validation"
+    padding = f"; {share(start.padding_waste)} of what is computed is padding" if start.padding_waste > 0 else ""
+    return f"{rows}{skipped}{padding}"
 
 
 def _steps(start: Start) -> str:
@@ -101,7 +102,19 @@ def _steps(start: Start) -> str:
         span = f"{count(start.first_step)} to {span}, resumed after step {count(start.first_step - 1)}"
     if start.steps_per_epoch < 1:
         return span
-    return f"{span}; {count(start.steps_per_epoch)} an epoch, {start.steps / start.steps_per_epoch:.1f} epochs"
+    return f"{span}; {epochs(start.steps, start.steps_per_epoch)}"
+
+
+def epochs(steps: int, per_epoch: int) -> str:
+    """How far through the rows a run goes.
+
+    >>> epochs(150, 100), epochs(100, 100), epochs(3, 262)
+    ('1.5 epochs of 100 steps', '1 epoch of 100 steps', '1.1% of an epoch of 262 steps')
+    """
+    done, of = steps / per_epoch, f"of {counted(per_epoch, 'step')}"
+    if done < 1:
+        return f"{share(done)} of an epoch {of}"
+    return f"1 epoch {of}" if steps == per_epoch else f"{done:,.1f}".removesuffix(".0") + f" epochs {of}"
 
 
 def _best(end: End) -> str:

@@ -71,7 +71,8 @@ def _parts(plan: Plan) -> Table:
     longest = max(parts.values())
     for name, n_bytes in parts.items():
         bar = Text("█" * max(1, round(COLUMNS * n_bytes / longest)) if n_bytes else "", style=ACCENT)
-        table.add_row(name.replace("_", " "), size(n_bytes), bar + Text(f" {share(n_bytes / whole)}", style=QUIET))
+        part = f" {share(n_bytes / whole)}" if n_bytes else ""
+        table.add_row(name.replace("_", " "), size(n_bytes), bar + Text(part, style=QUIET))
     table.add_row(
         Text("peak", style="bold"), Text(size(plan.parts.total), style="bold"), Text(plan.moment, style=QUIET)
     )
@@ -83,7 +84,7 @@ def _parts(plan: Plan) -> Table:
 
 def _verdict(plan: Plan, limit_bytes: int) -> Text:
     if not limit_bytes:
-        return Text("What this machine can give is not known.", style=WARN)
+        return Text(f"Needs {size(plan.peak_bytes)}; there is no limit to compare it with.", style=WARN)
     part = plan.peak_bytes / limit_bytes
     said = f"{size(plan.peak_bytes)} of {size(limit_bytes)}, {share(part)}"
     if part > 1:

@@ -7,6 +7,7 @@ from json import dumps
 
 from rich.table import Table
 
+from mlxtune.models import published
 from mlxtune.models.aliases import ALIASES, TINY
 from mlxtune.models.cache import CachedModel
 from mlxtune.report.console import terminal
@@ -14,8 +15,19 @@ from mlxtune.words import UNKNOWN, line, size
 
 
 def as_json(cached: Sequence[CachedModel]) -> str:
-    """One document: {"presets": [name], "aliases": {name: hub id}, "cached": [{"repo", "bytes", "complete"}]}."""
-    return dumps({"presets": [TINY], "aliases": dict(ALIASES), "cached": [asdict(model) for model in cached]}, indent=1)
+    """One document: {"presets": [name], "aliases": {name: hub id}, "sizes": {name: {"parameters", "context", ...}},
+    "cached": [{"repo", "bytes", "complete"}]}."""
+    document = {"presets": [TINY], "aliases": dict(ALIASES), "sizes": {name: _sizes(ALIASES[name]) for name in ALIASES}}
+    return dumps({**document, "cached": [asdict(model) for model in cached]}, indent=1)
+
+
+def _sizes(repo: str) -> dict[str, int]:
+    """What is known of a model without the hub."""
+    found = published.config(repo)
+    if found is None:
+        return {}
+    sizes = {"layers": found.n_layers, "hidden_size": found.hidden_size, "vocab_size": found.vocab_size}
+    return {"parameters": published.n_parameters(repo) or 0, "context": found.max_positions, **sizes}
 
 
 def show(cached: Sequence[CachedModel]) -> None:
@@ -29,11 +41,22 @@ def show(cached: Sequence[CachedModel]) -> None:
 
 
 def _names(on_disk: dict[str, CachedModel]) -> Table:
-    table = _table("name", "model", "on this disk")
-    table.add_row(TINY, "built in, for a first try", "comes with mlxtune")
+    table = _table("name", "model", "size", "on this disk")
+    table.add_row(TINY, "built in, for a first try", "0.5M", "comes with mlxtune")
     for alias, repo in ALIASES.items():
-        table.add_row(alias, repo, _words(on_disk.get(repo)))
+        table.add_row(alias, repo, _short(published.n_parameters(repo) or 0), _words(on_disk.get(repo)))
     return table
+
+
+def _short(n_parameters: int) -> str:
+    """Parameters, as a model's name has them.
+
+    >>> _short(8_030_261_248), _short(134_515_008), _short(0)
+    ('8.0B', '135M', '-')
+    """
+    if not n_parameters:
+        return UNKNOWN
+    return f"{n_parameters / 1e9:.1f}B" if n_parameters >= 999_500_000 else f"{n_parameters / 1e6:.0f}M"
 
 
 def _others(models: Sequence[CachedModel]) -> Table:

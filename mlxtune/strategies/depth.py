@@ -6,6 +6,7 @@ from pydantic import Field
 
 from mlxtune.errors import BadSetting
 from mlxtune.strategies.selection import Anatomy
+from mlxtune.words import counted
 
 Depth = Annotated[int, Field(ge=1)] | Literal["all"]
 
@@ -17,7 +18,7 @@ def check_depth(last_n: Depth, n_layers: int) -> int:
     if last_n > n_layers:
         raise BadSetting(
             "strategy.last_n",
-            expected=f"at most the model's {n_layers} layers",
+            expected=f"at most the model's {counted(n_layers, 'layer')}",
             found=f"{last_n}",
             remedy=f"Give --last-n {n_layers}, or --last-n all.",
         )

@@ -5,7 +5,7 @@
 scale is what other tools write as alpha / rank; either may be given.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
@@ -15,6 +15,7 @@ from mlxtune.errors import BadSetting
 from mlxtune.settings import section
 from mlxtune.strategies.depth import Depth, last_layers, layers_in_words
 from mlxtune.strategies.selection import Anatomy, LoraAdapter, Selection
+from mlxtune.words import counted
 
 DEFAULT_SCALE = 20.0
 
@@ -25,8 +26,8 @@ class Lora:
 
     name: Literal["lora"] = "lora"
     rank: Annotated[int, Field(ge=1)] = 8
-    scale: Annotated[float, Field(gt=0)] | None = None
-    alpha: Annotated[float, Field(gt=0)] | None = None
+    scale: Annotated[float, Field(gt=1e-30, le=1e30)] | None = None
+    alpha: Annotated[float, Field(gt=1e-30, le=1e30)] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
     last_n: Depth = "all"
@@ -60,6 +61,7 @@ def select(settings: Lora, anatomy: Anatomy) -> Selection:
     candidates = {name: inner for name, inner in local.items() if inner}
     chosen = [name for name, inner in candidates.items() if settings.target is None or _hit(settings.target, inner)]
     _refuse_idle_targets(settings.target, candidates.values())
+    _refuse_wide(settings.rank, {name: anatomy.linears[name] for name in chosen})
     adapters = tuple(
         LoraAdapter(name, anatomy.linears[name], settings.rank, settings.effective_scale, settings.dropout)
         for name in chosen
@@ -67,6 +69,21 @@ def select(settings: Lora, anatomy: Anatomy) -> Selection:
     kinds = sorted({candidates[name].rpartition(".")[2] for name in chosen})
     words = f"LoRA rank {settings.rank}, scale {settings.effective_scale:g}, on {layers_in_words(anatomy, len(layers))}"
     return Selection(f"{words}: {', '.join(kinds)}", (), adapters, _first(anatomy, chosen), False, ())
+
+
+def _refuse_wide(rank: int, shapes: Mapping[str, tuple[int, int]]) -> None:
+    """A product of two matrices has no more rank than its smaller side: beyond that, parameters add nothing."""
+    narrow = sorted((min(shape), name) for name, shape in shapes.items() if min(shape) < rank)
+    if narrow:
+        side, name = narrow[0]
+        wide = len(narrow) < len(shapes)
+        others = f", or leave {counted(len(narrow), 'narrower module')} out with --target" if wide else ""
+        raise BadSetting(
+            "strategy.rank",
+            expected=f"at most {side:,}, the smaller side of {name} ({shapes[name][0]:,} to {shapes[name][1]:,})",
+            found=f"{rank:,}",
+            remedy=f"Give --rank {side} or less{others}.",
+        )
 
 
 def _within(name: str, layers: tuple[str, ...]) -> str:

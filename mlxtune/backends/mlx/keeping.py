@@ -12,7 +12,7 @@ from mlxtune.backends.mlx.prefix import FILE_TYPES
 from mlxtune.backends.row_file import LAYERS_AT_ONCE, PAYS_FROM, RowFile, Tokens
 from mlxtune.errors import BadSetting
 from mlxtune.storage import cache_folder, free_bytes, writable
-from mlxtune.words import size
+from mlxtune.words import counted, size
 
 PASS = 2  # to be raised when our own code begins to compute other hidden states
 SPARE_BYTES = 1 << 30  # that the disk must have left
@@ -30,12 +30,7 @@ class Keeping(NamedTuple):
 
 def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Keeping | str | None:
     """The file to keep, or why there is none; None where none was to be. Raises BadSetting for a full disk."""
-    if first == 0:
-        if job.prefix_cache == "on":
-            found = "a strategy that trains the first layer"
-            raise BadSetting("backend.prefix_cache", expected="frozen layers before the first that trains", found=found)
-        return None
-    if job.prefix_cache == "off":
+    if first == 0 or job.prefix_cache == "off":
         return None
     rows, n_tokens = _distinct(work), work.batch_tokens
     file = _file(job, work, rows, first, width, dtype)
@@ -45,7 +40,8 @@ def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Kee
             file, rows, n_tokens, f"The output of {layers} is there from an earlier run ({size(file.bytes)})."
         )
     if job.prefix_cache == "auto" and work.row_passes < PAYS_FROM * len(rows):
-        return f"The output of {layers} is not kept: {work.row_passes:,} passes over {len(rows):,} rows do not pay."
+        passes = f"{counted(work.row_passes, 'pass', 'passes')} over {counted(len(rows), 'row')}"
+        return f"The output of {layers} is not kept: {passes} would not pay for it."
     if not writable(file.folder):
         if job.prefix_cache == "on":
             raise not_kept(file, "a folder that may not be written to")

@@ -33,18 +33,22 @@ class Decoder(Dimensions):
 
 def read(folder: Path) -> Decoder:
     """The decoder of a model folder. Raises BadModel where it is outside the family or quantised."""
-    config = model_config.read(folder)
+    return of(model_config.read(folder), str(folder))
+
+
+def of(config: ModelConfig, place: str) -> Decoder:
+    """The decoder of a config. place: the model's folder or repository, for messages."""
     text = config.raw
     outside = list(_outside(config, text))
     if outside:
         raise BadModel(
-            f"{folder / 'config.json'}",
+            f"{place}/config.json",
             expected="a model of the Llama family",
             found=f"{_name(config)} with {', '.join(outside)}",
             remedy=SUPPORTED,
         )
     if config.quantized:
-        raise fit.quantised(folder, config.quantized)
+        raise fit.quantised(Path(place), config.quantized)
     dimensions = Dimensions.of(config)
     assert dimensions is not None  # or it would be outside
     return Decoder(
