@@ -190,6 +190,8 @@ class Tally:
     def add(self, finding: Finding) -> None:
         known = self.findings.setdefault((finding.kind, finding.what), [])
         known.append(finding.number)
+        if len(known) == 1:
+            print(f"found: {finding.kind}: {finding.what} (--only {finding.number})", file=sys.stderr, flush=True)
 
     @property
     def total(self) -> int:
@@ -197,11 +199,13 @@ class Tally:
 
 
 def fuzz(options: argparse.Namespace, kinds: Mapping[str, Kind]) -> Tally:
-    """Run the workers until the inputs or the time are over; one that dies is replaced by one that goes on after it."""
+    """Run the workers until the inputs or the time are over, or Ctrl-C; one that dies is replaced by one after it."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: stopped.append(number))
     tally, until = Tally(), time.monotonic() + (options.seconds or 10**9)
     workers = [Worker(options, kinds, first, until) for first in range(options.first, options.first + options.workers)]
     shown = time.monotonic()
-    while workers:
+    while workers and not stopped:
         for worker in list(workers):
             ended = _hear(worker, tally)
             if not ended and worker.is_stuck():
