@@ -71,7 +71,7 @@ def _decay(work: Translation, given: Mapping[str, Any], warmup: int, steps: int)
     """cosine_decay(rate, steps, end = 0) and linear_schedule(rate, end, steps), as mlx.optimizers has them."""
     name, arguments = given.get("name"), given.get("arguments")
     orders = {"cosine_decay": ("cosine", (0, 1, 2)), "linear_schedule": ("linear", (0, 2, 1))}
-    if name not in orders:
+    if not isinstance(name, str) or name not in orders:
         work.refuse("lr_schedule.name", "cosine_decay or linear_schedule", repr(name))
         return
     numbers = list(arguments) if isinstance(arguments, list | tuple) else []

@@ -19,9 +19,9 @@ import yaml
 from fuzzing import mutate
 from safetensors.numpy import save_file
 
-from mlxtune import run_folder
+from mlxtune import run_folder, try_it
 from mlxtune.backends import adapter_fit
-from mlxtune.backends.base import Adapter
+from mlxtune.backends.base import Adapter, BackendSettings, Sampling
 from mlxtune.backends.numpy import adapter as numpy_adapter
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.data import load, summary
@@ -309,6 +309,22 @@ def _header(random: Random, tensors: Mapping[str, Any]) -> bytes:
     return length.to_bytes(8, "little") + changed + bytes(place)
 
 
+def _write_model(random: Random, folder: Path) -> None:
+    """The built-in model, whole but for one of its documents."""
+    changed = random.choice(("config.json", "config.json", "generation_config.json"))
+    for path in BUILT_IN.iterdir():
+        if path.name == changed:
+            (folder / path.name).write_bytes(mutate.as_json(mutate.document(random, _of_built_in(changed))))
+        else:
+            (folder / path.name).symlink_to(path)
+
+
+def _read_model(folder: Path) -> None:
+    settings = BackendSettings(name="numpy", precision="fp32")
+    loaded = try_it.load(str(folder), None, settings)
+    list(try_it.complete(loaded, "Once", Sampling(max_tokens=2, temperature=0.0, top_p=1.0, seed=0)))
+
+
 SMALL = {"model.embed_tokens.weight": (8, 4), "model.norm.weight": (4,), "lm_head.weight": (8, 4)}
 
 
@@ -492,6 +508,7 @@ KINDS: Mapping[str, Kind] = {
     "mlx-lm": Kind(_write_mlx_lm, _read_mlx_lm, 80),
     "path": Kind(_write_path, _read_path, 20),
     "config": Kind(_write_config, _read_config, 120),
+    "model": Kind(_write_model, _read_model, 10),
     "header": Kind(_write_header, _read_weights, 80),
     "index": Kind(_write_index, _read_weights, 40),
     "tokenizer": Kind(_write_tokenizer, _read_tokenizer, 30),
