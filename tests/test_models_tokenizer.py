@@ -8,7 +8,7 @@ from mlxtune.errors import BadModel
 from mlxtune.models.config import read
 from mlxtune.models.tokenizer import check_vocabulary, load
 from tests.support_assets import assets_folder
-from tests.support_model import WORDS, write_json, write_model
+from tests.support_model import CONFIG, WORDS, write_json, write_model
 
 
 @pytest.fixture
@@ -91,3 +91,37 @@ def test_an_added_token_without_a_row_is_a_note_not_a_fault(folder):
     assert check_vocabulary(tokenizer, replace(config, vocab_size=100)) == ()
     (note,) = check_vocabulary(tokenizer, config)
     assert "<image>" in note
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bos_token_id", "x"),
+        ("dtype", "nope"),
+        ("use_cache", "b"),
+        ("layer_types", ["a", "a"]),
+        ("hidden_act", 5),
+        ("rope_scaling", {"type": 5}),
+        ("eos_token_id", {}),
+        ("attention_dropout", "a"),
+    ],
+)
+def test_a_fault_of_the_config_is_not_the_tokenizers(key, value, folder):
+    write_json(folder / "config.json", {**CONFIG, key: value})
+    with pytest.raises(BadModel, match=rf"config\.json: .*{key if key != 'dtype' else value}") as caught:
+        load(folder)
+    assert "tokenizer" not in str(caught.value)
+
+
+def test_a_template_that_is_no_text_is_refused(folder):
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": 5}
+    write_json(folder / "tokenizer_config.json", names)
+    with pytest.raises(BadModel, match="chat_template: expected a template"):
+        load(folder)
+
+
+def test_what_rust_prints_of_a_file_stays_off_the_screen(folder, capfd):
+    token = {"content": "</s>", "\x1b[2J": 1, "__type": "AddedToken"}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": token})
+    load(folder)
+    assert capfd.readouterr() == ("", "")

@@ -65,6 +65,7 @@ def test_missing_and_left_over_tensors_are_named(tmp_path):
     folder = write_model(tmp_path, **KINDS["llama"])
     arrays = random_weights(config.read(folder))
     arrays["model.layers.9.mlp.up_proj.weight"] = arrays.pop("model.layers.1.mlp.up_proj.weight")
+    (folder / "model.safetensors").unlink()
     write_tensors(folder / "model.safetensors", tensors(arrays))
     with pytest.raises(BadModel) as told:
         weights.find(folder, config.read(folder))
@@ -83,6 +84,7 @@ def test_a_tied_model_saved_with_only_its_head_loads(tmp_path):
     usual, odd = (write_model(tmp_path / name, **KINDS["llama, tied"]) for name in ("usual", "odd"))
     arrays = random_weights(config.read(odd))
     arrays["lm_head.weight"] = arrays.pop("model.embed_tokens.weight")
+    (odd / "model.safetensors").unlink()
     write_tensors(odd / "model.safetensors", tensors(arrays))
     batch = random_batch()
     assert learner(odd).evaluate(batch) == learner(usual).evaluate(batch)

@@ -69,8 +69,7 @@ def read(folder: Path) -> ModelConfig:
 
 def of(raw: Mapping[str, Any], path: Path) -> ModelConfig:
     """The config in a document. path: where it is from, for messages."""
-    for part, where in ((raw, f"{path}"), (_mapping(raw, "text_config"), f"{path}: text_config")):
-        check(part, Keys, where, BadModel)
+    check_kinds(raw, path)
     flat = {**raw, **_mapping(raw, "text_config")}  # a multimodal config keeps its language model's sizes there
     faults: list[MlxtuneError] = []
     sizes = {name: _size(path, flat, name, faults) for name in SPELLINGS}
@@ -79,6 +78,19 @@ def of(raw: Mapping[str, Any], path: Path) -> ModelConfig:
     faults += _own_code(path, raw)
     raise_all(faults or _disagreeing(path, flat, sizes))
     return _config(model_type, raw, flat, {name: size or 0 for name, size in sizes.items()})
+
+
+def document(path: Path) -> dict[str, Any]:
+    """A config.json as it is, with every known key of its kind. Raises BadModel."""
+    raw = json_object(path)
+    check_kinds(raw, path)
+    return raw
+
+
+def check_kinds(raw: Mapping[str, Any], path: Path) -> None:
+    """Raises BadModel for each key with a value of the wrong kind or out of its range."""
+    for part, where in ((raw, f"{path}"), (_mapping(raw, "text_config"), f"{path}: text_config")):
+        check(part, Keys, where, BadModel)
 
 
 def _config(model_type: str, raw: Mapping[str, Any], flat: Mapping[str, Any], sizes: Mapping[str, int]) -> ModelConfig:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlxtune.documents import TOKENIZER
 from mlxtune.errors import BadModel
+from mlxtune.models import config as model_config
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.folder import TOKENIZERS, contents, json_object, some
 from mlxtune.words import counted, shown
@@ -73,9 +74,13 @@ def _check_files(folder: Path) -> None:
     there = [folder / name for name in names if (folder / name).is_file()]
     for path in there:
         json_object(path, TOKENIZER)
+    if (folder / "config.json").is_file():  # transformers reads it too
+        model_config.document(folder / "config.json")
 
 
 def _unreadable(folder: Path, error: BaseException) -> BadModel:
+    if (in_config := _fault_of_config(folder)) is not None:
+        return in_config
     first_line = next(iter(str(error).splitlines()), type(error).__name__)
     if not (folder / "tokenizer.json").is_file():
         return _only_slow(folder, first_line)
@@ -85,6 +90,22 @@ def _unreadable(folder: Path, error: BaseException) -> BadModel:
         found=first_line.rstrip("."),
         remedy="Fetch the tokenizer's files again. A tokenizer that needs Python code of its own is never run.",
     )
+
+
+def _fault_of_config(folder: Path) -> BadModel | None:
+    """What transformers does not take of config.json, which it reads for a tokenizer too; None where it takes all."""
+    from transformers import AutoConfig
+
+    if not (folder / "config.json").is_file():
+        return None
+    try:
+        with _quiet():
+            AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # as many kinds as for a tokenizer
+        found = " ".join(str(error).split()) or type(error).__name__
+        place, remedy = str(folder / "config.json"), "Mend the key, or fetch the file again."
+        return BadModel(place, expected="a config that transformers can read", found=found.rstrip("."), remedy=remedy)
+    return None
 
 
 def _only_slow(folder: Path, found: str) -> BadModel:
