@@ -1,6 +1,6 @@
 """The kinds and ranges of config.json's keys: a bad value is told by its key, and not by what it leads to.
 
-All keys may be absent or null, and those that are not named here may be anything. The sizes, which have several
+Keys may be absent or null, and those that are not named here may be anything. The sizes, which have several
 spellings, are `config`'s.
 """
 
@@ -45,7 +45,7 @@ class RopeKeys(BaseModel, frozen=True):
 
 
 class Keys(BaseModel, frozen=True):
-    """config.json, or the `text_config` in it."""
+    """config.json, or the `text_config` in it. Keys of families that compute with them may be absent but not null."""
 
     model_config = LAX
 
@@ -59,8 +59,8 @@ class Keys(BaseModel, frozen=True):
     mlp_bias: bool | None = None
     rope_traditional: bool | None = None
     hidden_act: str | None = None
-    rms_norm_eps: Epsilon | None = None
-    layer_norm_eps: Epsilon | None = None
+    rms_norm_eps: Epsilon = 1e-6
+    layer_norm_eps: Epsilon = 1e-5
     rope_theta: Theta | None = None
     rope_local_base_freq: Theta | None = None
     rope_scaling: RopeKeys | None = None
@@ -69,7 +69,7 @@ class Keys(BaseModel, frozen=True):
     original_max_position_embeddings: Length | None = None
     use_sliding_window: bool | None = None
     sliding_window: Length | None = None
-    max_window_layers: Count | None = None
+    max_window_layers: Count = 28
     layer_types: list[str] | None = None
     query_pre_attn_scalar: Positive | None = None
     attn_logit_softcapping: Positive | None = None

@@ -35,12 +35,21 @@ def load(folder: Path) -> "PreTrainedTokenizerFast":
         raise _unreadable(folder, error) from error
     if not tokenizer.is_fast:
         raise _only_slow(folder, type(tokenizer).__name__)
-    if not isinstance(tokenizer.chat_template, str | dict | None):
-        found = shown(tokenizer.chat_template)
-        raise BadModel(f"{folder}: chat_template", expected="a template, or several by name", found=found)
+    _check_template(folder, tokenizer.chat_template)
     # The trainer has a length of its own, and says what it does with longer rows; the warning would say it again.
     tokenizer.model_max_length = NEVER_TOO_LONG
     return tokenizer
+
+
+def _check_template(folder: Path, template: object) -> None:
+    """A text, or several by their names, of which the one that is meant has the name `default`."""
+    if isinstance(template, dict) and all(
+        isinstance(each, str) for each in (template.get("default"), *template.values())
+    ):
+        return
+    if not isinstance(template, str | None):
+        expected = "a template, or templates by name with a `default`"
+        raise BadModel(f"{folder}: chat_template", expected=expected, found=shown(template))
 
 
 def check_vocabulary(tokenizer: "PreTrainedTokenizerFast", config: ModelConfig) -> tuple[str, ...]:

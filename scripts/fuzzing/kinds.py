@@ -19,7 +19,7 @@ import yaml
 from fuzzing import mutate
 from safetensors.numpy import save_file
 
-from mlxtune import run_folder, try_it
+from mlxtune import checkpoint, run_folder, try_it
 from mlxtune.backends import adapter_fit
 from mlxtune.backends.base import Adapter, BackendSettings, Sampling
 from mlxtune.backends.numpy import adapter as numpy_adapter
@@ -36,7 +36,7 @@ from mlxtune.models.fingerprint import fingerprint
 from mlxtune.models.hub import BUILT_IN
 from mlxtune.planning import Planner
 from mlxtune.recipe import as_yaml, build, parse_changes, read
-from mlxtune.report.log import replay, rewind
+from mlxtune.report.log import last_end, replay, rewind
 from mlxtune.strict_yaml import load_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -458,7 +458,7 @@ def _read_adapter(folder: Path) -> None:
 
 @cache
 def _run() -> dict[str, bytes]:
-    """The files of a run of a step, but for its tensors."""
+    """The files of a run of a step."""
     from tempfile import TemporaryDirectory
 
     from mlxtune import run
@@ -475,7 +475,7 @@ def _run() -> dict[str, bytes]:
 
 def _write_run(random: Random, folder: Path) -> None:
     files = _run()
-    changed = random.choice(list(files))
+    changed = random.choice([name for name in files if not name.endswith(".lock")])
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         if name == changed:
@@ -486,18 +486,26 @@ def _write_run(random: Random, folder: Path) -> None:
 
 
 def _read_run(folder: Path) -> None:
-    faults: list[MlxtuneError] = []
-    tree = run_folder.saved_recipe(folder)
-    recipe = build(tree, {}, str(folder))
-    run_folder.differences(recipe, {"model": "a" * 64, "data": "b" * 64}, folder)
-    run_folder.newest_checkpoint(folder)
-    for read_it in (lambda: list(replay(folder / "metrics.jsonl")), lambda: rewind(folder / "metrics.jsonl", 1)):
+    """What a resumed run reads, each file whether or not one before it is refused."""
+    first: list[MlxtuneError] = []
+    for part in (_resumed, checkpoint.newest, lambda run: last_end(run / "metrics.jsonl"), _logged):
         try:
-            read_it()
+            part(folder)
         except MlxtuneError as fault:
-            faults.append(fault)
-    if faults:
-        raise faults[0]
+            first.append(fault)
+    if first:
+        raise first[0]
+
+
+def _resumed(folder: Path) -> None:
+    run_folder.check(folder, new=False)
+    recipe = build(run_folder.saved_recipe(folder), {}, str(folder))
+    run_folder.differences(recipe, {"model": "a" * 64, "data": "b" * 64}, folder)
+
+
+def _logged(folder: Path) -> None:
+    list(replay(folder / "metrics.jsonl"))
+    rewind(folder / "metrics.jsonl", 1)
 
 
 KINDS: Mapping[str, Kind] = {
