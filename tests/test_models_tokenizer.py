@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,3 +126,11 @@ def test_what_rust_prints_of_a_file_stays_off_the_screen(folder, capfd):
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": token})
     load(folder)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_tokenizer_that_fails_at_an_unknown_letter_is_refused_when_it_is_loaded(folder):
+    document = json.loads((folder / "tokenizer.json").read_text())
+    document["model"]["unk_token"] = "no such token"
+    write_json(folder / "tokenizer.json", document)
+    with pytest.raises(BadModel, match="UNK"):
+        load(folder)

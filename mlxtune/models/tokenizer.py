@@ -17,6 +17,7 @@ from mlxtune.words import counted, shown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+UNHEARD_OF = "\U0010fffe"  # no character: it tells whether a tokenizer takes any text, or fails at an unknown one
 NEVER_TOO_LONG = int(1e30)  # transformers' own word for "no limit"
 
 
@@ -29,6 +30,7 @@ def load(folder: Path) -> "PreTrainedTokenizerFast":
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            tokenizer(UNHEARD_OF)
     except BaseException as error:  # of every kind, by the fault; a panic of Rust is no Exception
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
