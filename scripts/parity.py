@@ -76,7 +76,7 @@ class Torch:
     def logits(self, tokens_T: np.ndarray) -> torch.Tensor:
         """Of a row by itself: nothing is padded. A length-dependent RoPE begins anew."""
         for module in self.model.modules():
-            if hasattr(module, "original_inv_freq"):
+            if hasattr(module, "original_inv_freq") and hasattr(module, "original_max_seq_len"):
                 module.max_seq_len_cached = module.original_max_seq_len
                 module.inv_freq = module.original_inv_freq.clone()
         return self.model(input_ids=torch.tensor(tokens_T.astype(np.int64))[None]).logits[0]

@@ -33,7 +33,6 @@ REFUSED = {
     "bitnet": "weight_scale",
     "nanochat": "missing",
     "olmo": "a package that is not installed",
-    "recurrent_gemma": "it fails",
     "jamba": "num_experts",
     "qwen3, biases": "attention_bias",
     "gemma2, no soft cap": "attn_logit_softcapping",
