@@ -24,11 +24,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 for name, value in {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}.items():
     os.environ.setdefault(name, value)
@@ -36,6 +36,7 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # as the command line does
 
 from fuzzing.kinds import KINDS, Kind  # noqa: E402
+from fuzzing.tally import WHATS, Finding, Tally, findings, table  # noqa: E402
 
 from mlxtune.errors import LONGEST, MlxtuneError  # noqa: E402
 from mlxtune.words import printable  # noqa: E402
@@ -48,14 +49,6 @@ TELL_EVERY_SECONDS = 1.0
 
 class TooSlow(BaseException):
     """The processor's time for an input is over. Not an Exception, so that what is tested does not catch it."""
-
-
-class Finding(NamedTuple):
-    """what: the fault in a few words, the same for inputs with the same fault."""
-
-    kind: str
-    what: str
-    number: int
 
 
 def kind_of(kinds: Mapping[str, Kind], random: Random) -> str:
@@ -180,24 +173,6 @@ def _limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-class Tally:
-    """What all workers found."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-        self.findings: dict[tuple[str, str], list[int]] = {}
-
-    def add(self, finding: Finding) -> None:
-        known = self.findings.setdefault((finding.kind, finding.what), [])
-        known.append(finding.number)
-        if len(known) == 1:
-            print(f"found: {finding.kind}: {finding.what} (--only {finding.number})", file=sys.stderr, flush=True)
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-
 def fuzz(options: argparse.Namespace, kinds: Mapping[str, Kind]) -> Tally:
     """Run the workers until the inputs or the time are over, or Ctrl-C; one that dies is replaced by one after it."""
     stopped: list[int] = []
@@ -249,27 +224,6 @@ def _after(
     return Worker(options, kinds, worker.number + options.workers, until)
 
 
-def table(tally: Tally, kinds: Mapping[str, Kind], seconds: float) -> Iterator[str]:
-    """Counts of each kind, and of each finding its number of inputs and how to see the first again."""
-    yield f"{'kind':<12}{'inputs':>10}{'taken':>10}{'refused':>10}{'findings':>10}"
-    for name in [*kinds, "all"]:
-        found = {
-            what: sum(n for (kind, each), n in tally.counts.items() if each == what and name in (kind, "all"))
-            for what in WHATS
-        }
-        yield f"{name:<12}{sum(found.values()):>10,}" + "".join(f"{found[what]:>10,}" for what in WHATS)
-    yield f"{seconds:,.0f} s, {tally.total / max(seconds, 0.001):,.0f} inputs a second"
-
-
-WHATS = ("taken", "refused", "findings")
-
-
-def _findings(tally: Tally, options: argparse.Namespace) -> Iterator[str]:
-    again = f"scripts/fuzz --seed {options.seed}" + (f" --kinds {' '.join(options.kinds)}" if options.kinds else "")
-    for (kind, what), numbers in sorted(tally.findings.items(), key=lambda each: -len(each[1])):
-        yield f"{kind}: {what} ({len(numbers):,} inputs)\n    {again} --only {min(numbers)}"
-
-
 def _again(options: argparse.Namespace, kinds: Mapping[str, Kind]) -> int:
     """One input, with what is read of it and the traceback of what escapes."""
     signal.signal(signal.SIGPROF, _too_slow)
@@ -313,7 +267,7 @@ def main() -> int:
             warm(kind)
         began = time.monotonic()
         tally = fuzz(options, kinds)
-    print("\n".join([*table(tally, kinds, time.monotonic() - began), *_findings(tally, options)]))
+    print("\n".join([*table(tally, kinds, time.monotonic() - began), *findings(tally, options)]))
     if options.json:
         counts = {name: {what: tally.counts[name, what] for what in WHATS} for name in kinds}
         Path(options.json).write_text(json.dumps(counts))
