@@ -153,3 +153,9 @@ def test_a_home_folder_is_filled_in_wherever_a_path_is_given(mlxtune, tmp_path, 
     assert (tmp_path / "run" / "recipe.yaml").is_file()
     assert mlxtune("train", "--resume", "~/run", "--max-steps", 2).returncode == 0
     assert mlxtune("eval", "--adapter", "~/run/adapter", "--data", "~/rows.jsonl").returncode == 0
+
+
+def test_more_tokens_than_any_answer_has_are_refused_before_room_is_made_for_them(mlxtune):
+    found = mlxtune("generate", "--prompt", "x", "--max-tokens", 10**20)
+    assert found.returncode == 2
+    assert "--max-tokens" in found.stderr

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlxtune.backends.base import Sampling
 
 Adapter = Annotated[Path | None, typer.Option(help="RUN/adapter, or an adapter of mlx-lm.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens to write at most.")]
+MaxTokens = Annotated[int, typer.Option(min=1, max=1_000_000, help="Tokens to write at most.")]
 Temperature = Annotated[float, typer.Option(min=0, max=100, help="0 takes the likeliest token each time.")]
 TopP = Annotated[
     float | None,
