@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mlxtune.data import load as data
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData
-from mlxtune.models import hub, tokenizer
+from mlxtune.models import hub, stopping, tokenizer
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.context import context
 from mlxtune.recipe import Recipe
@@ -46,7 +46,9 @@ class PlannedRows:
     def __init__(self, recipe: Recipe, config: ModelConfig) -> None:
         self.settings, self.seed, self.context = recipe.data, recipe.train.seed, context(config)
         self.examples = data.read(recipe.data)
-        self.tokenizer = tokenizer.load(hub.small(recipe.model.name, recipe.model.revision))
+        folder = hub.small(recipe.model.name, recipe.model.revision)
+        self.tokenizer = tokenizer.load(folder)
+        self.stops = stopping.ids(folder, self.tokenizer)
         self.made: dict[int, Dataset] = {}
         self.of(recipe.data.longest)
 
@@ -55,7 +57,7 @@ class PlannedRows:
         if length not in self.made:
             settings = replace(self.settings, max_seq_length=length)
             self.made[length] = data.prepare(
-                self.examples, settings, self.tokenizer, seed=self.seed, context=self.context
+                self.examples, settings, self.tokenizer, seed=self.seed, context=self.context, stops=self.stops
             )
         return self.made[length]
 

@@ -20,7 +20,7 @@ from mlxtune.memory.guard import LOWER, Guard, in_words
 from mlxtune.memory.plan import Plan, in_parts, plan
 from mlxtune.memory.setup import Rows, Setup
 from mlxtune.models import config as model_config
-from mlxtune.models import hub, tokenizer, weights
+from mlxtune.models import hub, stopping, tokenizer, weights
 from mlxtune.models.context import context
 from mlxtune.models.fingerprint import fingerprint as model_fingerprint
 from mlxtune.recipe import Recipe
@@ -67,9 +67,10 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     recipe = run_shape.for_model(recipe, config)
     tell(Preparing("reading the tokenizer"))
     tokens = tokenizer.load(folder)
-    notes = tokenizer.check_vocabulary(tokens, config)
+    notes = (*tokenizer.check_vocabulary(tokens, config), *tokenizer.differences(folder, tokens))
     tell(Preparing("tokenizing the rows"))
-    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed, context=context(config))
+    most, stops = context(config), stopping.ids(folder, tokens)
+    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed, context=most, stops=stops)
     tell(Preparing("planning the run"))
     _check_tokens(dataset, config.vocab_size)
     learner = make_learner(recipe.backend, _job(recipe, folder))

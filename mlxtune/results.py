@@ -86,4 +86,6 @@ class Results:
         self.best = Kept(self.saving.best, self.progress.step, None)
 
     def _about(self, loss: float | None) -> dict[str, Any]:
-        return {"base_model": self.prepared.recipe.model.name, "step": self.progress.step, "eval_loss": loss}
+        recipe = self.prepared.recipe
+        end = {} if recipe.data.end_of_turn is None else {"end_of_turn": recipe.data.end_of_turn}
+        return {"base_model": recipe.model.name, "step": self.progress.step, "eval_loss": loss, **end}

@@ -1,6 +1,7 @@
 """Trying the result: the loss of a model on rows, and the text that it writes, with or without an adapter."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,14 +9,17 @@ from typing import Any, NamedTuple
 from mlxtune import engine
 from mlxtune.backends.base import BackendSettings, Sampling, Speaker
 from mlxtune.backends.choose import speaker as make_speaker
+from mlxtune.data import special as specials
 from mlxtune.data.batches import eval_plan
 from mlxtune.data.load import load_for_eval
 from mlxtune.data.settings import DataSettings, within
+from mlxtune.data.special import Special
 from mlxtune.data.template import prompt_text
-from mlxtune.errors import BadModel
+from mlxtune.data.tokens import prompt_tokens
+from mlxtune.errors import BadData, BadModel
 from mlxtune.export import adapter as adapters
 from mlxtune.models import config as model_config
-from mlxtune.models import hub, tokenizer, weights
+from mlxtune.models import hub, stopping, tokenizer, weights
 from mlxtune.models.aliases import TINY
 from mlxtune.models.context import context
 
@@ -28,6 +32,7 @@ class Loaded(NamedTuple):
 
     speaker: Speaker
     tokenizer: Any  # transformers' fast tokenizer
+    special: Special  # what is around text, and where an answer ends
 
 
 class Score(NamedTuple):
@@ -49,14 +54,20 @@ def load(model: str | None, adapter: Path | None, backend: BackendSettings) -> L
     folder = hub.resolve(model)
     weights.headers(folder)
     found = adapters.find(adapter) if adapter else None
-    return Loaded(make_speaker(backend, folder, found), tokenizer.load(folder))
+    tokens = tokenizer.load(folder)
+    special = specials.read(tokens, stopping.ids(folder, tokens), found.end_of_turn if found else None)
+    return Loaded(make_speaker(backend, folder, found), tokens, special)
 
 
 def score(model: str | None, adapter: Path | None, data: DataSettings, backend: BackendSettings) -> Score:
     """The loss on all rows of a data set, which are read before the model's weights are."""
     folder = hub.resolve(model)
     most = context(model_config.read(folder))
-    dataset = load_for_eval(within(data, most), tokenizer.load(folder), most)
+    found = adapters.find(adapter) if adapter else None
+    if found and data.end_of_turn is None:  # the rows as the adapter learnt them
+        data = replace(data, end_of_turn=found.end_of_turn)
+    tokens = tokenizer.load(folder)
+    dataset = load_for_eval(within(data, most), tokens, most, stopping.ids(folder, tokens))
     rows = dataset.valid
     speaker = load(model, adapter, backend).speaker
     batches = eval_plan([len(row.tokens) for row in rows], batch_size=EVAL_BATCH_ROWS, packed=False)
@@ -68,14 +79,17 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
 
 def complete(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
     """The text that follows a prompt, piece by piece: as the assistant's turn where the tokenizer has a template."""
-    if loaded.tokenizer.chat_template:
+    if loaded.tokenizer.chat_template and not loaded.special.is_rendered(prompt):
         return reply(loaded, [{"role": "user", "content": prompt}], sampling)
-    return _pieces(loaded, loaded.tokenizer.encode(prompt), sampling)
+    tokens = prompt_tokens(prompt, loaded.tokenizer, loaded.special)
+    if not tokens:
+        raise BadData("prompt", expected="a text to go on from", found="one of no token")
+    return _pieces(loaded, tokens, sampling, before=tokens[-1:])
 
 
 def reply(loaded: Loaded, messages: Messages, sampling: Sampling) -> Iterator[str]:
     """The assistant's turn after the messages, piece by piece."""
-    prompt = prompt_text(messages, loaded.tokenizer, datetime.now())
+    prompt = prompt_text(loaded.special.ended(messages), loaded.tokenizer, datetime.now())
     return _pieces(loaded, loaded.tokenizer.encode(prompt, add_special_tokens=False), sampling)
 
 
@@ -111,24 +125,34 @@ class Conversation:
                 self.messages.pop()
 
 
-def _pieces(loaded: Loaded, prompt: Sequence[int], sampling: Sampling) -> Iterator[str]:
-    """Text as soon as it is certain: a character may be several tokens, so the whole is decoded each time."""
-    said, tokens = "", []
-    for token in loaded.speaker.generate(prompt, sampling, stop_tokens(loaded.tokenizer)):
+def _pieces(loaded: Loaded, prompt: Sequence[int], sampling: Sampling, before: Sequence[int] = ()) -> Iterator[str]:
+    """Text as soon as it is certain: a character may be several tokens, so the whole is decoded each time, and what may
+    be the beginning of a text that ends the answer waits. before: tokens that the text is to follow, blank and all."""
+    said, text, tokens = "", "", list(before)
+    start = len(_decoded(loaded, tokens))
+    for token in loaded.speaker.generate(prompt, sampling, loaded.special.stops):
         tokens.append(token)
-        text = loaded.tokenizer.decode(tokens, skip_special_tokens=True)
-        if not text.endswith("\ufffd"):  # half a character
-            yield text[len(said) :]
-            said = text
+        text = _decoded(loaded, tokens)[start:]
+        if ends := [place for end in loaded.special.texts if (place := text.find(end)) >= 0]:
+            yield text[len(said) : min(ends)]
+            return
+        certain = text[: len(text) - _waiting(text, loaded.special.texts)]
+        if not text.endswith("\ufffd") and len(certain) > len(said):  # no half a character
+            yield certain[len(said) :]
+            said = certain
+    if len(text) > len(said) and not text.endswith("\ufffd"):
+        yield text[len(said) :]
 
 
-def stop_tokens(tokenizer: Any) -> frozenset[int]:
-    """The end of the text, and the end of a turn where the template has one of its own."""
-    ends = {tokenizer.eos_token_id}
-    known = tokenizer.get_vocab()
-    ends |= {known[token] for token in END_OF_TURN if token in known}
-    return frozenset(ends - {None})
+def _decoded(loaded: Loaded, tokens: Sequence[int]) -> str:
+    return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
-# The tokens that end a turn in the chat templates that tokenizers come with, where eos_token may be another.
-END_OF_TURN = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>")
+def _waiting(text: str, ends: Sequence[str]) -> int:
+    """How many last characters may be the beginning of one of the ends.
+
+    >>> _waiting("and so on <|im", ["<|im_end|>"]), _waiting("and so on", ["<|im_end|>"])
+    (4, 0)
+    """
+    lengths = (length for end in ends for length in range(1, len(end)) if text.endswith(end[:length]))
+    return max(lengths, default=0)

@@ -136,13 +136,19 @@ def test_real_tokenizers_agree_with_the_template_and_train_the_contents(name: st
     assert made.decode(encoded.tokens[encoded.supervised].tolist()) == end.join(contents) + end
 
 
-@pytest.mark.parametrize("prompt", ["Once upon", "Once upon "])
-def test_a_tokenizer_that_writes_words_with_the_blank_before_them_trains_whole_words(prompt: str) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "trained"),
+    [("Once upon", "a time there was"), ("Once upon ", "a time there was"), ("Once up", "on a time there was")],
+)
+def test_what_follows_a_prompt_is_encoded_as_what_follows_it(prompt: str, trained: str) -> None:
+    """As SentencePiece has it: a word with the blank before it, unless the prompt has the blank, or half the word."""
     made = real("models/stories260K")
     text = "Once upon a time there was"
     encoded = one(Marked(text, (Span(len(prompt), len(text)),), plain=True), made)
-    assert encoded.tokens.tolist() == [*made(text)["input_ids"], made.eos_token_id]
-    assert made.decode(encoded.tokens[encoded.supervised].tolist()) == "a time there was</s>"
+    asked = made(prompt)["input_ids"]
+    assert encoded.tokens[: len(asked)].tolist() == asked
+    assert made.decode(encoded.tokens.tolist(), skip_special_tokens=True) == text
+    assert made.decode(encoded.tokens[encoded.supervised].tolist()) == f"{trained}</s>"
 
 
 def test_a_long_document_is_cut_into_windows_that_predict_every_token_once(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from mlxtune.errors import BadModel
+from mlxtune.models import stopping
 from mlxtune.models.config import read
-from mlxtune.models.tokenizer import check_vocabulary, load
+from mlxtune.models.tokenizer import check_vocabulary, differences, load
 from tests.support_assets import assets_folder
 from tests.support_model import CONFIG, WORDS, write_json, write_model
 
@@ -134,3 +135,86 @@ def test_a_tokenizer_that_fails_at_an_unknown_letter_is_refused_when_it_is_loade
     write_json(folder / "tokenizer.json", document)
     with pytest.raises(BadModel, match="UNK"):
         load(folder)
+
+
+def folder_of(tmp_path, model_type, *, tokenizer="models/stories260K", **named):
+    """A folder with a real tokenizer.json and another family's model type."""
+    held = json.loads((assets_folder() / tokenizer / "tokenizer_config.json").read_text())
+    write_model(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((assets_folder() / tokenizer / "tokenizer.json").read_bytes())
+    write_json(tmp_path / "tokenizer_config.json", {**held, **named})
+    write_json(tmp_path / "config.json", {**CONFIG, "model_type": model_type, "vocab_size": 512})
+    return tmp_path
+
+
+TEXT = "Once upon a  time, Grüße 東京\n\n there"
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "llama", "gemma2", "mistral", "phi3", "qwen3", "bert"])
+@pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "LlamaTokenizerFast", "Qwen2Tokenizer"])
+def test_tokens_are_those_of_tokenizer_json_whatever_the_models_type(tmp_path, model_type, named):
+    from tokenizers import Tokenizer
+
+    folder = folder_of(tmp_path, model_type, tokenizer_class=named)
+    made, file = load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert made(TEXT)["input_ids"] == file.encode(TEXT).ids
+    assert made.decode(made(TEXT)["input_ids"], skip_special_tokens=True) == TEXT
+    assert (made.bos_token, made.eos_token) == ("<s>", "</s>")
+
+
+def test_where_transformers_encodes_otherwise_a_note_says_so(tmp_path):
+    folder = folder_of(tmp_path, "qwen2")
+    (note,) = differences(folder, load(folder))
+    assert "The tokens are those of tokenizer.json" in note
+    assert "Qwen2Tokenizer" in note
+    folder = folder_of(tmp_path, "llama", tokenizer_class="PreTrainedTokenizerFast")
+    assert differences(folder, load(folder)) == ()
+
+
+@pytest.mark.parametrize(
+    "fault", ["an id that is not there", "a template without its token", "a charsmap that is none"]
+)
+def test_a_tokenizer_that_panics_is_one_message(tmp_path, fault, capfd):
+    folder = folder_of(tmp_path, "llama")
+    held = json.loads((folder / "tokenizer.json").read_text())
+    if fault == "an id that is not there":
+        held["post_processor"]["single"][0]["SpecialToken"]["id"] = "nowhere"
+    elif fault == "a template without its token":
+        held["post_processor"]["special_tokens"] = {}
+    else:
+        held["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    write_json(folder / "tokenizer.json", held)
+    with pytest.raises(BadModel, match=r"tokenizer\.json: expected a tokenizer that transformers can read") as caught:
+        load(folder)
+    assert len(str(caught.value)) < 2000
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("config.json", {"eos_token_id": 2}),
+        ("config.json", {"text_config": {"eos_token_id": [2, 1]}}),
+        ("generation_config.json", {"eos_token_id": [2, 1]}),
+    ],
+)
+def test_the_end_of_text_is_the_models_where_the_tokenizer_names_none(tmp_path, name, held):
+    folder = folder_of(tmp_path, "llama", eos_token=None)
+    path = folder / name
+    write_json(path, {**(json.loads(path.read_text()) if path.exists() else {}), **held})
+    made = load(folder)
+    assert made.eos_token == "</s>"
+    assert stopping.ids(folder, made) >= {2}
+
+
+def test_generation_stops_at_all_that_the_files_name(tmp_path):
+    folder = folder_of(tmp_path, "llama")
+    write_json(folder / "config.json", {**CONFIG, "eos_token_id": 5, "text_config": {"eos_token_id": [6, True, -1]}})
+    write_json(folder / "generation_config.json", {"eos_token_id": [7, "8", None, 2]})
+    assert stopping.ids(folder, load(folder)) == {2, 5, 6, 7}
+
+
+def test_a_letter_is_no_end_of_text_whatever_config_json_says(tmp_path):
+    folder = folder_of(tmp_path, "llama", eos_token=None)
+    write_json(folder / "config.json", {**CONFIG, "eos_token_id": 300})
+    assert load(folder).eos_token is None

@@ -40,6 +40,7 @@ BF16 = {"backend.precision": "bf16", "schedule.learning_rate": 1e-5}
 CHANGES = {
     "data.max_seq_length": (30, {}),
     "data.loss_on": ("last", {}),
+    "data.end_of_turn": ("##", {}),
     "data.skip_bad_rows": (True, {"bad rows": True}),
     "data.valid_share": (0.5, {}),
     "strategy.name": ("full", {"strategy.last_n": None}),

@@ -49,6 +49,12 @@ class About(BaseModel, frozen=True):
     def untied_head(self) -> bool:
         return self.mlxtune is not None and self.mlxtune.get("untied_head") is True
 
+    @property
+    def end_of_turn(self) -> str | None:
+        """What --end-of-turn named when it was trained."""
+        named = (self.mlxtune or {}).get("end_of_turn")
+        return named if isinstance(named, str) else None
+
 
 def read(folder: Path) -> About:
     """What an adapter's folder says of it. Raises BadModel that names the key of each bad value."""

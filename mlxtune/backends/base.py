@@ -158,10 +158,12 @@ class Sampling(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """A folder in the format of mlx-lm's adapters. untied_head: it has a head that the base model ties."""
+    """A folder in the format of mlx-lm's adapters. untied_head: it has a head that the base model ties. end_of_turn:
+    what the rows that it was trained on had after each answer, as --end-of-turn says it."""
 
     folder: Path
     untied_head: bool
+    end_of_turn: str | None = None
 
 
 class Speaker(Protocol):

@@ -13,6 +13,7 @@ from mlxtune.cli.options import some_options
     "--data",
     "--max-seq-length",
     "--loss-on",
+    "--end-of-turn",
     "--skip-bad-rows",
     "--batch-size",
     "--seed",
@@ -26,6 +27,7 @@ def data(
 
     Examples: `mlxtune data`, `mlxtune data --model dolphin-8b --data train.jsonl --rows 5`
     """
+    from dataclasses import replace
     from json import dumps
 
     from mlxtune.report.waiting import doing
@@ -35,9 +37,8 @@ def data(
         from mlxtune.data.load import prepare, read
         from mlxtune.data.settings import within
         from mlxtune.data.summary import as_json, summary
-        from mlxtune.models import config, hub
+        from mlxtune.models import config, hub, stopping, tokenizer
         from mlxtune.models.context import context
-        from mlxtune.models.tokenizer import load as load_tokenizer
         from mlxtune.recipe import build
         from mlxtune.report.rows import show
 
@@ -47,8 +48,10 @@ def data(
         folder = hub.small(recipe.model.name, recipe.model.revision)
         known = (folder / "config.json").is_file()  # a tokenizer alone will do
         most, seed = context(config.read(folder)) if known else 0, recipe.train.seed
-        tokenizer = load_tokenizer(folder)
+        tokens = tokenizer.load(folder)
+        stops = stopping.ids(folder, tokens)
         now("tokenizing the rows")
-        dataset = prepare(examples, within(recipe.data, most), tokenizer, seed=seed, context=most)
-        said = summary(dataset, tokenizer, rows=rows, batch_size=recipe.train.batch_size, seed=seed)
+        dataset = prepare(examples, within(recipe.data, most), tokens, seed=seed, context=most, stops=stops)
+        dataset = replace(dataset, notes=(*dataset.notes, *tokenizer.differences(folder, tokens)))
+        said = summary(dataset, tokens, rows=rows, batch_size=recipe.train.batch_size, seed=seed)
     print(dumps(as_json(said), ensure_ascii=not takes_any_text(), indent=1)) if json else show(said)

@@ -24,6 +24,13 @@ FLAGS = (
         "--loss-on", "data.loss_on", str, "Which tokens carry loss: auto, all, assistant, last. Default: auto.", MODEL
     ),
     Flag(
+        "--end-of-turn",
+        "data.end_of_turn",
+        str,
+        "Text or token after each answer, where the template writes none; none: nothing, without a warning.",
+        MODEL,
+    ),
+    Flag(
         "--skip-bad-rows/--refuse-bad-rows",
         "data.skip_bad_rows",
         bool,

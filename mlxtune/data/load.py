@@ -1,10 +1,11 @@
 """Settings and a tokenizer -> the dataset of a run. `read` needs no tokenizer and finds all that is wrong with the
 files, quickly; `prepare` tokenizes what was read; `load` is both."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from mlxtune.data import files, forms, notes
+from mlxtune.data import files, forms, notes, special
+from mlxtune.data.answers import Answers
 from mlxtune.data.faults import Fault, refuse_or_raise
 from mlxtune.data.files import Split
 from mlxtune.data.forms import Row
@@ -27,12 +28,12 @@ class Examples:
     beside: tuple[str, ...]  # names of data files or splits that are not read
 
 
-def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int) -> Dataset:
+def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int, stops: Collection[int] = ()) -> Dataset:
     """The training and validation rows. Every fault of the files is found before anything is tokenized.
 
     Raises BadData, BadSetting or Missing; several at once as Faults.
     """
-    return prepare(read(settings), settings, tokenizer, seed=seed)
+    return prepare(read(settings), settings, tokenizer, seed=seed, stops=stops)
 
 
 def read(settings: DataSettings) -> Examples:
@@ -53,16 +54,25 @@ def read(settings: DataSettings) -> Examples:
 
 
 def prepare(
-    examples: Examples, settings: DataSettings, tokenizer: Tokenizer, *, seed: int, context: int = 0
+    examples: Examples,
+    settings: DataSettings,
+    tokenizer: Tokenizer,
+    *,
+    seed: int,
+    context: int = 0,
+    stops: Collection[int] = (),
 ) -> Dataset:
     """Tokenized rows, split. Raises where no row is left to train on, naming the length that would admit some.
 
-    context: the most tokens that the model was made for; 0 where that is not known.
+    context: the most tokens that the model was made for; 0 where that is not known. stops: those at which it stops.
     """
     given = "valid" in examples.splits
     _check_share(settings, given=given)
-    unwritten = Unread()
-    made = [tokenize(examples.splits.get(split, ()), settings, tokenizer, unwritten) for split in ("train", "valid")]
+    unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
+    made = [
+        tokenize(examples.splits.get(split, ()), settings, tokenizer, unwritten, answers)
+        for split in ("train", "valid")
+    ]
     refused = examples.refused + _refused(made, settings)
     train, valid = made[0].rows, made[1].rows
     if not train:
@@ -72,17 +82,19 @@ def prepare(
     rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ())]
     split = notes.split(len(train), len(valid), given=given, share=settings.valid_share, seed=seed)
     skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
-    said = (split, *notes.preference(rows), *skipped)
+    said = (*answers.said(), split, *notes.preference(rows), *skipped)
     return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)))
 
 
-def load_for_eval(settings: DataSettings, tokenizer: Tokenizer, context: int = 0) -> Dataset:
+def load_for_eval(
+    settings: DataSettings, tokenizer: Tokenizer, context: int = 0, stops: Collection[int] = ()
+) -> Dataset:
     """The rows to measure a model on, all in `valid`: the test split, else the validation split, else all there are."""
     examples = read(settings)
     order: tuple[Split, ...] = ("test", "valid", "train")
     split = next(split for split in order if split in examples.splits)
-    unwritten = Unread()
-    made = tokenize(examples.splits[split], settings, tokenizer, unwritten)
+    unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
+    made = tokenize(examples.splits[split], settings, tokenizer, unwritten, answers)
     refused = examples.refused + _refused([made], settings)
     if not made.rows:
         raise _nothing_left(examples, split, made, refused, settings, context)
@@ -94,6 +106,10 @@ def load_for_eval(settings: DataSettings, tokenizer: Tokenizer, context: int = 0
 def _beyond(parts: Sequence[Tokenized], settings: DataSettings, context: int) -> list[str]:
     is_why = settings.longest == context and any(part.too_long for part in parts)
     return [notes.beyond(context)] if is_why else []
+
+
+def _answers(settings: DataSettings, tokenizer: Tokenizer, stops: Collection[int]) -> Answers:
+    return Answers(special.read(tokenizer, stops, settings.end_of_turn), settings.end_of_turn)
 
 
 def _lost(examples: Examples, unwritten: Unread, tokenizer: Tokenizer) -> tuple[str, ...]:

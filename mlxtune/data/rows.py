@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mlxtune.data.answers import Answers
 from mlxtune.data.faults import BadRow, Fault, Place, fault
 from mlxtune.data.forms import Chat, Row, Text
 from mlxtune.data.readers.raw import Document
 from mlxtune.data.settings import DataSettings
+from mlxtune.data.special import Special
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.tokens import Marked, Tokens, encode, marked
 from mlxtune.data.types import TokenRow
@@ -36,17 +38,19 @@ class Tokenized(NamedTuple):
     faults: tuple[Fault, ...]  # that the chat template or the tokenizer cannot take
 
 
-def tokenize(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread) -> Tokenized:
+def tokenize(
+    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread, answers: Answers
+) -> Tokenized:
     """Every row as tokens, or among those that cannot train. Raises for what is wrong with all rows of a form.
 
-    unwritten takes what the chat template leaves out of messages, such as reasoning.
+    unwritten takes what the chat template leaves out of messages, such as reasoning; answers how they end.
     """
     _check_settings(rows, settings, tokenizer)
     kept: list[TokenRow] = []
     too_long: list[TooLong] = []
     silent: list[Place] = []
     faults: list[Fault] = []
-    for place, made in _encoded(rows, settings, tokenizer, unwritten):
+    for place, made in _encoded(rows, settings, tokenizer, unwritten, answers):
         if isinstance(made, BadRow):
             faults.append(fault(place, made))
         elif not made.supervised.any():
@@ -79,25 +83,27 @@ def _check_settings(rows: Sequence[Row], settings: DataSettings, tokenizer: Toke
 
 
 def _encoded(
-    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread
+    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread, answers: Answers
 ) -> Iterator[tuple[Place, Tokens | BadRow]]:
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        written = [_marked(row, settings, tokenizer) for row in chunk]
-        encoded = iter(encode([text for text in written if isinstance(text, Marked)], tokenizer))
+        written = [_marked(row, settings, tokenizer, answers.special) for row in chunk]
+        encoded = iter(encode([text for text in written if isinstance(text, Marked)], tokenizer, answers.special))
         for row, text in zip(chunk, written, strict=True):
             if isinstance(row.example, Chat) and isinstance(text, Marked):
                 _note_unwritten(row.example, text.text, unwritten)
             made = text if isinstance(text, BadRow) else next(encoded)
+            if isinstance(text, Marked) and isinstance(made, Tokens):
+                answers.add(text, made, row.place.short, tokenizer)
             if isinstance(row.example, Document) and isinstance(made, Tokens):
                 yield from _windows(row.place, row.example.text, made, settings.longest)
             else:
                 yield row.place, made
 
 
-def _marked(row: Row, settings: DataSettings, tokenizer: Tokenizer) -> Marked | BadRow:
+def _marked(row: Row, settings: DataSettings, tokenizer: Tokenizer, special: Special) -> Marked | BadRow:
     try:
-        return marked(row.example, tokenizer, settings)
+        return marked(row.example, tokenizer, settings, special)
     except BadRow as bad:
         return bad
 

@@ -26,6 +26,7 @@ class DataSettings:
     # Tokens; one token has nothing to be predicted from. None: as many as are usual, within the model's context.
     max_seq_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
     loss_on: LossOn = "auto"
+    end_of_turn: Annotated[str, Field(min_length=1)] | None = None  # after each answer; none: nothing, and no warning
     skip_bad_rows: bool = False  # skip, count and list rows that cannot be read, instead of stopping
     valid_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the rows, where there is no validation file
     now: str | None = None  # the time that chat templates may write, 2026-07-26T12:00:00; None is the run's start

@@ -61,8 +61,16 @@ class Turns:
         if not 0 < start <= end <= len(self.text):
             raise _inexact(index)
         turn = _without_trailing_blanks(self.text[start:end], self.messages[index])
+        if self._is_ended_by_the_text(index, turn, end):
+            turn += self.text[start + len(turn) : end] + self.eos
         check_whole(turn, self.messages[index])
         return Span(start, start + len(turn))
+
+    def _is_ended_by_the_text(self, index: int, turn: str, end: int) -> bool:
+        """Whether all that ends this turn, which is the last, is the end-of-text token that follows."""
+        content = self.messages[index]["content"].rstrip()
+        is_bare = bool(content) and turn.rstrip().endswith(content)
+        return is_bare and index == len(self.messages) - 1 and bool(self.eos) and self.text[end:] == self.eos
 
     # where it begins
 

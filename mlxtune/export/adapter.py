@@ -88,7 +88,7 @@ def find(folder: Path) -> Adapter:
     document = read_object(folder / CONFIG, BadModel)
     if isinstance(about := document.get("mlxtune"), dict) and KEY in about:
         _check_sealed(folder, document)
-    return Adapter(folder, read.untied_head)
+    return Adapter(folder, read.untied_head, read.end_of_turn)
 
 
 def _check_sealed(folder: Path, document: dict[str, Any]) -> None:
