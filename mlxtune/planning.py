@@ -14,7 +14,6 @@ from mlxtune.memory import fit, kept_ratio
 from mlxtune.memory import outline as outlines
 from mlxtune.memory.plan import Plan, plan
 from mlxtune.memory.setup import Rows, Setup, rows_of
-from mlxtune.models import fit as model_fit
 from mlxtune.models import outline as model_outline
 from mlxtune.models.aliases import TINY
 from mlxtune.planned_rows import SPARED, Lost, PlannedRows
@@ -74,9 +73,8 @@ class Planner:
         self.for_mac = for_mac
         self.outline = model_outline.outline(recipe.model.name, recipe.model.revision)
         config = self.outline.config
-        recipe = for_model(recipe, config)
-        if config.quantized:
-            raise model_fit.quantised(Path(self.outline.place), config.quantized)
+        self.place = Path(self.outline.place)
+        recipe = for_model(recipe, config, self.place)
         choice = self._choice(recipe)
         self.backend = choice.name
         self.recipe = _changed(recipe, {"backend.name": choice.name}) or recipe
@@ -90,7 +88,7 @@ class Planner:
 
     def plan(self, recipe: Recipe) -> Planned:
         """The plan of a recipe for this model and these rows."""
-        recipe = for_model(recipe, self.outline.config)
+        recipe = for_model(recipe, self.outline.config, self.place)
         element = 4 if self.backend == "numpy" else PRECISION_BYTES[recipe.backend.precision]
         anatomy = outlines.anatomy(self.outline, element)
         selection = select(recipe.strategy, anatomy)

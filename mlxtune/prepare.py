@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     config = model_config.read(folder)
     weights.headers(folder)
-    recipe = run_shape.for_model(recipe, config)
+    recipe = run_shape.for_model(recipe, config, folder)
     tell(Preparing("reading the tokenizer"))
     tokens = tokenizer.load(folder)
     notes = (*tokenizer.check_vocabulary(tokens, config), *tokenizer.differences(folder, tokens))

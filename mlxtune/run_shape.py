@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune import validating
@@ -20,6 +21,7 @@ from mlxtune.memory.setup import Rows, Setup, rows_of
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.context import context
 from mlxtune.models.dimensions import Dimensions
+from mlxtune.models.fit import quantised
 from mlxtune.optim.schedule import check_length
 from mlxtune.recipe import Recipe
 from mlxtune.strategies.choose import check_layers
@@ -41,8 +43,13 @@ def feed_of(recipe: Recipe, dataset: Dataset, selection: Selection, n_layers: in
     return affordable(train, feed)
 
 
-def for_model(recipe: Recipe, config: ModelConfig) -> Recipe:
-    """The recipe with the length of rows, which depends on the model. Raises BadSetting for what the model lacks."""
+def for_model(recipe: Recipe, config: ModelConfig, place: Path) -> Recipe:
+    """The recipe with the length of rows, which depends on the model.
+
+    Raises BadSetting for what the model does not have, BadModel for one that is quantised. place: for messages.
+    """
+    if config.quantized:
+        raise quantised(place, config.quantized)
     check_layers(recipe.strategy, config.n_layers)
     return replace(recipe, data=within(recipe.data, context(config)))
 

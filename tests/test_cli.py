@@ -73,7 +73,7 @@ def test_a_row_of_no_known_form(tmp_path, refused):
 
 def test_only_rows_that_are_too_long(tmp_path, refused):
     path = write(tmp_path / "rows.jsonl", TEXT_ROWS)
-    assert "would admit some" in refused("--data", path, "--max-seq-length", 4)
+    assert "would admit them" in refused("--data", path, "--max-seq-length", 4)
 
 
 def test_a_batch_larger_than_the_data_set(tmp_path, refused):
@@ -214,7 +214,7 @@ def test_a_failing_recipe_does_not_stop_the_next_and_the_exit_code_says_so(tmp_p
 def test_eval_agrees_with_the_runs_own_validation_loss(tmp_path, mlxtune, train):
     write(tmp_path / "train.jsonl", TEXT_ROWS)
     valid = write(tmp_path / "valid.jsonl", TEXT_ROWS[:5])
-    end = json.loads(train("--data", tmp_path, "--learning-rate", "1e-3", "--json").stdout)
+    end = json.loads(train("--data", tmp_path, "--learning-rate", "1e-3", "--eval-every", 1, "--json").stdout)
     found = mlxtune("eval", "--data", valid, "--adapter", "out/adapter", "--precision", "fp32", "--json")
     score = json.loads(found.stdout)
     assert score["loss"] == pytest.approx(end["best_eval_loss"], rel=1e-6)

@@ -221,7 +221,8 @@ def test_little_is_left_out_with_a_word_and_more_only_if_it_is_asked_for(mlxtune
 def test_a_long_text_is_cut_into_more_rows_and_loses_none(mlxtune, long_context, tmp_path):
     text = text_of(tmp_path / "rows.txt", 20000)
     options = ("memory", "--model", long_context, "--data", text, "--backend", "numpy", "--json")
-    document = json.loads(mlxtune(*options, "--fit", "8MB").stdout)
+    limit = json.loads(mlxtune(*options).stdout)["predicted_peak_bytes"] // 10
+    document = json.loads(mlxtune(*options, "--fit", limit).stdout)
     assert document["changes"]["data.max_seq_length"] < 2048
     assert document["left_out"] == ""
 

@@ -41,7 +41,7 @@ def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Kee
         )
     if job.prefix_cache == "auto" and work.row_passes < PAYS_FROM * len(rows):
         passes = f"{counted(work.row_passes, 'pass', 'passes')} over {counted(len(rows), 'row')}"
-        return f"The output of {layers} is not kept: {passes} would not pay for it."
+        return f"The output of {layers} is not kept: {passes} do not pay."
     if not writable(file.folder):
         if job.prefix_cache == "on":
             raise not_kept(file, "a folder that may not be written to")
