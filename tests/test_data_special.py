@@ -58,9 +58,8 @@ def test_end_of_turn_ends_every_answer_once_and_with_loss(template: str, tmp_pat
     made = tokenizer(template)
     found = dataset(tmp_path, TWO_TURNS, made, end_of_turn="<|im_end|>")
     assert warnings(found) == []
-    assert [text.partition("<|im_end|>")[0] for text in spans(found.train[0], made)] == ["a1", "a2"]
+    assert spans(found.train[0], made) == ["a1<|im_end|>", "a2<|im_end|>"]
     assert made.decode(found.train[0].tokens.tolist()).count("<|im_end|>") == (4 if template == OUTSIDE else 2)
-    assert all("<|im_end|>" in text for text in spans(found.train[0], made))
 
 
 def test_end_of_turn_adds_nothing_where_the_template_writes_it(tmp_path: Path) -> None:
@@ -73,7 +72,8 @@ def test_end_of_turn_may_be_a_text_of_several_tokens(tmp_path: Path) -> None:
     made = tokenizer(BARE)
     found = dataset(tmp_path, TWO_TURNS, made, end_of_turn="[END]")
     assert warnings(found) == []
-    assert [text.strip() for text in spans(found.train[0], made)] == ["a1[END]", "a2[END]"]
+    assert spans(found.train[0], made) == ["a1[END]", "a2[END]"]
+    assert any("Answers end in the text `[END]`, which is several tokens here" in note for note in found.notes)
     plain = only(tmp_path, {"prompt": "q", "completion": "a"}, tokenizer(), end_of_turn="[END]")
     assert spans(plain, made) == ["a[END]"]
 

@@ -28,6 +28,7 @@ class Answers:
     stopped: int = 0
     texts: int = 0
     stopped_texts: int = 0
+    textual: int = 0  # answers that end in a text of several tokens alone
     sampled: int = 0
     lost: list[str] = field(default_factory=list)  # of sampled rows, what does not come back
 
@@ -46,13 +47,19 @@ class Answers:
         start, end = text.spans[place]
         after = text.spans[place + 1].start if text.spans[place + 1 :] else end + 1
         within = made.tokens[made.supervised & (made.starts >= start) & (made.starts < after)]
+        if not self.special.marks.keys().isdisjoint(within.tolist()):
+            return True
         ended = text.text[start:end].rstrip().endswith(self.special.texts)
-        return ended or not self.special.marks.keys().isdisjoint(within.tolist())
+        self.textual += ended
+        return ended
 
     def said(self) -> list[str]:
         """Sentences for the opening panel: what will not be learnt or not be read, with the remedy."""
         counts = (("answer", self.answers, self.stopped), ("text", self.texts, self.stopped_texts))
         said = [self._endless(*each) for each in counts if each[1] != each[2] and self.end_of_turn != NONE]
+        if self.textual:
+            words = f"the text {shown(self.special.texts[0], 40)}, which is several tokens here"
+            said.append(f"Answers end in {words}: mlxtune stops at it, other programs may not.")
         if self.lost:
             said.append(f"The tokenizer does not give back the text of all rows: {self.lost[0]}.")
         return said

@@ -63,13 +63,17 @@ class Special(NamedTuple):
         return text + self.written if is_answer or self.eos is None else text
 
     def to_the_end(self, text: str, spans: Sequence[Span]) -> tuple[Span, ...]:
-        """Spans with what --end-of-turn names, where the template writes it just behind what it marks."""
+        """Spans up to what --end-of-turn names: the template may write it just behind what it marks, and blanks or its
+        own end behind it, which no one generates."""
 
-        def end(at: int) -> int:
+        def end(start: int, at: int) -> int:
+            before, found, rest = text[start:at].rpartition(self.written)
+            if found and not _without(rest, self.words).strip():
+                return start + len(before + found)
             behind = text[at:].lstrip()
             return len(text) - len(behind) + len(self.written) if behind.startswith(self.written) else at
 
-        return tuple(Span(start, end(at)) for start, at in spans) if self.written else tuple(spans)
+        return tuple(Span(start, end(start, at)) for start, at in spans) if self.written else tuple(spans)
 
     def missing(self, tokens: Ints) -> list[int]:
         """What the tokenizer puts in front of a text, if it is not there."""
