@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from mlxtune.data import special
 from mlxtune.data.encoding import decoded, encode, same
 from mlxtune.data.faults import BadRow
-from mlxtune.data.tokens import Marked, Tokens, prompt_tokens
+from mlxtune.data.forms import Chat
+from mlxtune.data.settings import DataSettings
+from mlxtune.data.template import prompt_text
+from mlxtune.data.tokens import Marked, Tokens, marked, prompt_tokens
 from mlxtune.data.tokens import encode as encode_marked
 from mlxtune.data.turns import Span
 from tests.support_assets import assets_folder
@@ -151,3 +154,35 @@ def test_many_cuts_in_one_row_are_each_where_they_are_asked_for(tmp_path: Path) 
         "upon the hill <|im_end|>",
     ]
     assert np.count_nonzero(np.diff(row.supervised.astype(int)) == 1) == 3
+
+
+TEMPLATES = {
+    "names": "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
+    "ChatML": CHATML,
+    "Llama 2's": "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content }}"
+    "{{ ' [/INST]' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}",
+}
+CONTENTS = TEXTS.filter(lambda text: text.strip())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", TEMPLATES)
+@settings(OFTEN, max_examples=25)
+@given(turns=st.lists(CONTENTS, min_size=4, max_size=4), end=st.sampled_from([None, "<|im_end|>", "[E]"]))
+def test_a_chat_begins_with_the_tokens_that_generation_is_given(
+    kind: str, template: str, turns: list[str], end: str | None
+) -> None:
+    made = tokenizer_of_kind(kind, TEMPLATES[template])
+    around, now = special.read(made, (), end), DataSettings(now="2031-07-26")
+    messages = tuple(chat(*turns)["messages"])
+    text = marked(Chat(messages), made, now, around)
+    [row] = encode_marked([text], made, around)
+    if isinstance(row, BadRow):
+        assert made.unk_token_id in encode([text.text], made)[0].tokens
+        return
+    asked = made(prompt_text(around.ended(messages[:1]), made, now.time), add_special_tokens=False)["input_ids"]
+    assert row.tokens[: len(asked)].tolist() == asked
+    assert not row.supervised[: len(asked)].any()
+    assert row.supervised[len(asked)]

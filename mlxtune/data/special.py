@@ -95,8 +95,10 @@ class Special(NamedTuple):
         content: str = message["content"]
         if self.turn.strip() or self.written:
             content = _without(content, self.words)
-        added = self.written if content.strip() and not self.turn.strip().startswith(self.written) else ""
-        return message if content + added == message["content"] else {**message, "content": content + added}
+        if not content.strip():  # a call of a tool, or an end alone
+            return message
+        content += "" if self.turn.strip().startswith(self.written) else self.written
+        return message if content == message["content"] else {**message, "content": content}
 
 
 def read(tokenizer: Tokenizer, ids: Collection[int] = (), end_of_turn: str | None = None) -> Special:
