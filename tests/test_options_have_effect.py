@@ -23,6 +23,7 @@ EFFECTS = {
     ("data", "--data"): (lambda tmp: write(tmp / "rows.jsonl", TEXT_ROWS), ()),
     ("data", "--max-seq-length"): (lambda _: 40, ()),
     ("data", "--loss-on"): (lambda _: "all", ()),
+    ("data", "--end-of-turn"): (lambda _: "##", ()),
     ("data", "--skip-bad-rows"): (None, ("--data", lambda tmp: write(tmp / "rows.jsonl", [*TEXT_ROWS, BAD]))),
     ("data", "--batch-size"): (lambda _: 9, ()),
     ("data", "--seed"): (lambda _: 5, ("--data", lambda tmp: write(tmp / "rows.jsonl", TEXT_ROWS * 4))),
