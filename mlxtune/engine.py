@@ -77,8 +77,15 @@ class Feed(NamedTuple):
             packed=self.packed,
         )
 
+    @property
+    def evaluated(self) -> Sequence[TokenRow]:
+        """The rows whose loss tells what was learned: those that validate, or of the first step where none do."""
+        return self.valid or self.train
+
     def eval_batches(self) -> list[tuple[int, ...]]:
-        """Row numbers of each batch of the validation."""
+        """Row numbers, in `evaluated`, of each batch that is evaluated."""
+        if not self.valid:
+            return self.windows(0)[0]
         return eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size, packed=self.packed)
 
     def windows_from(self, epoch: int, number: int) -> Iterator[Window]:
@@ -96,9 +103,9 @@ class Feed(NamedTuple):
         """The micro-batch with the most tokens, of the first steps of the first epoch."""
         return self._most_tokens(self.train, (batch for window in self.windows(0)[:steps] for batch in window))
 
-    def largest_evaluated(self) -> Batch | None:
-        """The batch of the validation with the most tokens."""
-        return self._most_tokens(self.valid, self.eval_batches()) if self.valid else None
+    def largest_evaluated(self) -> Batch:
+        """The batch with the most tokens of those that are evaluated."""
+        return self._most_tokens(self.evaluated, self.eval_batches())
 
     def _most_tokens(self, rows: Sequence[TokenRow], batches: Iterable[tuple[int, ...]]) -> Batch:
         most = max(batches, key=lambda batch: sum(len(rows[index].tokens) for index in batch))
@@ -278,7 +285,7 @@ def _check_finite(step: int, loss: float, result: StepResult, rows: Sequence[int
 def validate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
     """The validation loss of the weights as they are; `progress` is not told. Raises NotFinite."""
     began = time.perf_counter()
-    total = evaluate(learner, feed.valid, feed.eval_batches())
+    total = evaluate(learner, feed.evaluated, feed.eval_batches())
     seconds = time.perf_counter() - began
     step, loss = progress.step, total.loss_sum / total.n_tokens
     if not math.isfinite(loss):
@@ -292,7 +299,7 @@ def first_rows_loss(learner: Learner, feed: Feed, progress: Progress) -> float:
 
     It stands in for the validation where no row validates. Raises NotFinite.
     """
-    total = evaluate(learner, feed.train, feed.windows(0)[0])
+    total = evaluate(learner, feed.evaluated, feed.eval_batches())
     loss = total.loss_sum / total.n_tokens
     if not math.isfinite(loss):
         raise NotFinite(progress.step, "a finite loss of the first step's rows", str(loss))

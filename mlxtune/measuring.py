@@ -37,7 +37,7 @@ class Measured(NamedTuple):
 def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
     """Prepare the run, make its three largest steps and keep the ratio. Nothing is written but that."""
     prepared = prepare(recipe, tell)
-    learner, (train, valid) = prepared.learner, _batches(prepared)
+    learner, (train, evaluated) = prepared.learner, _batches(prepared)
     learner.limit(prepared.held_bytes, prepared.plan.cache_bytes)  # as a run: what it takes otherwise is more
     try:
         tell(Preparing("loading the model"))
@@ -45,8 +45,7 @@ def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
         tell(Preparing("making three steps"))
         for _ in range(STEPS):
             learner.step([train] * recipe.train.grad_accum, RATE)
-        if valid is not None:
-            learner.evaluate(valid)
+        learner.evaluate(evaluated)
         memory = learner.memory()
         trains = sum(tensor.info.bytes for tensor in learner.weights())
         state = sum(tensor.info.bytes for tensor in learner.optimizer_state())
@@ -59,20 +58,20 @@ def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
     return Measured(plan, memory.peak_memory_bytes, _parts(plan, memory, trains, state), ratio)
 
 
-def _largest(prepared: Prepared) -> tuple[Sequence[int], Sequence[int] | None]:
+def _largest(prepared: Prepared) -> tuple[Sequence[int], Sequence[int]]:
     return run_shape.largest_batches(prepared.guard.setup, prepared.feed, prepared.pace.total)
 
 
-def _batches(prepared: Prepared) -> tuple[Batch, Batch | None]:
-    """The largest of the training and of the validation."""
-    feed, (train, valid) = prepared.feed, _largest(prepared)
-    return collate(feed.train, train), None if valid is None else collate(feed.valid, valid)
+def _batches(prepared: Prepared) -> tuple[Batch, Batch]:
+    """The largest of what is trained on and of what is evaluated."""
+    feed, (train, evaluated) = prepared.feed, _largest(prepared)
+    return collate(feed.train, train), collate(feed.evaluated, evaluated)
 
 
 def _of_these(prepared: Prepared) -> Plan:
     """The plan of these batches alone: NumPy keeps the frozen layers' output of the rows that it has seen."""
-    guard, feed, (train, valid) = prepared.guard, prepared.feed, _largest(prepared)
-    seen = feed._replace(train=[feed.train[row] for row in train], valid=[feed.valid[row] for row in valid or ()])
+    guard, feed, (train, evaluated) = prepared.guard, prepared.feed, _largest(prepared)
+    seen = feed._replace(train=[feed.train[row] for row in train], valid=[feed.evaluated[row] for row in evaluated])
     kept_tokens = run_shape.kept_tokens(prepared.recipe, guard.setup, seen)
     return make_plan(guard.setup, run_shape.micro_batch(feed.train, train), guard.evaluated, kept_tokens)
 

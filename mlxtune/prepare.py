@@ -185,7 +185,7 @@ def _job(recipe: Recipe, folder: Path) -> Job:
 def _work(feed: Feed, paces: Pace, dataset: Dataset, fingerprint: str) -> Work:
     """What the run will ask, from its first step on."""
     rows, evaluated = (*dataset.train, *dataset.valid), feed.largest_evaluated()
-    most = max(int(b.lengths_B.sum()) for b in (feed.largest(paces.per_epoch), evaluated) if b is not None)
+    most = max(int(b.lengths_B.sum()) for b in (feed.largest(paces.per_epoch), evaluated))
     return Work(rows, feed.largest(paces.total), evaluated, most, run_shape.row_passes(feed, paces), fingerprint)
 
 

@@ -162,14 +162,16 @@ def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
     return rows_of([len(rows[index].tokens) for index in batch], supervised, MULTIPLE)
 
 
-def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows | None]:
+def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows]:
     """The shapes of the largest batches."""
-    train, valid = largest_batches(setup, feed, steps)
-    return micro_batch(feed.train, train), None if valid is None else micro_batch(feed.valid, valid)
+    train, evaluated = largest_batches(setup, feed, steps)
+    return micro_batch(feed.train, train), micro_batch(feed.evaluated, evaluated)
 
 
-def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int] | None]:
-    """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of the validation."""
+def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of what is evaluated."""
     train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
+    evaluated = largest(setup, feed.eval_batches(), feed.evaluated)
     assert train is not None, "a feed has rows"
-    return train, largest(setup, feed.eval_batches() if feed.valid else [], feed.valid)
+    assert evaluated is not None, "a feed has rows"
+    return train, evaluated
