@@ -46,6 +46,15 @@ def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = 
     return start(build(tree, {**overrides, "run.out": str(folder)}, str(folder)), reports)
 
 
+def _logged(log: Log, end: End) -> End:
+    """The end, once the log has it. On a full disk it says so, unless it says that something else went wrong."""
+    try:
+        log(end)
+    except RunStopped as fault:
+        return end if end.exit_code else replace(end, status="stopped", message=str(fault), exit_code=fault.exit_code)
+    return end
+
+
 class _Session:
     """A run while it is in its folder."""
 
@@ -99,8 +108,8 @@ class _Session:
         log = Log(self.folder / run_folder.METRICS)
         with closing(log), closing(self.saving), StopRequests() as requests:
             self.tell.all.append(log)
-            end = self._train_until_the_end(requests)
-            self.tell(end)
+            end = _logged(log, self._train_until_the_end(requests))
+            self.shown(end)
         return end
 
     def _begin_or_resume(self) -> None:

@@ -78,8 +78,8 @@ def check(folder: Path, *, new: bool) -> None:
         raise_all([*_not_folders(folder), *_not_files(folder)])
         if new or not is_run(folder):
             _check_unclaimed(folder)
-    except OSError as fault:
-        found = fault.strerror or str(fault)
+    except (OSError, RuntimeError) as fault:  # RuntimeError: a ring of links
+        found = getattr(fault, "strerror", None) or str(fault)
         raise BadRun(str(folder), expected="a folder that may be read", found=found, remedy=ELSEWHERE) from None
 
 

@@ -75,7 +75,7 @@ class Operations:
         of_os = os.open
 
         def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
-            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) and not str(path).startswith("/dev/"):
                 self.note(f"open {path}")
             return of_os(path, flags, *rest, **named)
 
@@ -90,7 +90,7 @@ class Operations:
         return noted
 
     def _open(self, file: Any, mode: str = "r", buffering: int = -1, *text: Any, **named: Any) -> Any:
-        if not set(mode) & set("wax+"):
+        if not set(mode) & set("wax+") or str(file).startswith("/dev/"):
             return self.open(file, mode, buffering, *text, **named)
         if not isinstance(file, int):
             self.note(f"open {file}")
@@ -206,7 +206,7 @@ def places(total: int, arguments: argparse.Namespace) -> Iterator[int]:
 def at_operations(arguments: argparse.Namespace, fault: Any) -> None:
     """Both forms: killed, or without room."""
     warm_up()
-    generator, done = random.Random(arguments.seed), 0
+    generator, ended = random.Random(arguments.seed), 0
     for backend in arguments.backend or backends():
         with tempfile.TemporaryDirectory() as folder:
             runs = Runs(Path(folder), backend)
@@ -217,17 +217,16 @@ def at_operations(arguments: argparse.Namespace, fault: Any) -> None:
             for place in places(total, arguments):
                 broken = Path(folder, "broken", "run")
                 broken.parent.mkdir()
-                ended, why = end_at(runs, broken, place, fault)
-                if not ended and place % 2 == 0:
-                    ended = runs.run(broken, generator.randint(1, total), fault) == 0
-                if not ended:
-                    runs.finish(broken, why)
+                whole_before, why = end_at(runs, broken, place, fault)
+                ended += not whole_before
+                if not whole_before and place % 2 == 0:
+                    runs.run(broken, generator.randint(1, total), fault)
+                runs.finish(broken, why)
                 if result(whole) != result(broken):
                     raise SystemExit(f"{backend}, {why}: DIFFERENT")
                 shutil.rmtree(broken.parent)
-                done += 1
-            print(f"{backend}: ended at {place:,} of {total:,} file operations and before, resumed to the same bytes")
-    print(f"all equal after {done} runs that were {'killed' if fault is die else 'out of room'}")
+            print(f"{backend}: of {total:,} file operations; {ended} runs so far resumed to the same bytes", flush=True)
+    print(f"all equal after {ended} runs that were {'killed' if fault is die else 'out of room'}")
 
 
 def end_at(runs: Runs, out: Path, place: int, fault: Any) -> tuple[bool, str]:
