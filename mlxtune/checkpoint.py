@@ -150,8 +150,8 @@ def newest(run: Path) -> Found | None:
         return Found(path, state, (*told, *_without_state(run, path)))
     if damaged:
         first = damaged[0][1]
-        remedy = f"None of the {len(damaged):,} checkpoints is whole; nothing was changed. Put back a copy of them, or"
-        remedy += " choose another --out to begin anew."
+        none = "The only checkpoint is not" if len(damaged) == 1 else f"None of the {len(damaged):,} checkpoints is"
+        remedy = f"{none} whole; nothing was changed. Put back a copy, or choose another --out to begin anew."
         raise BadRun(first.where, expected=first.expected, found=first.found, remedy=remedy)
     return None
 
