@@ -84,10 +84,10 @@ def test_the_document_has_the_keys_of_the_contract(tmp_path, plan):
     assert document["measured_peak_bytes"] is None
 
 
-@pytest.mark.parametrize("backend", ["mlx", "numpy"])
+@pytest.mark.parametrize("place", [("--for", "mac"), ("--backend", "numpy")], ids=str)
 @pytest.mark.parametrize("options", [(), ("--strategy", "lora"), ("--strategy", "full", "--grad-accum", "2")])
-def test_the_peak_is_the_sum_of_its_parts(tmp_path, plan, backend, options):
-    document = plan("--model", outline_folder(tmp_path / "model"), "--backend", backend, *options)
+def test_the_peak_is_the_sum_of_its_parts(tmp_path, plan, place, options):
+    document = plan("--model", outline_folder(tmp_path / "model"), *place, *options)
     assert sum(document["parts"].values()) == document["predicted_peak_bytes"]
     assert min(document["parts"].values()) >= 0
 
@@ -100,7 +100,7 @@ def of_llama(n_layers: int) -> int:
 
 
 def test_the_weights_and_the_optimizer_of_llama_3_8b_are_what_they_are_by_hand(tmp_path, plan):
-    options = ("--last-n", 4, "--precision", "bf16", "--batch-size", 1, "--max-seq-length", 2048, "--backend", "mlx")
+    options = ("--last-n", 4, "--precision", "bf16", "--batch-size", 1, "--max-seq-length", 2048, "--for", "mac")
     parts = plan("--model", config_folder(tmp_path / "model", LLAMA), *options)["parts"]
     assert parts["trainable_weights"] == 2 * of_llama(4)
     assert parts["frozen_weights"] + parts["trainable_weights"] == 2 * PARAMETERS[LLAMA]  # 16.06 GB
@@ -225,6 +225,7 @@ def test_rows_that_are_shorter_than_allowed_are_planned_as_they_are(tmp_path, pl
     assert plan("--model", folder, "--max-seq-length", 128)["predicted_peak_bytes"] > alone["predicted_peak_bytes"]
 
 
+@pytest.mark.skipif(not choose.has_mlx(), reason="NumPy keeps it in memory")
 def test_what_is_kept_on_the_disk_is_said_and_is_what_a_run_keeps(plan):
     """Of the built-in rows."""
     settings = {"train.max_steps": 400, "strategy.last_n": 2, "backend.precision": "bf16", "backend.name": "mlx"}
@@ -239,8 +240,7 @@ def test_what_is_kept_on_the_disk_is_said_and_is_what_a_run_keeps(plan):
     assert said > 0
     assert planned(backend__prefix_cache="off") == planned(train__max_steps=1) == planned(strategy__last_n="all") == 0
     assert plan("--max-steps", 400, "--last-n", 2, "--precision", "bf16", "--backend", "mlx")["disk_bytes"] == said
-    if choose.has_mlx():
-        assert prepare(build({}, settings)).learner.keeping.file.bytes == said
+    assert prepare(build({}, settings)).learner.keeping.file.bytes == said
 
 
 ONLY_MLX = {"model_type": "gemma", "head_dim": 32}
@@ -248,7 +248,7 @@ ONLY_MLX = {"model_type": "gemma", "head_dim": 32}
 
 @pytest.mark.parametrize("changes", [{}, ONLY_MLX, {"vocab_size": 515}], ids=str)
 @pytest.mark.parametrize("room", [10**12, 10**6], ids=["much memory", "little memory"])
-@pytest.mark.parametrize("settings", [{}, {"backend.name": "mlx"}, {"backend.name": "numpy"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, *({"backend.name": name} for name in BACKENDS)], ids=str)
 def test_what_is_planned_is_the_backend_that_would_train(tmp_path, monkeypatch, changes, settings, room):
     """Of one function each time, which is asked by what is there: a folder with weights, or a config alone."""
     folder = whole_folder(tmp_path / "model", **changes)
@@ -299,7 +299,7 @@ def test_a_mac_is_planned_to_fit_by_the_memory_that_it_has(tmp_path, plan, mlxtu
 
 def test_a_model_with_an_alias_is_planned_without_the_hub(plan, tmp_path, monkeypatch):
     use_cache(tmp_path / "cache", monkeypatch)
-    document = plan("--model", "llama-3-8b", "--backend", "mlx")
+    document = plan("--model", "llama-3-8b", "--for", "mac")
     assert (document["parameters"], document["shapes_from"]) == (8_030_261_248, "known to mlxtune")
-    by_config = plan("--model", config_folder(tmp_path / "model", LLAMA), "--backend", "mlx")
+    by_config = plan("--model", config_folder(tmp_path / "model", LLAMA), "--for", "mac")
     assert document["parts"] == by_config["parts"]

@@ -307,6 +307,7 @@ def test_a_run_that_goes_on_in_another_form_says_that_its_last_bits_may_differ(m
         again = make(keep=keep)
         again.prepare()
         for name, tensors in (("w.safetensors", begun.weights()), ("o.safetensors", begun.optimizer_state())):
+            (tmp_path / name).unlink(missing_ok=True)
             write_tensors(tmp_path / name, tensors)
         again.restore(tmp_path / "w.safetensors", tmp_path / "o.safetensors", begun.scalars())
         assert any(OTHER_FORM in note for note in again.notes) == said

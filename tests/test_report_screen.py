@@ -187,8 +187,8 @@ def test_a_long_run_keeps_a_bounded_curve():
     assert tally.smooth[-1].step == 20_000
 
 
-def test_time_left_counts_the_evaluations_between_the_steps():
+def test_time_left_counts_the_validations_that_are_to_come():
     tally = tally_of(
-        [told.start(steps=20), *(event for n in range(1, 11) for event in (told.evaluation(n), told.step(n)))]
+        [told.start(steps=20, eval_every=1), *(e for n in range(1, 11) for e in (told.evaluation(n), told.step(n)))]
     )
     assert tally.seconds_left == pytest.approx(10 * (4.2 + 1.45))
