@@ -79,6 +79,7 @@ def test_numpy_takes_what_is_planned_to_the_byte_however_few_of_its_rows_are_mea
     assert memory("--backend", "numpy", *SHORT)["measured_factor"] == 1
 
 
+@pytest.mark.skipif(len(BACKENDS) == 1, reason="there is nothing to choose without MLX")
 def test_of_a_backend_that_is_left_to_choose_that_is_planned_which_is_measured(memory):
     learn(BUILT_IN, 1.5)
     chosen = memory(*SHORT, "--measure")

@@ -7,6 +7,7 @@ from typer.main import get_command
 
 from mlxtune.cli.app import app
 from mlxtune.cli.flags import FLAGS
+from tests.support_backend import BACKEND
 from tests.support_cli import TEXT_ROWS, write
 from tests.support_hub import use_cache
 
@@ -35,7 +36,7 @@ EFFECTS = {
     ("eval", "--max-seq-length"): (lambda _: 40, ()),
     ("eval", "--loss-on"): (lambda _: "all", ()),
     ("eval", "--skip-bad-rows"): (None, ("--data", lambda tmp: write(tmp / "rows.jsonl", [*TEXT_ROWS, BAD]))),
-    ("eval", "--precision"): (lambda _: "fp32", ("--backend", "mlx")),
+    ("eval", "--precision"): (lambda _: "fp32" if BACKEND == "mlx" else "int8", ("--backend", BACKEND)),
     ("eval", "--backend"): (lambda _: "other", ()),
     ("eval", "--json"): (None, ()),
     ("generate", "--prompt"): (lambda _: "The cat", GENERATE),
