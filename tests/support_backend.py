@@ -13,4 +13,5 @@ BACKEND = "mlx" if has_mlx() else "numpy"  # `auto` would take NumPy on a proces
 def save(run: Path, step: int, learner: Learner, state: dict[str, Any] | None = None) -> Path:
     """A checkpoint of the learner."""
     checkpoint.write(run, step, learner.weights(), learner.optimizer_state())
-    return checkpoint.settle(run, step, state or {})
+    rest: dict[str, Any] = {"progress": {}, "learner": learner.scalars(), "fingerprints": {}}
+    return checkpoint.settle(run, step, rest | (state or {}))

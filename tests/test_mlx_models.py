@@ -133,7 +133,7 @@ def test_no_head_freezes_a_head_of_its_own(tmp_path):
 
 
 def test_lora_starts_at_the_model_exactly_and_trains_nothing_else(folder):
-    batch, learner = make_batch(0), make_learner(folder, Lora(rank=8, scale=3.0))
+    batch, learner = make_batch(0), make_learner(folder, Lora(rank=4, scale=3.0))
     assert np.array_equal(logits(whole_model(learner), batch), logits(load_lazily(folder, "fp32"), batch))
     for name, array in learner.trained.weights.items():
         values = np.array(array)

@@ -98,9 +98,10 @@ def test_an_adapter_of_another_model_is_refused(strategy, tmp_path):
     made = learner(folder, strategy)
     saved(made, tmp_path)
     adapter = export.find(tmp_path / "adapter")
-    for changes in ({"hidden_size": 64}, {"num_hidden_layers": 1}):
+    for key, value in (("hidden_size", 64), ("num_hidden_layers", 1)):
+        other = write_model(tmp_path / key, **{**KINDS["llama, tied"], key: value})
         with pytest.raises(BadModel, match="adapter"):
-            speaker(write_model(tmp_path / "other", **{**KINDS["llama, tied"], **changes}), adapter)
+            speaker(other, adapter)
 
 
 def test_an_adapter_of_a_kind_that_is_not_there_is_refused(tmp_path):

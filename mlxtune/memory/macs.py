@@ -30,6 +30,6 @@ def smallest(peak_bytes: int) -> int | None:
     """The size in GiB of the smallest Mac that gives a run so much; None where none does.
 
     >>> smallest(12 * 10**9), smallest(10**15)
-    (24, None)
+    (18, None)
     """
     return next((size for size in SIZES_GIB if gives(size) >= peak_bytes), None)

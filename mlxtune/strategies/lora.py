@@ -53,7 +53,7 @@ def select(settings: Lora, anatomy: Anatomy) -> Selection:
     """An adapter on each targeted linear module of the last N layers.
 
     >>> from mlxtune.strategies.example import TWO_LAYERS
-    >>> [adapter.module for adapter in select(Lora(target=("q",)), TWO_LAYERS).adapters]
+    >>> [adapter.module for adapter in select(Lora(rank=2, target=("q",)), TWO_LAYERS).adapters]
     ['layers.0.q', 'layers.1.q']
     """
     layers = last_layers(anatomy, settings.last_n)
