@@ -1,7 +1,7 @@
 """One training run from start to end: its folder, its checkpoints, its end, whatever ends it."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,8 @@ class _Session:
             error = self._train_to_a_stop(requests)
             self._save_the_result(requests)
         except Asked:
+            with suppress(OSError):
+                self.saving.wait()  # for what is on its way to the disk already
             return self._end("interrupted", message=self._interrupted(at_once=True), exit_code=requests.exit_code or 0)
         except NotFinite as fault:
             return self._end("stopped", self._not_finite(fault))

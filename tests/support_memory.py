@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from mlxtune.backends.choose import has_mlx
 from mlxtune.memory.setup import Setup
 from mlxtune.models import config as model_config
 from mlxtune.models.dimensions import Dimensions
@@ -70,7 +72,14 @@ def setup_of(folder: Path, **settings: Any) -> Setup:
     """What memory depends on, of a recipe for a config; settings by recipe key, with __ for the point."""
     keys = {key.replace("__", "."): value for key, value in settings.items()}
     recipe = build({}, {"model.name": str(folder), "backend.name": "mlx", **keys})
+    skip_without(recipe.backend.name)
     return Planner(recipe).plan(recipe).setup
+
+
+def skip_without(backend: str) -> None:
+    """Skip a test of a plan for MLX where it is not installed: there it is planned for a Mac alone."""
+    if backend == "mlx" and not has_mlx():
+        pytest.skip("MLX is not installed")
 
 
 def words(count: int, seed: int = 0) -> str:

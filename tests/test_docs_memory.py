@@ -11,6 +11,7 @@ from mlxtune.memory import mlx
 from mlxtune.planning import Planner
 from mlxtune.recipe import build
 from tests.support_assets import assets_folder
+from tests.support_memory import skip_without
 
 PAGE = Path(__file__).parents[1] / "docs" / "memory.md"
 
@@ -20,6 +21,7 @@ def planned(tmp_path, monkeypatch):
     shutil.copy(assets_folder() / "configs" / "Meta-Llama-3-8B.json", tmp_path / "config.json")
     monkeypatch.setattr(planning.choose, "machine", lambda *_: planning.choose.Machine(32 << 30, on_gpu=False))
     recipe = build({}, {"model.name": str(tmp_path), "train.batch_size": 1, "backend.name": "mlx"})
+    skip_without(recipe.backend.name)
     return Planner(recipe).plan(recipe)
 
 
