@@ -1,24 +1,24 @@
 """The loop: batches x learner -> events. No files, no screen, no array library.
 
-A *window* is the micro-batches of one optimizer step, made in a thread during the step before. `Progress` is all that
-the loop knows of where it is; who wants to stop it takes no more events, and who wants to go on later keeps it.
+The micro-batches of a step are made in a thread during the step before. `Progress` is all that the loop knows of where
+it is; who wants to stop it takes no more events, and who wants to go on later keeps it.
 """
 
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Annotated, NamedTuple, Protocol
 
 from pydantic import ConfigDict, Field
 
 from mlxtune.ahead import made_ahead
 from mlxtune.backends.base import Learner, LossSum, StepResult
-from mlxtune.data.batches import collate, eval_plan, plan
+from mlxtune.data.batches import collate
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.events import Eval, Event, Notice, Step
+from mlxtune.feed import Feed, Window
 from mlxtune.optim.schedule import Schedule, learning_rate
 from mlxtune.settings import section
 from mlxtune.validating import Budget, spaced
@@ -45,71 +45,6 @@ class TrainSettings:
         if self.max_steps is not None and self.epochs is not None:
             found = f"max_steps {self.max_steps} and epochs {self.epochs}"
             raise BadSetting("train.max_steps", expected="max_steps or epochs", found=found, remedy="Give one of them.")
-
-
-class Window(NamedTuple):
-    """Row numbers of each micro-batch of one optimizer step. epoch and number are counted from 0."""
-
-    epoch: int
-    number: int
-    batches: Sequence[tuple[int, ...]]
-
-
-class Feed(NamedTuple):
-    """The rows of a run and how they are cut into windows. packed: see `data.batches`."""
-
-    train: Sequence[TokenRow]
-    valid: Sequence[TokenRow]
-    batch_size: int
-    grad_accum: int
-    seed: int
-    packed: bool
-    eval_cost: float = 1.0  # a validated token's time in that of a trained one
-
-    def windows(self, epoch: int) -> list[list[tuple[int, ...]]]:
-        """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
-        return plan(
-            [len(row.tokens) for row in self.train],
-            batch_size=self.batch_size,
-            grad_accum=self.grad_accum,
-            seed=self.seed,
-            epoch=epoch,
-            packed=self.packed,
-        )
-
-    @property
-    def evaluated(self) -> Sequence[TokenRow]:
-        """The rows whose loss tells what was learned: those that validate, or of the first step where none do."""
-        return self.valid or self.train
-
-    def eval_batches(self) -> list[tuple[int, ...]]:
-        """Row numbers, in `evaluated`, of each batch that is evaluated."""
-        if not self.valid:
-            return self.windows(0)[0]
-        return eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size, packed=self.packed)
-
-    def windows_from(self, epoch: int, number: int) -> Iterator[Window]:
-        """All windows from this one of this epoch on, epoch after epoch, without end."""
-        for each in count(epoch):
-            for place, batches in enumerate(self.windows(each)):
-                if each > epoch or place >= number:
-                    yield Window(each, place, batches)
-
-    def batches(self, window: Sequence[tuple[int, ...]]) -> list[Batch]:
-        """The micro-batches of one window."""
-        return [collate(self.train, rows) for rows in window]
-
-    def largest(self, steps: int) -> Batch:
-        """The micro-batch with the most tokens, of the first steps of the first epoch."""
-        return self._most_tokens(self.train, (batch for window in self.windows(0)[:steps] for batch in window))
-
-    def largest_evaluated(self) -> Batch:
-        """The batch with the most tokens of those that are evaluated."""
-        return self._most_tokens(self.evaluated, self.eval_batches())
-
-    def _most_tokens(self, rows: Sequence[TokenRow], batches: Iterable[tuple[int, ...]]) -> Batch:
-        most = max(batches, key=lambda batch: sum(len(rows[index].tokens) for index in batch))
-        return collate(rows, most)
 
 
 class Pace(NamedTuple):
@@ -283,27 +218,16 @@ def _check_finite(step: int, loss: float, result: StepResult, rows: Sequence[int
 
 
 def validate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
-    """The validation loss of the weights as they are; `progress` is not told. Raises NotFinite."""
+    """The loss of `feed.evaluated` with the weights as they are; `progress` is not told. Raises NotFinite."""
     began = time.perf_counter()
     total = evaluate(learner, feed.evaluated, feed.eval_batches())
     seconds = time.perf_counter() - began
     step, loss = progress.step, total.loss_sum / total.n_tokens
     if not math.isfinite(loss):
-        raise NotFinite(step, "a finite validation loss", str(loss))
+        which = "validation loss" if feed.valid else "loss of the first step's rows"
+        raise NotFinite(step, f"a finite {which}", str(loss))
     best = step > 0 and (progress.best_loss is None or loss < progress.best_loss)
     return Eval(step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best, learner.memory())
-
-
-def first_rows_loss(learner: Learner, feed: Feed, progress: Progress) -> float:
-    """The loss of the first step's rows with the weights as they are: beside `first_loss`, what was learned of them.
-
-    It stands in for the validation where no row validates. Raises NotFinite.
-    """
-    total = evaluate(learner, feed.evaluated, feed.eval_batches())
-    loss = total.loss_sum / total.n_tokens
-    if not math.isfinite(loss):
-        raise NotFinite(progress.step, "a finite loss of the first step's rows", str(loss))
-    return loss
 
 
 def evaluate(learner: Evaluator, rows: Sequence[TokenRow], batches: Iterable[Sequence[int]]) -> LossSum:

@@ -8,8 +8,9 @@ from mlxtune.backends import choose
 from mlxtune.backends.choose import Choice, Machine
 from mlxtune.backends.row_file import PAYS_FROM
 from mlxtune.data.batches import MULTIPLE
-from mlxtune.engine import Feed, pace
+from mlxtune.engine import pace
 from mlxtune.errors import BadData, BadSetting, Missing
+from mlxtune.feed import Feed
 from mlxtune.memory import fit, kept_ratio
 from mlxtune.memory import outline as outlines
 from mlxtune.memory.plan import Plan, plan

@@ -12,9 +12,10 @@ from mlxtune.data import load as data
 from mlxtune.data.batches import padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
-from mlxtune.engine import Feed, Pace, Progress, pace
+from mlxtune.engine import Pace, Progress, pace
 from mlxtune.errors import BadData, BadSetting
 from mlxtune.events import Event, Preparing, Start
+from mlxtune.feed import Feed
 from mlxtune.memory import kept_ratio
 from mlxtune.memory.guard import LOWER, Guard, in_words
 from mlxtune.memory.plan import Plan, in_parts, plan

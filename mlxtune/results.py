@@ -80,7 +80,7 @@ class Results:
 
     def _save_alone(self) -> None:
         """Where no row validates, the last weights are the result, once they were seen to compute."""
-        self.last_loss = engine.first_rows_loss(self.learner, self.feed, self.progress)
+        self.last_loss = engine.validate(self.learner, self.feed, self.progress).loss
         self.saving.approve()
         self.saving.save_best(self._about(None))
         self.best = Kept(self.saving.best, self.progress.step, None)

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mlxtune import checkpoint, ending, engine, outcome, run_folder, run_shape
+from mlxtune import checkpoint, ending, engine, outcome, run_folder, run_identity, run_shape
 from mlxtune.documents import check, user_path
 from mlxtune.engine import NotFinite, Progress
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
@@ -32,7 +32,7 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
     folder = user_path(out, BadSetting, "run.out") if out else run_folder.default_folder(recipe)
     new = resume == "never" or not out  # another process may take the same name meanwhile
     run_folder.check(folder, new=new)
-    prepared = prepare(run_folder.at_its_time(recipe, folder), Reports(reports))
+    prepared = prepare(run_identity.at_its_time(recipe, folder), Reports(reports))
     weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
     run_folder.check_room(folder, weights + optimizer, weights, recipe.checkpoint.keep)
     with run_folder.claim(folder, new=new):
@@ -42,7 +42,7 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
 def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = ()) -> End:
     """Go on with the run in a folder, under the settings that it was begun with."""
     folder = user_path(folder, BadRun)
-    tree = run_folder.saved_recipe(folder)
+    tree = run_identity.saved_recipe(folder)
     return start(build(tree, {**overrides, "run.out": str(folder)}, str(folder)), reports)
 
 
@@ -71,7 +71,7 @@ class _Session:
 
     def run(self) -> End:
         """Begin or go on, train, end; of a run that has ended, its end again."""
-        if run_folder.is_run(self.folder):
+        if run_identity.is_run(self.folder):
             self._refuse_differences()
             if (end := self._finished()) is not None:
                 self.tell(end)
@@ -80,15 +80,15 @@ class _Session:
             return self._run()
 
     def _refuse_differences(self) -> None:
-        lines = run_folder.differences(self.prepared.recipe, self.prepared.fingerprints, self.folder)
-        run_folder.refuse_differences(self.folder, lines)
+        lines = run_identity.differences(self.prepared.recipe, self.prepared.fingerprints, self.folder)
+        run_identity.refuse_differences(self.folder, lines)
 
     def _finished(self) -> End | None:
         """How the run ended, where it has nothing left to do under these settings."""
         end, patience = last_end(self.folder / run_folder.METRICS), self.prepared.recipe.train.patience
         if end is None or end.status not in ("done", "patience", "diverged"):
             return None
-        before = run_folder.saved_recipe(self.folder)["train"]["patience"]
+        before = run_identity.saved_recipe(self.folder)["train"]["patience"]
         out_of_patience = patience is not None and before is not None and patience <= before
         if end.steps < self.prepared.pace.total and not out_of_patience:
             return None
@@ -124,7 +124,7 @@ class _Session:
         self.prepared = settled(self.prepared, packed=packed, valid_rows=valid_rows)
         self.results = self._results()
         self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
-        run_folder.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)
+        run_identity.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)
         if damaged := rewind(folder / run_folder.METRICS, self.progress.step):
             self._note(f"{run_folder.METRICS}: damaged lines were left out, {damaged:,} of them.")
 

@@ -1,64 +1,33 @@
-"""The run folder: whose it is, what it holds, whether a run may go on in it. Nothing is ever overwritten.
+"""The run folder: whose it is, and whether a run may begin or go on in it. Nothing is ever overwritten.
 
-RUN/recipe.yaml        every setting with its value
-RUN/environment.json   versions, device, fingerprints of model and data
-RUN/metrics.jsonl      one event a line
+RUN/recipe.yaml        see `run_identity`, as for RUN/environment.json
+RUN/metrics.jsonl      one event a line, see `report.log`
 RUN/checkpoints/       see `checkpoint`
-RUN/adapter/           see `export.adapter`
+RUN/adapter/           see `export.adapter`, as for RUN/adapter-last/
 """
 
 import os
-import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from datetime import datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import filelock
-from typing_extensions import TypedDict
 
-from mlxtune import checkpoint, sealed
-from mlxtune.documents import user_path
+from mlxtune import checkpoint, run_identity
 from mlxtune.errors import BadRun, BadSetting, RunStopped, raise_all
-from mlxtune.models import hub
-from mlxtune.models.aliases import TINY
-from mlxtune.recipe import Recipe, as_yaml, flat
-from mlxtune.settings import STRICT
+from mlxtune.export.adapter import BEST, LAST
+from mlxtune.recipe import Recipe
+from mlxtune.run_identity import ENVIRONMENT, RECIPE, is_run
 from mlxtune.storage import disk, free_bytes, remove, set_aside
-from mlxtune.strict_yaml import load_yaml
 from mlxtune.words import counted, size
 
-RECIPE, ENVIRONMENT, METRICS, ADAPTER, LOCK = "recipe.yaml", "environment.json", "metrics.jsonl", "adapter", ".lock"
-CHECKPOINTS = "checkpoints"
-FILES, FOLDERS = (RECIPE, ENVIRONMENT, METRICS, LOCK), (CHECKPOINTS, ADAPTER, "adapter-last")
+METRICS, LOCK, CHECKPOINTS = "metrics.jsonl", ".lock", "checkpoints"
+FILES, FOLDERS = (RECIPE, ENVIRONMENT, METRICS, LOCK), (CHECKPOINTS, BEST, LAST)
 # What a kill may leave of a file or an adapter that was being written.
 LEFTOVER = re.compile(
     r"\.(recipe\.yaml|environment\.json|metrics\.jsonl)(\.[0-9a-f]+)?\.partial|\.adapter(-last)?\.(partial|dropped)"
 )
-PACKAGES = ("mlxtune", "mlx", "mlx-lm", "numpy", "safetensors", "tokenizers", "transformers")
-# Settings that say where things are or how often they are looked at: they may change between a run and its resumption.
-# Backends agree within float32's rounding, so a run may go from one to the other, if not to the same bytes.
-# Gradient checkpointing computes the same numbers again: it changes no byte, and a run short of memory may begin it.
-# The fingerprints say whether model and data are the same, wherever they are now.
-FREE = {
-    "run.out",
-    "model.name",
-    "model.revision",
-    "data.path",
-    "backend.name",
-    "backend.system_blas",
-    "backend.grad_checkpoint",
-    "backend.memory_limit_bytes",
-    "checkpoint.save_every",
-    "checkpoint.keep",
-    "train.eval_every",
-    "train.patience",
-}
-LENGTH = {"train.max_steps", "train.epochs"}  # free too where the learning rate does not depend on the length
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -132,11 +101,6 @@ def _is_ours(path: Path) -> bool:
     return path.name in (LOCK, ENVIRONMENT) or LEFTOVER.fullmatch(path.name) is not None or is_empty_folder
 
 
-def is_run(folder: Path) -> bool:
-    """Whether the folder holds a run that was begun."""
-    return (folder / RECIPE).exists()
-
-
 @contextmanager
 def claim(folder: Path, *, new: bool) -> Iterator[None]:
     """Lock the folder for this process and clear what a kill left; the lock goes with the process.
@@ -192,7 +156,7 @@ def _clear(folder: Path) -> None:
     path = folder / ENVIRONMENT
     if path.exists() and not is_run(folder):
         try:
-            _environment(folder)
+            run_identity.environment(folder)
         except BadRun:
             set_aside(path, "before")
 
@@ -200,7 +164,7 @@ def _clear(folder: Path) -> None:
 def check_room(folder: Path, checkpoint_bytes: int, adapter_bytes: int, keep: int) -> None:
     """Refuse disks that cannot hold what is still to come, before the first step; links lead to other disks."""
     to_come = max(1, keep + 1 - len(checkpoint.folders(folder)))  # one is written before the oldest goes
-    needed = {folder / CHECKPOINTS: to_come * checkpoint_bytes, folder / ADAPTER: 3 * adapter_bytes}
+    needed = {folder / CHECKPOINTS: to_come * checkpoint_bytes, folder / BEST: 3 * adapter_bytes}
     for place in needed:
         n_bytes = sum(n for other, n in needed.items() if disk(other) == disk(place))
         if free_bytes(place) < n_bytes:
@@ -210,107 +174,3 @@ def check_room(folder: Path, checkpoint_bytes: int, adapter_bytes: int, keep: in
                 found=f"{size(free_bytes(place))} free",
                 remedy="Make room, choose another --out, or lower --keep or what trains (--last-n, --strategy lora).",
             )
-
-
-def at_its_time(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the time that chat templates write, so that a row is the same on another day.
-
-    It is the time at which the run in the folder began, which its recipe.yaml keeps; for a new run it is now.
-    """
-    if recipe.data.now is not None:
-        return recipe
-    begun = saved_recipe(folder).get("data", {}).get("now") if is_run(folder) else None
-    now = begun or datetime.now().isoformat(timespec="seconds")
-    return replace(recipe, data=replace(recipe.data, now=now))
-
-
-def write_identity(folder: Path, recipe: Recipe, device: str, fingerprints: dict[str, str]) -> None:
-    """recipe.yaml and environment.json, the recipe last: its presence makes the folder a run."""
-    write_environment(folder, device, fingerprints)
-    sealed.write_text(folder / RECIPE, as_yaml(_findable(recipe)))
-
-
-def _findable(recipe: Recipe) -> Recipe:
-    """With the whole paths of a model and data that lie on this machine: a run may be resumed from anywhere."""
-    model, data = recipe.model.name, recipe.data.path
-    if model not in (None, TINY) and isinstance(folder := hub.locate(model, recipe.model.revision), Path):
-        recipe = replace(recipe, model=replace(recipe.model, name=str(folder.absolute())))
-    if data is not None and (place := user_path(data, BadRun)).exists():
-        recipe = replace(recipe, data=replace(recipe.data, path=str(place.absolute())))
-    return recipe
-
-
-def write_environment(folder: Path, device: str, fingerprints: dict[str, str]) -> None:
-    """What the run's numbers depend on besides its settings."""
-    versions = {"python": platform.python_version(), **_versions()}
-    found = {"versions": versions, "platform": platform.platform(), "device": device, "fingerprints": fingerprints}
-    sealed.write(folder / ENVIRONMENT, found)
-
-
-class Environment(TypedDict):
-    """environment.json."""
-
-    __pydantic_config__ = STRICT  # type: ignore[misc]  # as pydantic's documentation has it
-
-    versions: dict[str, str]
-    platform: str
-    device: str
-    fingerprints: dict[str, str]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def saved_recipe(folder: Path) -> dict[str, Any]:
-    """The sections of a run's recipe.yaml. Raises BadRun where there is none, or not as the run wrote it."""
-    path = folder / RECIPE
-    if not path.is_file():
-        found = "no such folder" if not folder.exists() else "none"
-        remedy = "Name the folder that the run was given with --out."
-        raise BadRun(str(folder), expected=f"a run folder with {RECIPE}", found=found, remedy=remedy)
-    remedy = "Put the file back as it was. To train with other settings, copy them from it to a recipe of your own and"
-    sealed.read_text(path, f"{remedy}\nbegin another run: mlxtune train --recipe RECIPE --out ANOTHER")
-    return load_yaml(path, BadRun)
-
-
-def _environment(folder: Path) -> Environment:
-    return sealed.read(folder / ENVIRONMENT, Environment, "Put the file back as it was, or choose another --out.")
-
-
-def differences(recipe: Recipe, fingerprints: dict[str, str], folder: Path) -> list[str]:
-    """What has changed since the run was begun and would change its result, a line each."""
-    old, new = _flat_tree(saved_recipe(folder)), flat(recipe)
-    free = FREE | (LENGTH if recipe.schedule.name == "constant" else set())
-    lines = [
-        f"{key}: the run has {old.get(key)!r}, now {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if key not in free and old.get(key) != new.get(key)
-    ]
-    before = _environment(folder)["fingerprints"]
-    return lines + [
-        f"{what}: its content has changed ({before.get(what, 'none')[:12]} is now {now[:12]})"
-        for what, now in fingerprints.items()
-        if before.get(what) != now
-    ]
-
-
-def _flat_tree(tree: dict[str, Any]) -> dict[str, Any]:
-    return {f"{name}.{key}": value for name, keys in tree.items() for key, value in keys.items()}
-
-
-def refuse_differences(folder: Path, lines: list[str]) -> None:
-    """Raise BadRun that lists them, if there are any."""
-    if lines:
-        raise BadRun(
-            str(folder),
-            expected="the settings, model and data that the run was begun with",
-            found=counted(len(lines), "difference"),
-            remedy="\n".join([*lines, "Go on with the old settings, or choose another --out."]),
-        )

@@ -13,8 +13,9 @@ from mlxtune.checkpoint import CheckpointSettings
 from mlxtune.data.batches import MULTIPLE
 from mlxtune.data.settings import within
 from mlxtune.data.types import Dataset, TokenRow
-from mlxtune.engine import Feed, Pace, affordable
+from mlxtune.engine import Pace, affordable
 from mlxtune.errors import BadSetting, raise_all
+from mlxtune.feed import Feed
 from mlxtune.memory.outline import dimensions
 from mlxtune.memory.plan import plan
 from mlxtune.memory.setup import Rows, Setup, rows_of

@@ -20,7 +20,6 @@ from mlxtune.events import Checkpoint, Event
 from mlxtune.export import adapter
 from mlxtune.storage import bring_back, drop_folder, put_by, recover_folder, remove
 
-BEST, LAST = "adapter", "adapter-last"
 SCHEDULED = "scheduled"  # see `keep_scheduled`
 
 
@@ -42,7 +41,7 @@ class Saving:
 
     def __init__(self, learner: Learner, run: Path, keep: int, tell: Callable[[Event], None]) -> None:
         self.learner, self.run, self.keep, self.tell = learner, run, keep, tell
-        self.best, self.last = run / BEST, run / LAST
+        self.best, self.last = run / adapter.BEST, run / adapter.LAST
         self.saved: Path | None = None
         self.good: Path | None = None
         self._newest: Path | None = None  # on the disk or on its way
@@ -104,7 +103,7 @@ class Saving:
         if self.saved is None or self.saved == self.good:
             return ""
         aside = self.saved.with_name(f"{self.saved.name}-not-finite")
-        remove(aside)  # of an earlier sitting: the same
+        remove(aside)  # of an earlier sitting: the same, and a resumed run says what the unbroken one does
         self.saved.rename(aside)
         self.saved = self._newest = self.good
         return str(aside)

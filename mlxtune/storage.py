@@ -237,8 +237,7 @@ def _existing(folder: Path) -> Path:
 
 def writable(folder: Path) -> bool:
     """Whether the folder may be written to, or be made."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return os.access(existing, os.W_OK)
+    return os.access(_existing(folder), os.W_OK)
 
 
 def _flush(file: BinaryIO) -> None:

@@ -10,9 +10,10 @@ import pytest
 from mlxtune import engine
 from mlxtune.backends.base import LossSum, StepResult
 from mlxtune.data.types import TokenRow
-from mlxtune.engine import Feed, NotFinite, Progress, TrainSettings
+from mlxtune.engine import NotFinite, Progress, TrainSettings
 from mlxtune.errors import BadSetting
 from mlxtune.events import Eval, Memory, Step
+from mlxtune.feed import Feed
 from mlxtune.optim.schedule import Constant
 
 

@@ -21,13 +21,13 @@ cli
 run try_it bench doctor measuring
 results
 prepare run_folder saving
-ending outcome
+ending outcome run_identity
 planning first_job
 run_shape planned_rows
 recipe
 from_mlx_lm
 engine export report
-validating
+feed validating
 memory
 backends
 strategies optim models data checkpoint

@@ -299,7 +299,7 @@ def test_a_damaged_checkpoint_is_refused(recipe):
 
 def test_a_checkpoint_of_other_tensors_is_refused(recipe, monkeypatch):
     run.start(recipe(), [Ask(2)])
-    monkeypatch.setattr("mlxtune.run_folder.differences", lambda *_: [])
+    monkeypatch.setattr("mlxtune.run_identity.differences", lambda *_: [])
     with pytest.raises(BadRun, match="tensors differ"):
         run.start(recipe(strategy__last_n=2))
 

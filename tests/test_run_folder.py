@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from mlxtune import checkpoint, run, run_folder, sealed, storage
+from mlxtune import checkpoint, run, run_folder, run_identity, sealed, storage
 from mlxtune.errors import BadModel, BadRun, BadSetting, MlxtuneError
 from mlxtune.events import Start, Step
 from mlxtune.export import adapter
@@ -97,7 +97,7 @@ def made(out, step, **changes):
 
 LEFT = {
     "a lock": lambda out: (out / ".lock").touch(),
-    "an environment": lambda out: run_folder.write_environment(out, "a computer", {}),
+    "an environment": lambda out: run_identity.write_environment(out, "a computer", {}),
     "half an environment": lambda out: (out / ".environment.json.0a1b2c3d.partial").write_text('{"dev'),
     "half a recipe": lambda out: (out / ".recipe.yaml.0a1b2c3d.partial").write_text("model:\n"),
     "half a recipe of an older version": lambda out: (out / ".recipe.yaml.partial").write_text("model:\n"),
@@ -402,7 +402,7 @@ def test_a_saved_recipe_is_a_recipe_for_other_runs(recipe, out):
     from mlxtune.recipe import read
 
     run.start(recipe(), [Ask(2)])
-    assert build(read(out / "recipe.yaml"), {}) == build(run_folder.saved_recipe(out), {})
+    assert build(read(out / "recipe.yaml"), {}) == build(run_identity.saved_recipe(out), {})
 
 
 def test_a_prune_that_was_killed_leaves_no_checkpoint_half(out, monkeypatch):

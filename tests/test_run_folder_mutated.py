@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune import checkpoint, run, run_folder
+from mlxtune import checkpoint, run, run_folder, run_identity
 from mlxtune.documents import check
 from mlxtune.engine import Progress
 from mlxtune.errors import LONGEST, MlxtuneError
@@ -77,7 +77,7 @@ def of_another_type(content, chance):
 def read_back(folder):
     """All that is ever read of a run folder, as values that can be compared."""
     run_folder.check(folder, new=False)
-    tree = run_folder.saved_recipe(folder)
+    tree = run_identity.saved_recipe(folder)
     found = checkpoint.newest(folder)
     assert found is not None
     for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER):
@@ -87,7 +87,7 @@ def read_back(folder):
     rewind(folder / "metrics.jsonl", 2)
     return {
         "recipe": flat(build(tree, {})),
-        "fingerprints": run_folder.differences(build(tree, {}), {}, folder),
+        "fingerprints": run_identity.differences(build(tree, {}), {}, folder),
         "state": (found.path.name, found.state, progress),
         "tensors": [(found.path / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)],
         "adapter": (adapter.find(folder / "adapter").untied_head, (folder / "adapter" / adapter.WEIGHTS).read_bytes()),

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.backends import adapter_fit
+from mlxtune.backends.adapter_fit import CONFIG as CONFIG
+from mlxtune.backends.adapter_fit import WEIGHTS as WEIGHTS
 from mlxtune.backends.base import Adapter
 from mlxtune.documents import read_object, user_path
 from mlxtune.errors import BadModel
@@ -21,7 +23,7 @@ from mlxtune.sealed import KEY, digest
 from mlxtune.storage import Tensor, beside, fill_folder, place_folder, sha256, write_json, write_tensors
 from mlxtune.strategies.selection import Anatomy, Selection
 
-WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+BEST, LAST = "adapter", "adapter-last"  # folders of a run
 
 
 def write(

@@ -128,11 +128,11 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _parsed(line: bytes) -> dict[str, Any]:
-    """A line's keys, if it is as it was written. A log of an older version has no checksums."""
+    """A line's keys, if it is as it was written."""
     if not line.endswith(b"\n"):
         raise ValueError("a line that was cut short")
     found, ends = parse_object(line), _END.search(line)
-    if CHECKSUM in found and (ends is None or zlib.crc32(line[: ends.start()] + b"}") != int(ends[1], 16)):
+    if ends is None or zlib.crc32(line[: ends.start()] + b"}") != int(ends[1], 16):
         raise ValueError("a damaged line: its checksum is another one")
     return found
 

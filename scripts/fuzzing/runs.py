@@ -8,7 +8,7 @@ from random import Random
 
 from fuzzing import mutate
 
-from mlxtune import checkpoint, run_folder
+from mlxtune import checkpoint, run_folder, run_identity
 from mlxtune.errors import MlxtuneError
 from mlxtune.recipe import build
 from mlxtune.report.log import last_end, replay, rewind
@@ -62,8 +62,8 @@ def read_run(folder: Path) -> None:
 
 def _resumed(folder: Path) -> None:
     run_folder.check(folder, new=False)
-    recipe = build(run_folder.saved_recipe(folder), {}, str(folder))
-    run_folder.differences(recipe, {"model": "a" * 64, "data": "b" * 64}, folder)
+    recipe = build(run_identity.saved_recipe(folder), {}, str(folder))
+    run_identity.differences(recipe, {"model": "a" * 64, "data": "b" * 64}, folder)
 
 
 def _logged(folder: Path) -> None:
