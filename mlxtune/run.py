@@ -114,12 +114,14 @@ class _Session:
 
     def _begin_or_resume(self) -> None:
         folder = self.folder
-        found = self.saving.recover()
+        found, goes_on = self.saving.recover(), run_identity.is_run(self.folder)
         self.tell(Preparing("loading the model"))
         self.learner.prepare(self.tell)
         self.progress.packed, self.progress.valid_rows = self.learner.packs_rows, len(self.prepared.feed.valid)
         if found:
             self._restore(found)
+        elif goes_on:
+            self._note("There is no checkpoint in this run's folder: it begins again at step 1.")
         packed, valid_rows = self.progress.packed, self.progress.valid_rows or len(self.prepared.feed.valid)
         self.prepared = settled(self.prepared, packed=packed, valid_rows=valid_rows)
         self.results = self._results()

@@ -14,7 +14,7 @@ import pytest
 from mlxtune import checkpoint, run
 from mlxtune.backends.base import LossSum
 from mlxtune.errors import BadRun, BadSetting
-from mlxtune.events import Checkpoint, End, Eval, Step
+from mlxtune.events import Checkpoint, End, Eval, Start, Step
 from mlxtune.export import adapter
 from mlxtune.prepare import prepare
 from mlxtune.signals import ASKING
@@ -233,6 +233,17 @@ def test_a_run_that_was_killed_after_its_last_checkpoint_ends_as_the_unbroken_on
     assert last_bytes(end.run) == last_bytes(whole.run)
     weights = [Path(each.run, "adapter", adapter.WEIGHTS).read_bytes() for each in (whole, end)]
     assert weights[0] == weights[1]
+
+
+def test_a_run_whose_checkpoints_are_gone_begins_again_and_says_so(recipe):
+    run.start(recipe(), [Ask(3)])
+    shutil.rmtree(Path(recipe().run.out, "checkpoints"))
+    told = Keep()
+    end = run.start(recipe(), [told])
+    start = next(event for event in told if isinstance(event, Start))
+    assert start.first_step == 1
+    assert "There is no checkpoint in this run's folder: it begins again at step 1." in start.notes
+    assert last_bytes(end.run) == last_bytes(run.start(recipe("whole")).run)
 
 
 def test_a_folder_of_other_files_is_never_written_into(recipe, tmp_path):

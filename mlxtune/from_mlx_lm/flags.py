@@ -14,7 +14,7 @@ class Ours(NamedTuple):
 
 LEAVE_OUT = "leave it out"
 METRICS = "leave it out: every step is a line of metrics.jsonl in the run's folder"
-ALL_ROWS = "leave it out: validation always takes all its rows"
+ROWS = "leave it out: a run validates as many rows as a fifth of its time allows, all where --eval-every is given"
 EVAL = "leave it out, and run `mlxtune eval` afterwards"
 MASKED = "leave it out: only answers carry loss; --loss-on last is mlx-lm's last answer alone, --loss-on all no mask"
 ADAMW = "leave it out: the optimizer is AdamW; --weight-decay 0 makes it Adam"
@@ -32,7 +32,7 @@ FLAGS: Mapping[str, Ours] = {
     "--resume-adapter-file": Ours(("--resume RUN", "--adapter RUN/adapter"), LEAVE_OUT),
     "--steps-per-eval": Ours(("--eval-every N",), LEAVE_OUT),
     "--steps-per-report": Ours((), METRICS),
-    "--val-batches": Ours((), ALL_ROWS),
+    "--val-batches": Ours((), ROWS),
     "--test": Ours((), EVAL),
     "--test-batches": Ours((), EVAL),
     "--mask-prompt": Ours((), MASKED),
