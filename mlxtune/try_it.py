@@ -62,6 +62,7 @@ def load(model: str | None, adapter: Path | None, backend: BackendSettings) -> L
 def score(model: str | None, adapter: Path | None, data: DataSettings, backend: BackendSettings) -> Score:
     """The loss on all rows of a data set, which are read before the model's weights are."""
     folder = hub.resolve(model)
+    weights.headers(folder)
     most = context(model_config.read(folder))
     found = adapters.find(adapter) if adapter else None
     if found and data.end_of_turn is None:  # the rows as the adapter learnt them
@@ -69,7 +70,7 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     tokens = tokenizer.load(folder)
     dataset = load_for_eval(within(data, most), tokens, most, stopping.ids(folder, tokens))
     rows = dataset.valid
-    speaker = load(model, adapter, backend).speaker
+    speaker = make_speaker(backend, folder, found)
     batches = eval_plan([len(row.tokens) for row in rows], batch_size=EVAL_BATCH_ROWS, packed=False)
     total = engine.evaluate(speaker, rows, batches)
     loss = total.loss_sum / total.n_tokens

@@ -3,7 +3,7 @@
 KEY/                        whole: made, flushed, and put in its place by a rename
 KEY.work/                   in the making, by the one process that has the lock; a kill loses little of it
 KEY.lock                    the writer's lock, which goes with its process
-  about.json                {"stage": layers that are done, "rows": through the next stage, "sums": by stage, "check"}
+  about.json                {"stage": layers that are done, "rows": through the next stage, "sums": by stage, "digest"}
   hidden-000012.bin         the hidden states of all rows before layer 12, row after row
 
 A stage reads one file and writes another, so that a stage that was cut short loses nothing. KEY is a hash of everything
@@ -29,7 +29,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.storage import write_json
+from mlxtune import sealed
 
 ABOUT = "about.json"
 LAYERS_AT_ONCE = 4  # of a stage: how many are in memory
@@ -221,8 +221,7 @@ class RowFile:
         if rows == 0:
             self._sums = {number: sums for number, sums in self._sums.items() if number == stage}
         sums = {str(number): sums.tobytes().hex() for number, sums in self._sums.items()}
-        document = {"stage": stage, "rows": rows, "sums": sums}
-        write_json(self.work / ABOUT, {**document, "check": _check(document)})
+        sealed.write(self.work / ABOUT, {"stage": stage, "rows": rows, "sums": sums})
         if rows == 0:
             for path in self.work.glob("hidden-*.bin"):
                 if path != _path(self.work, stage):
@@ -259,9 +258,11 @@ class RowFile:
         """What a folder says of itself; nothing where that is damaged."""
         try:
             about = json.loads((folder / ABOUT).read_text())
-            stage, rows, check = int(about["stage"]), int(about["rows"]), about.pop("check")
+            stage, rows = int(about["stage"]), int(about["rows"])
             found = {int(key): np.frombuffer(bytes.fromhex(text), np.uint32) for key, text in about["sums"].items()}
-            sound = check == _check(about) and {len(sums) for sums in found.values()} <= {len(self.lengths)}
+            sound = about[sealed.KEY] == sealed.digest(about) and {len(sums) for sums in found.values()} <= {
+                len(self.lengths)
+            }
             sound = sound and (not stage or stage in found)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return 0, 0, {}
@@ -274,10 +275,6 @@ def _beside(folder: Path, ending: str) -> Path:
 
 def _path(folder: Path, stage: int) -> Path:
     return folder / f"hidden-{stage:06d}.bin"
-
-
-def _check(document: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def drop_older(folder: Path) -> None:

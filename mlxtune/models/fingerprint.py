@@ -9,7 +9,6 @@ are the same. Its ctime is among them: a program may set back the time of a chan
 """
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -17,11 +16,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from mlxtune.errors import BadModel
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from mlxtune import sealed
+from mlxtune.errors import BadModel, MlxtuneError
 from mlxtune.events import Event, Preparing
 from mlxtune.models.weights import FETCH_AGAIN, files
+from mlxtune.settings import STRICT
 from mlxtune.storage import cache_folder
 
 PART_BYTES = 64 << 20  # that one thread hashes; the digest of a file is that of its parts' digests
@@ -30,6 +34,15 @@ MOST_THREADS = 8
 QUIET_SECONDS = 1.0  # of reading before progress is told
 SETTLED_SECONDS = 2.0  # since the last change: a file system may give two changes in less than this the same time
 KEPT = 512  # digests
+
+
+class Kept(TypedDict):
+    """What is kept of a file: what told that it is in this state, and the SHA-256 of its bytes."""
+
+    __pydantic_config__ = STRICT  # type: ignore[misc]  # as pydantic's documentation has it
+
+    changed: list[int]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class File(NamedTuple):
@@ -110,26 +123,17 @@ def _part(path: Path, begin: int) -> bytes:
 def _kept(file: File) -> str | None:
     """The digest that is kept of a file in this state; None where there is none, or where it is damaged."""
     try:
-        with file.kept_in.open("rb") as opened:
-            document = json.loads(opened.read(READ_BYTES))
-        changed, digest, check = document["changed"], document["digest"], document["check"]
-        sound = check == _check(changed, digest) and len(bytes.fromhex(digest)) == hashlib.sha256().digest_size
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        kept = sealed.read(file.kept_in, Kept, FETCH_AGAIN)
+    except MlxtuneError:
         return None
-    return digest if sound and changed == list(file.changed) else None
+    return kept["sha256"] if kept["changed"] == list(file.changed) else None
 
 
 def _keep(file: File, digest: str) -> None:
     """Keep a digest, whole or not at all, and the newest of all. A folder that cannot be written to keeps none."""
-    target, changed = file.kept_in, list(file.changed)
-    partial_file = target.with_suffix(f".{os.getpid()}")
+    target = file.kept_in
     with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial_file.write_text(json.dumps({"changed": changed, "digest": digest, "check": _check(changed, digest)}))
-        partial_file.replace(target)
+        sealed.write(target, {"changed": list(file.changed), "sha256": digest})
         for old in sorted(target.parent.iterdir(), key=lambda each: each.stat().st_mtime_ns)[:-KEPT]:
             old.unlink()
-
-
-def _check(changed: list[int], digest: str) -> str:
-    return hashlib.sha256(json.dumps([changed, digest]).encode()).hexdigest()
