@@ -37,7 +37,7 @@ from mlxtune.strategies.selection import Selection
 from mlxtune.words import size
 
 NO_DATA = "No --data: every row is taken to have {:,} tokens (--max-seq-length), all with loss."
-SHORTER = "Rows of more than {:,} tokens would be left out: give --data to see how many."
+SHORTER = "rows of more than {:,} tokens; --data shows how many"
 NO_FAMILY = "{} is planned as a Llama model of the same sizes: --measure shows how far that is off."
 OTHER_MACHINE = "Planned for this machine. `mlxtune memory --for mac` plans what a Mac would run, from any machine."
 MEASURED = "Corrected by {:.3f}, as measured on this machine with this model."
@@ -132,6 +132,14 @@ class Planner:
             self._refuse_losses(limit_bytes, [n for n in lengths if self.lost(n).share > SPARED], search)
             raise
         return self.plan(_changed(recipe, changes) or recipe), changes
+
+    def left_out(self, recipe: Recipe) -> str:
+        """What a recipe with shorter rows leaves out, in words; empty where that is nothing."""
+        length = recipe.data.longest
+        if self.rows is None:
+            return SHORTER.format(length) if length < self.recipe.data.longest else ""
+        lost = self.lost(length)
+        return lost.words if lost.rows else ""
 
     def lost(self, length: int) -> Lost:
         """What rows of at most so many tokens leave out of the recipe's."""

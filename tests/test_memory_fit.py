@@ -236,3 +236,11 @@ def test_a_fit_goes_with_a_recipe(mlxtune, tmp_path):
     assert made["batch_size"] * made["grad_accum"] == 8
     assert made["batch_size"] < 8
     assert "fits with: " in found.stderr
+
+
+def test_rows_that_are_not_there_to_be_counted_are_said_to_be_left_out(mlxtune):
+    options = ("memory", "--model", "llama-3-8b", "--for", "mac", "--batch-size", 1, "--precision", "fp32", "--json")
+    found = json.loads(mlxtune(*options, "--fit", "16GB").stdout)
+    shorter = found["changes"]["data.max_seq_length"]
+    assert found["left_out"] == f"rows of more than {shorter:,} tokens; --data shows how many"
+    assert json.loads(mlxtune(*options, "--fit", "64GB").stdout)["left_out"] == ""

@@ -30,8 +30,7 @@ def fitted(planner: Any, wanted: str) -> Fitted:
     if planner.for_mac:
         limit = macs.gives(macs.gib(limit))
     planned, changes = planner.fitting(planner.recipe, limit)
-    lost = planner.lost(planned.recipe.data.longest)
-    return Fitted(planned.recipe, changes, limit, lost.words if lost.rows else "")
+    return Fitted(planned.recipe, changes, limit, planner.left_out(planned.recipe))
 
 
 def safe_bytes(limit_bytes: int) -> int:
