@@ -64,10 +64,7 @@ class _Session:
         self.learner, self.progress = prepared.learner, Progress()
         self.saving = Saving(self.learner, folder, prepared.recipe.checkpoint.keep, self.tell)
         self.begun_at = 0  # the step of the checkpoint that this sitting goes on from
-        self.results = self._results()
-
-    def _results(self) -> Results:
-        return Results(self.prepared, self.progress, self.saving, self.shown)
+        self.results: Results  # from the run's beginning or resumption on
 
     def run(self) -> End:
         """Begin or go on, train, end; of a run that has ended, its end again."""
@@ -122,9 +119,8 @@ class _Session:
             self._restore(found)
         elif goes_on:
             self._note("There is no checkpoint in this run's folder: it begins again at step 1.")
-        packed, valid_rows = self.progress.packed, self.progress.valid_rows or len(self.prepared.feed.valid)
-        self.prepared = settled(self.prepared, packed=packed, valid_rows=valid_rows)
-        self.results = self._results()
+        self.prepared = settled(self.prepared, packed=self.progress.packed, valid_rows=self.progress.valid_rows)
+        self.results = Results(self.prepared, self.progress, self.saving, self.shown)
         self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
         run_identity.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)
         if damaged := rewind(folder / run_folder.METRICS, self.progress.step):
