@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mlxtune import run, run_folder
+from mlxtune import run, run_identity
 from mlxtune.errors import MlxtuneError
 from mlxtune.recipe import build
 from tests.support_backend import BACKEND
@@ -23,7 +23,7 @@ def on(day: int, monkeypatch: pytest.MonkeyPatch) -> None:
         def now(cls, tz: Any = None) -> "Clock":  # noqa: ARG003
             return cls(2031, 7, day, 12, 30)
 
-    monkeypatch.setattr(run_folder, "datetime", Clock)
+    monkeypatch.setattr(run_identity, "datetime", Clock)
 
 
 @pytest.fixture
