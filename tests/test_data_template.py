@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlxtune.data.faults import BadRow
 from mlxtune.data.forms import Chat
-from mlxtune.data.template import Writer, chat_text
+from mlxtune.data.template import Writer, chat_text, prompt_text
 from mlxtune.data.turns import Turns
 from mlxtune.errors import BadData
 from tests.support_assets import assets_folder
@@ -206,6 +206,14 @@ def test_where_no_end_marker_follows_the_line_end_is_how_the_model_stops(tmp_pat
 def test_a_template_whose_turns_cannot_be_told_apart_exactly_is_refused(template: str, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="expected a chat template whose assistant turns can be told apart exactly"):
         only(tmp_path, chat("q1", "a1", "q2", "a2"), tokenizer(template))
+
+
+def test_half_a_surrogate_pair_that_the_template_writes_is_refused_in_rows_and_in_prompts(tmp_path: Path) -> None:
+    broken = tokenizer("{% for m in messages %}{{ m['content'] ~ '<|end|\\ud800>' }}{% endfor %}")
+    with pytest.raises(BadData, match="half a surrogate pair"):
+        only(tmp_path, chat("q1", "a1"), broken)
+    with pytest.raises(BadData, match="half a surrogate pair"):
+        prompt_text([{"role": "user", "content": "q"}], broken, datetime(2031, 7, 26))
 
 
 def test_half_a_surrogate_pair_in_a_tool_call_is_refused(tmp_path: Path) -> None:

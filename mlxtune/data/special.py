@@ -13,6 +13,7 @@ import numpy as np
 from mlxtune.data.encoding import Ints, decoded
 from mlxtune.data.faults import BadRow
 from mlxtune.data.messages import Message
+from mlxtune.data.messages import text as encodable
 from mlxtune.data.template import Writer
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import WORDS, Span, Turns
@@ -154,6 +155,7 @@ def _probed(tokenizer: Tokenizer, added: Collection[str]) -> tuple[str, str]:
         writer = Writer(tokenizer, messages, None, datetime(2000, 1, 1))
         turns = Turns(writer, writer.messages, writer.eos)
         [(start, end)] = turns.spans([1])
+        encodable(turns.text, "the rendered chat", "text")
     except (BadRow, BadModel):
         return "", ""
     opening = max((token for token in added if turns.text.startswith(token)), key=len, default="")

@@ -46,7 +46,7 @@ def prompt_text(messages: Sequence[Message], tokenizer: Tokenizer, now: datetime
     """The conversation as a prompt, up to where the assistant writes. Raises BadData and BadModel."""
     try:
         writer = Writer(tokenizer, messages, None, now)
-        return writer(writer.messages, True)
+        return text(writer(writer.messages, True), "the rendered chat", "text")
     except BadRow as refused:
         remedy = "A chat template knows some roles, in some order. Leave the system message out, or name another model."
         raise BadData("chat", expected=refused.expected, found=refused.found, remedy=remedy) from None
