@@ -103,8 +103,9 @@ def _tensor(path: Path, name: str, entry: Any, start: int) -> TensorInfo:
     """One entry of a header, with its place counted from the start of the file."""
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        n_bytes = prod(shape) * BITS[dtype] // 8
-        sound = all(type(n) is int and n >= 0 for n in (*shape, begin, end)) and end - begin == n_bytes
+        counts = all(type(n) is int and 0 <= n < 2**63 for n in (*shape, begin, end))
+        n_bytes = prod(shape) * BITS[dtype] // 8 if counts else -1  # a product of texts would be one long text
+        sound = counts and end - begin == n_bytes
     except (KeyError, TypeError, ValueError):
         sound = False
     if not sound:
