@@ -119,7 +119,6 @@ def test_garbage_is_told_for_what_it_is(tmp_path, data, told):
         {"dtype": "F32", "shape": [-1], "data_offsets": [4, 0]},
         {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [10**15, "1" * 10, 10**9], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [10**400, 10**400], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [1], "data_offsets": [0]},
     ],
 )
