@@ -133,7 +133,11 @@ def _work(options: Any, kinds: Mapping[str, Kind], first: int, until: float, boa
         while number < options.inputs and time.monotonic() < until:
             board[:] = [number, time.monotonic()]
             folder = Path(place) / "input"
-            kind, outcome = attempt(kinds, options.seed, number, folder)
+            try:
+                kind, outcome = attempt(kinds, options.seed, number, folder)
+            except BaseException as error:  # between inputs, where nothing of ours runs
+                what = f"{type(error).__name__} at {_place(error)}: {str(error)[:100]}"
+                kind, outcome = kind_of(kinds, Random(f"{options.seed}/{number}")), f"the fuzzer itself: {what}"
             if outcome in ("taken", "refused") and os.fstat(noise).st_size:
                 outcome = f"raw output: {os.pread(noise, 300, 0).decode(errors='replace').strip()[:150]!r}"
             os.ftruncate(noise, 0)
@@ -245,7 +249,7 @@ def _again(options: argparse.Namespace, kinds: Mapping[str, Kind]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=10**15, help="how many; default: until the time is over")
+    parser.add_argument("--inputs", type=int, default=10**15, help="end before this number")
     parser.add_argument("--seconds", type=float, help="for how long")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first input")
@@ -256,6 +260,8 @@ def main() -> int:
     parser.add_argument("--progress", type=float, default=0, help="seconds between lines on standard error")
     parser.add_argument("--json", help="a file for the counts")
     options = parser.parse_args()
+    if options.first >= options.inputs:
+        parser.error(f"--inputs is the number to end before: more than --first {options.first}, not {options.inputs}")
     kinds = {name: kind for name, kind in KINDS.items() if not options.kinds or name in options.kinds}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["MLXTUNE_CACHE"] = cache
