@@ -1,6 +1,6 @@
 """mlxtune fine-tunes language models on Apple Silicon.
 
-The command line is `mlxtune`; from Python, `mlxtune.run.start` is one training run.
+The command line is `mlxtune`; from Python, `mlxtune.run.session.start` is one training run.
 """
 
 __version__ = "0.1.0"

@@ -12,17 +12,17 @@ from typing import Annotated, NamedTuple, Protocol
 
 from pydantic import ConfigDict, Field
 
-from mlxtune.ahead import made_ahead
 from mlxtune.backends.base import Learner, LossSum, StepResult
 from mlxtune.data.batches import collate
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.events import Eval, Event, Notice, Step
 from mlxtune.feed import Feed, Window
+from mlxtune.format import counted
 from mlxtune.optim.schedule import Schedule, learning_rate
+from mlxtune.prefetch import made_ahead
 from mlxtune.settings import section
 from mlxtune.validating import Budget, spaced
-from mlxtune.words import counted
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 OVERFLOWED = "The float16 gradient overflowed: nothing was updated, the loss scale is halved."

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import ClassVar
 
-from mlxtune.words import counted, line, printable, shortened
+from mlxtune.format import counted, line, printable, shortened
 
 LONGEST = 4000  # characters of a message; each part of it is shortened so that one fault has fewer
 PART = 500

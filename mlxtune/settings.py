@@ -1,7 +1,7 @@
 """What all sections of settings share: frozen, keyword only, strict about types, and checked when they are made.
 
-A section stands beside the code that obeys it; `recipe.py` composes them. A fault raises pydantic's ValidationError,
-which `recipe.py` turns into one message that lists them all.
+A section stands beside the code that obeys it; `recipe` composes them. A fault raises pydantic's ValidationError,
+which `recipe` turns into one message that lists them all.
 """
 
 from typing import Any, TypeVar, dataclass_transform

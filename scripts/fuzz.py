@@ -39,7 +39,7 @@ from fuzzing.kinds import KINDS, Kind  # noqa: E402
 from fuzzing.tally import WHATS, Finding, Tally, findings, table  # noqa: E402
 
 from mlxtune.errors import LONGEST, MlxtuneError  # noqa: E402
-from mlxtune.words import printable  # noqa: E402
+from mlxtune.format import printable  # noqa: E402
 
 SLOW_SECONDS = 5.0  # of the processor
 STUCK_SECONDS = 60.0  # of the clock, which runs on while other programs have the processor

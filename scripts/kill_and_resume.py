@@ -187,7 +187,7 @@ def warm_up() -> None:
     import mlxtune.backends.numpy.learner
     import mlxtune.cli.app
     import mlxtune.report.console
-    import mlxtune.run
+    import mlxtune.run.session
     from mlxtune.models import hub, tokenizer
 
     if choose.has_mlx():

@@ -18,10 +18,10 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from mlxtune import run
 from mlxtune.events import Event, Step
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
 from mlxtune.report.plain import Plain
+from mlxtune.run import session as run
 
 READINGS = 100
 ALLOWED_BYTES_A_STEP = 50.0

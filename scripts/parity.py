@@ -141,7 +141,7 @@ def mlx_logits(folder: Path, tokens_T: np.ndarray) -> np.ndarray:
     """(T, V), by the model as it is loaded for a run."""
     import mlx.core as mx
 
-    from mlxtune.backends.mlx.load import load_lazily
+    from mlxtune.backends.mlx.model.load import load_lazily
 
     model = load_lazily(folder, "fp32")
     model.eval()

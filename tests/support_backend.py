@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from mlxtune import checkpoint
 from mlxtune.backends.base import Learner
 from mlxtune.backends.choose import has_mlx
+from mlxtune.storage import checkpoint
 
 BACKEND = "mlx" if has_mlx() else "numpy"  # `auto` would take NumPy on a processor
 

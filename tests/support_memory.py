@@ -14,9 +14,9 @@ from mlxtune.models import config as model_config
 from mlxtune.models.dimensions import Dimensions
 from mlxtune.models.hub import BUILT_IN
 from mlxtune.models.shapes import shapes
-from mlxtune.planning import Planner
-from mlxtune.recipe import build
-from mlxtune.storage import write_tensors
+from mlxtune.planning.predict import Planner
+from mlxtune.recipe.recipe import build
+from mlxtune.storage.files import write_tensors
 from tests.support_assets import assets_folder
 from tests.support_numpy import tensors
 

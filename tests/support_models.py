@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from mlxtune.backends.base import Job
 from mlxtune.backends.mlx.learner import MlxLearner
-from mlxtune.backends.mlx.parameters import Arrays
-from mlxtune.backends.mlx.tensors import by_parameter
+from mlxtune.backends.mlx.update.parameters import Arrays
+from mlxtune.backends.mlx.update.tensors import by_parameter
 from mlxtune.data.types import Batch
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.choose import Strategy

@@ -13,7 +13,7 @@ from mlxtune.backends.numpy.weights import as_tensor, round_to
 from mlxtune.data.types import Batch
 from mlxtune.models.shapes import shapes
 from mlxtune.optim.adamw import AdamW
-from mlxtune.storage import Tensor, write_tensors
+from mlxtune.storage.files import Tensor, write_tensors
 from mlxtune.strategies.full import Full
 
 BASE: dict[str, Any] = {

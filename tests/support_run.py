@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlxtune import checkpoint
 from mlxtune.events import Event, Step
-from mlxtune.recipe import Recipe, build
+from mlxtune.recipe.recipe import Recipe, build
+from mlxtune.storage import checkpoint
 from tests.support_backend import BACKEND
 
 ROWS = [{"text": f"Once there was a {animal} with a {thing}."} for animal in ("cat", "dog", "hen") for thing in "abcd"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mlxtune import try_it
+from mlxtune import inference as try_it
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.cli import chat
 

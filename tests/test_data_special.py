@@ -9,7 +9,7 @@ from mlxtune.data import special
 from mlxtune.data.tokens import prompt_tokens
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadSetting
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
 from tests.support_data import chat, loaded, only, spans, write
 from tests.support_tokenizer_kinds import tokenizer_of_kind
 from tests.support_tokenizers import CHATML, MARKED, tokenizer

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune import planning
 from mlxtune.memory import mlx
-from mlxtune.planning import Planner
-from mlxtune.recipe import build
+from mlxtune.planning import predict as planning
+from mlxtune.planning.predict import Planner
+from mlxtune.recipe.recipe import build
 from tests.support_assets import assets_folder
 from tests.support_memory import skip_without
 

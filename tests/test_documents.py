@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic.dataclasses import dataclass
 
-from mlxtune.documents import Limits, Unreadable, check, parse_object, read_object, user_path
 from mlxtune.errors import BadModel, BadRun, BadSetting, Faults
-from mlxtune.strict_yaml import load_yaml, scalar
+from mlxtune.storage.documents import Limits, Unreadable, check, parse_object, read_object, user_path
+from mlxtune.storage.strict_yaml import load_yaml, scalar
 
 MANY = 5000
 

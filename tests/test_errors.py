@@ -5,8 +5,8 @@ import io
 from hypothesis import given, strategies
 
 from mlxtune.errors import LONGEST, BadData, BadModel, Faults
+from mlxtune.format import line, printable, shown
 from mlxtune.report.console import error
-from mlxtune.words import line, printable, shown
 
 HOSTILE = "\x1b[2J\x9b31m\u202e\u200b\ud800\0\r" * 1000
 

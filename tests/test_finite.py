@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlxtune import run
 from mlxtune.backends.numpy.arrays import is_finite
-from mlxtune.checkpoint import read_header
 from mlxtune.errors import BadModel
 from mlxtune.models.hub import BUILT_IN
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
+from mlxtune.run import session as run
+from mlxtune.storage.checkpoint import read_header
 from tests.support_cli import BACKENDS, TEXT_ROWS, write
 from tests.support_run import Ask
 
@@ -48,7 +48,7 @@ def recipe(tmp_path):
 @pytest.mark.parametrize("place", [0, 7, -1])
 def test_one_number_that_is_not_finite_is_seen_wherever_it_lies(value, dtype, place):
     mx = pytest.importorskip("mlx.core")
-    from mlxtune.backends.mlx.finite import not_finite
+    from mlxtune.backends.mlx.update.finite import not_finite
 
     numbers = np.random.default_rng(0).normal(size=1001).astype(np.float32)
     numbers[place] = value
@@ -61,7 +61,7 @@ def test_one_number_that_is_not_finite_is_seen_wherever_it_lies(value, dtype, pl
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_largest_and_smallest_finite_numbers_are_finite(dtype):
     mx = pytest.importorskip("mlx.core")
-    from mlxtune.backends.mlx.finite import not_finite
+    from mlxtune.backends.mlx.update.finite import not_finite
 
     largest = mx.finfo(getattr(mx, dtype)).max
     numbers = mx.array([largest, -largest, 0.0, -0.0, 1e-7]).astype(getattr(mx, dtype))
@@ -71,8 +71,8 @@ def test_the_largest_and_smallest_finite_numbers_are_finite(dtype):
 
 def test_an_infinite_second_moment_is_seen_though_its_weight_stays_finite():
     mx = pytest.importorskip("mlx.core")
-    from mlxtune.backends.mlx.finite import Watch
-    from mlxtune.backends.mlx.parameters import Trained
+    from mlxtune.backends.mlx.update.finite import Watch
+    from mlxtune.backends.mlx.update.parameters import Trained
     from mlxtune.optim.adamw import Moments
 
     fine = mx.array([1.0, 2.0])

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune import first_job
-from mlxtune.recipe import as_tree, build, read
+from mlxtune.recipe import first_job
+from mlxtune.recipe.recipe import as_tree, build, read
 
 DEMO = Path(__file__).parent.parent / "recipes" / "demo.yaml"
 

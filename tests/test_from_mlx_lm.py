@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from mlxtune.errors import BadSetting, Faults
-from mlxtune.from_mlx_lm import translate
-from mlxtune.from_mlx_lm.keys import ALWAYS, DEFAULTS, REFUSED, SAME
+from mlxtune.recipe.from_mlx_lm import translate
+from mlxtune.recipe.from_mlx_lm.keys import ALWAYS, DEFAULTS, REFUSED, SAME
 
 
 def refusal(config: dict[str, Any]) -> str:

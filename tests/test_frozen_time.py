@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mlxtune import run, run_identity
 from mlxtune.errors import MlxtuneError
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
+from mlxtune.run import identity as run_identity
+from mlxtune.run import session as run
 from tests.support_backend import BACKEND
 from tests.support_cli import model, write
 

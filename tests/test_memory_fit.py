@@ -9,8 +9,8 @@ import pytest
 
 from mlxtune.errors import BadSetting
 from mlxtune.memory.fit import SAFE, as_flags, search, shorter, single_changes
-from mlxtune.planning import Planner
-from mlxtune.recipe import as_tree, build
+from mlxtune.planning.predict import Planner
+from mlxtune.recipe.recipe import as_tree, build
 from tests.support_cli import BACKENDS, write
 from tests.support_memory import outline_folder, text_of, whole_folder, words
 

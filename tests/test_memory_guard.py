@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune import checkpoint, run
 from mlxtune.data.load import DataSettings
 from mlxtune.errors import BadSetting
 from mlxtune.events import Memory, Start, Step
@@ -13,9 +12,11 @@ from mlxtune.memory import guard as guards
 from mlxtune.memory.guard import Guard, TooLarge
 from mlxtune.memory.plan import plan
 from mlxtune.memory.setup import Rows, rows_of
-from mlxtune.prepare import prepare
-from mlxtune.recipe import build
-from mlxtune.run_shape import micro_batch
+from mlxtune.planning.shape import micro_batch
+from mlxtune.recipe.recipe import build
+from mlxtune.run import session as run
+from mlxtune.run.prepare import prepare
+from mlxtune.storage import checkpoint
 from tests.support_cli import BACKENDS, write
 from tests.support_memory import outline_folder, setup_of, words
 

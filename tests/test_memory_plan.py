@@ -6,8 +6,8 @@ import mlx.core as mx
 import pytest
 
 from mlxtune.backends.mlx import device
-from mlxtune.prepare import Prepared, prepare
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
+from mlxtune.run.prepare import Prepared, prepare
 from tests.support_memory import text_of, whole_folder
 
 LORA = {"strategy.name": "lora", "strategy.rank": 8}

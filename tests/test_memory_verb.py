@@ -14,9 +14,9 @@ from mlxtune.backends.base import Job
 from mlxtune.cli.memory import memory
 from mlxtune.cli.train import train
 from mlxtune.errors import BadModel
-from mlxtune.planning import Planner
-from mlxtune.prepare import prepare
-from mlxtune.recipe import build
+from mlxtune.planning.predict import Planner
+from mlxtune.recipe.recipe import build
+from mlxtune.run.prepare import prepare
 from tests.support_cli import BACKENDS
 from tests.support_hub import use_cache
 from tests.support_memory import config_folder, outline_folder, text_of, whole_folder

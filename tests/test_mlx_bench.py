@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mlxtune.backends.mlx.bench import make, ours, theirs
-from mlxtune.backends.mlx.bench.flops import matrices, step_flops
-from mlxtune.backends.mlx.bench.rows import epochs, make_rows
-from mlxtune.backends.mlx.bench.spec import Case, Result, Spec
-from mlxtune.backends.mlx.forward import Form
-from mlxtune.backends.mlx.self_check import SelfCheck
+from mlxtune.backends.mlx.passes.forward import Form
+from mlxtune.backends.mlx.passes.self_check import SelfCheck
 from mlxtune.bench import cases, compare, run, table
 from mlxtune.bench.measures import COMPARED_STEPS, Spread, loss_difference, measures, ratios
+from mlxtune.bench.sides import make, ours, theirs
+from mlxtune.bench.sides.flops import matrices, step_flops
+from mlxtune.bench.sides.rows import epochs, make_rows
+from mlxtune.bench.sides.spec import Case, Result, Spec
 from mlxtune.cli.app import app
 from mlxtune.errors import BadSetting, Missing, RunStopped
 

@@ -5,7 +5,7 @@ import shutil
 import mlx.core as mx
 import pytest
 
-from mlxtune.backends.mlx import parameters
+from mlxtune.backends.mlx.update import parameters
 from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW, Moments
 from mlxtune.strategies.full import Full

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlxtune.backends.mlx import cross_entropy
-from mlxtune.backends.mlx.cross_entropy import Head, cut, head_loss, loss_alone, shard_rows, trained_head_loss
-from mlxtune.backends.mlx.head_output import IDENTITY, Output
+from mlxtune.backends.mlx.head import cross_entropy
+from mlxtune.backends.mlx.head.cross_entropy import Head, cut, head_loss, loss_alone, shard_rows, trained_head_loss
+from mlxtune.backends.mlx.head.output import IDENTITY, Output
 
 N, D, V = 37, 24, 301
 SHARDS = {"one shard": 301, "three": 101, "five, uneven": 64}  # rows of each

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from mlxtune.backends.mlx.cross_entropy import Head, cut, head_loss, loss_alone, shard_rows, trained_head_loss
+from mlxtune.backends.mlx.head.cross_entropy import Head, cut, head_loss, loss_alone, shard_rows, trained_head_loss
 
 
 def peak(run):

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxtune.backends.mlx import exponential
+from mlxtune.backends.mlx.head import exponential
 
 
 @pytest.fixture(autouse=True)

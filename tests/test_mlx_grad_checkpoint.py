@@ -10,11 +10,11 @@ import pytest
 from mlx_lm.models import llama
 
 from mlxtune.backends.base import Job
-from mlxtune.backends.mlx import lora, recompute, self_check
-from mlxtune.backends.mlx.forward import WHOLE
 from mlxtune.backends.mlx.learner import MlxLearner
-from mlxtune.backends.mlx.lora import LoraLinear
-from mlxtune.backends.mlx.passes import KEEPS_ALL, RowsToCheck
+from mlxtune.backends.mlx.model import lora
+from mlxtune.backends.mlx.model.lora import LoraLinear
+from mlxtune.backends.mlx.passes.choose import KEEPS_ALL, RowsToCheck, recompute, self_check
+from mlxtune.backends.mlx.passes.forward import WHOLE
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN

@@ -10,9 +10,9 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import llama
 from mlx_lm.tuner.lora import LoRALinear
 
-from mlxtune.backends.mlx.cross_entropy import Head, cut, trained_head_loss
-from mlxtune.backends.mlx.head_output import IDENTITY, Output
-from mlxtune.backends.mlx.head_probe import head_input, probe
+from mlxtune.backends.mlx.head.cross_entropy import Head, cut, trained_head_loss
+from mlxtune.backends.mlx.head.output import IDENTITY, Output
+from mlxtune.backends.mlx.head.probe import head_input, probe
 
 VOCABULARY = 97
 SHAPE = {

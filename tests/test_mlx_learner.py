@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from mlx_lm.tuner.trainer import default_loss
 
-from mlxtune import checkpoint
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import LossSum
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx import parameters, self_check
-from mlxtune.backends.mlx.forward import WHOLE, cross_entropy
-from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx.model.load import load_lazily
+from mlxtune.backends.mlx.passes import self_check
+from mlxtune.backends.mlx.passes.forward import WHOLE, cross_entropy
+from mlxtune.backends.mlx.update import parameters
 from mlxtune.data.types import Batch
 from mlxtune.optim import adamw, clip
 from mlxtune.optim.adamw import AdamW
+from mlxtune.storage import checkpoint
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
@@ -289,7 +290,7 @@ def test_stochastic_rounding_moves_most_weights_where_rounding_to_nearest_leaves
 ):
     folder = write_model(tmp_path, save_as="bfloat16", initializer_range=0.02)
     stochastic = drifted(folder, "bf16")[1]
-    monkeypatch.setattr("mlxtune.backends.mlx.parameters.stochastic", lambda _xp, exact, _kind, _noise: exact)
+    monkeypatch.setattr("mlxtune.backends.mlx.update.parameters.stochastic", lambda _xp, exact, _kind, _noise: exact)
     nearest = drifted(folder, "bf16")[1]
     assert (nearest == 0).mean() > 0.75
     assert (stochastic == 0).mean() < 0.4

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mlxtune.backends.base import Job
-from mlxtune.backends.mlx.keys import rope_only
 from mlxtune.backends.mlx.learner import MlxLearner
-from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx.model.keys import rope_only
+from mlxtune.backends.mlx.model.load import load_lazily
 from mlxtune.errors import BadModel, BadSetting
 from mlxtune.export import adapter
 from mlxtune.optim.adamw import AdamW

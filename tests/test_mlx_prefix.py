@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from mlxtune.backends.base import Job, Work
-from mlxtune.backends.mlx import prefix
 from mlxtune.backends.mlx.learner import OTHER_FORM, MlxLearner
+from mlxtune.backends.mlx.prefix import prefix
 from mlxtune.data.batches import collate
 from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.events import Notice, Preparing
 from mlxtune.optim.adamw import AdamW
-from mlxtune.storage import write_tensors
+from mlxtune.storage.files import write_tensors
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from tests.support_models import VOCABULARY, contents, write_model
@@ -156,7 +156,7 @@ def test_auto_keeps_nothing_where_it_does_not_pay_and_says_so(make):
 
 
 def test_a_disk_without_room_is_refused_or_does_without(make, monkeypatch):
-    monkeypatch.setattr("mlxtune.backends.mlx.keeping.free_bytes", lambda _: 10_000)
+    monkeypatch.setattr("mlxtune.backends.mlx.prefix.keeping.free_bytes", lambda _: 10_000)
     with pytest.raises(BadSetting, match=r"(?s)free for the output of the first 5 layers.*--prefix-cache off"):
         make(keep="on")
     learner = make()
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_up_is_refused_where_keeping_was_asked_for(make, monke
 
 def test_a_cache_folder_that_may_not_be_written_to_is_used_as_far_as_it_goes(make, monkeypatch):
     whole = trained(make())
-    monkeypatch.setattr("mlxtune.backends.mlx.keeping.writable", lambda _: False)
+    monkeypatch.setattr("mlxtune.backends.mlx.prefix.keeping.writable", lambda _: False)
     assert trained(make()) == whole
     other = make(asked=work(rows(1)))
     assert other.keeping is None

@@ -6,13 +6,13 @@ import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxtune.backends.base import Job
-from mlxtune.backends.mlx import packing
-from mlxtune.backends.mlx.forward import WHOLE, Form, Forward
-from mlxtune.backends.mlx.head_probe import probe
+from mlxtune.backends.mlx.head.probe import probe
 from mlxtune.backends.mlx.learner import MlxLearner
-from mlxtune.backends.mlx.load import corrected, load_lazily
-from mlxtune.backends.mlx.passes import Passes, RowsToCheck
-from mlxtune.backends.mlx.self_check import COMPARED_TOKENS, SPLIT, for_check
+from mlxtune.backends.mlx.model.load import corrected, load_lazily
+from mlxtune.backends.mlx.passes import packing
+from mlxtune.backends.mlx.passes.choose import Passes, RowsToCheck
+from mlxtune.backends.mlx.passes.forward import WHOLE, Form, Forward
+from mlxtune.backends.mlx.passes.self_check import COMPARED_TOKENS, SPLIT, for_check
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
 from tests.support_architectures import ARCHITECTURES, write_architecture

@@ -116,7 +116,7 @@ def test_every_family_loads_into_mlx_lms_tree_of_the_same_shapes(family, seed, t
     pytest.importorskip("mlx_lm", reason="the oracle of this test is not installed")
     from mlx.utils import tree_flatten
 
-    from mlxtune.backends.mlx.load import load_lazily
+    from mlxtune.backends.mlx.model.load import load_lazily
 
     write_json(tmp_path / "config.json", random_config(family, seed))
     from_config = outline(str(tmp_path))

@@ -11,7 +11,7 @@ from mlxtune.backends.numpy.arrays import Flat
 from mlxtune.backends.numpy.layout import lay_out
 from mlxtune.errors import BadModel
 from mlxtune.models.shapes import shapes
-from mlxtune.storage import write_tensors
+from mlxtune.storage.files import write_tensors
 from tests.support_assets import assets_folder
 from tests.support_numpy import BASE, KINDS, learner, random_batch, random_weights, tensors, write_model
 

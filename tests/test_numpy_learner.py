@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from mlxtune import checkpoint
 from mlxtune.backends.base import Learner
 from mlxtune.backends.numpy import device, threads, update
 from mlxtune.backends.numpy import learner as learner_module
@@ -16,6 +15,7 @@ from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW, Moments
+from mlxtune.storage import checkpoint
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora

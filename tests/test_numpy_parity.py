@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mlxtune import checkpoint
 from mlxtune.backends.base import Sampling
 from mlxtune.backends.numpy.speaker import NumpySpeaker
 from mlxtune.optim import adamw
 from mlxtune.optim.adamw import AdamW
+from mlxtune.storage import checkpoint
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
@@ -19,7 +19,7 @@ pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.speaker import MlxSpeaker
-from mlxtune.backends.mlx.tensors import by_parameter
+from mlxtune.backends.mlx.update.tensors import by_parameter
 
 STRATEGIES = {
     "last-n": LastN(last_n=2),

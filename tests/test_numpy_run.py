@@ -5,12 +5,14 @@ import json
 
 import pytest
 
-from mlxtune import checkpoint, run, try_it
+from mlxtune import inference as try_it
 from mlxtune.backends import choose
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import Missing
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
+from mlxtune.run import session as run
+from mlxtune.storage import checkpoint
 from tests.support_assets import assets_folder
 
 NUMPY = BackendSettings(name="numpy")

@@ -12,7 +12,7 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 from mlxtune.backends.mlx.learner import MlxLearner
-from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx.model.load import load_lazily
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.errors import BadModel, MlxtuneError
 from mlxtune.models import declared

@@ -8,7 +8,7 @@ import yaml
 
 from mlxtune.cli.options import FLAGS
 from mlxtune.errors import BadSetting, Faults
-from mlxtune.recipe import as_tree, as_yaml, build, every_key, parse_changes, read
+from mlxtune.recipe.recipe import as_tree, as_yaml, build, every_key, parse_changes, read
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 # Settings with no flag of their own: finer than a command line wants, and there is --recipe and `run --set`.

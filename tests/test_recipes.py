@@ -8,7 +8,7 @@ import pytest
 
 from mlxtune.models import config
 from mlxtune.models.hub import BUILT_IN
-from mlxtune.recipe import build, read
+from mlxtune.recipe.recipe import build, read
 from tests.support_cli import BACKENDS, TEXT_ROWS, write
 from tests.support_numpy import LLAMA3, write_model
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from mlxtune import checkpoint, engine, run
+from mlxtune import engine
 from mlxtune.events import Eval, Notice, Step
 from mlxtune.memory.guard import TooLarge
-from mlxtune.outcome import CLEARLY, Losses
-from mlxtune.signals import ASKING
+from mlxtune.run import session as run
+from mlxtune.run.outcome import CLEARLY, Losses
+from mlxtune.run.signals import ASKING
+from mlxtune.storage import checkpoint
 from tests.support_backend import BACKEND
 from tests.support_run import Ask, Keep, last_bytes, recipes, write_rows
 
@@ -93,7 +95,7 @@ def logged(folder, kind):
 
 
 def test_where_validation_would_take_long_the_last_weights_are_saved_without(recipe, monkeypatch):
-    monkeypatch.setattr("mlxtune.results.QUICK_SECONDS", 0.0)
+    monkeypatch.setattr("mlxtune.run.results.QUICK_SECONDS", 0.0)
     end = run.start(recipe(**RARELY), [Ask(3)])
     assert (end.adapter_step, end.best_eval_loss, Path(end.adapter).name) == (3, None, "adapter-last")
     assert about(end.adapter)["eval_loss"] is None
@@ -264,7 +266,7 @@ def test_the_rule_of_what_was_learned(losses, learned, diverged):
 def test_mlx_lm_loads_the_last_adapter_too(recipe):
     from mlx_lm.utils import load_adapters
 
-    from mlxtune.backends.mlx.load import load_lazily
+    from mlxtune.backends.mlx.model.load import load_lazily
     from mlxtune.models.hub import BUILT_IN
 
     end = run.start(recipe(schedule__learning_rate=0.05, train__eval_every=1, train__max_steps=40))

@@ -11,13 +11,14 @@ from pathlib import Path
 import filelock
 import pytest
 
-from mlxtune import checkpoint, run
 from mlxtune.backends.base import LossSum
 from mlxtune.errors import BadRun, BadSetting
 from mlxtune.events import Checkpoint, End, Eval, Start, Step
 from mlxtune.export import adapter
-from mlxtune.prepare import prepare
-from mlxtune.signals import ASKING
+from mlxtune.run import session as run
+from mlxtune.run.prepare import prepare
+from mlxtune.run.signals import ASKING
+from mlxtune.storage import checkpoint
 from tests.support_run import Ask, Keep, last_bytes, recipes, write_rows
 
 
@@ -78,7 +79,7 @@ def run_until_killed(recipe, monkeypatch):
 def test_a_run_that_packs_no_longer_or_for_the_first_time_keeps_the_order_of_its_rows(recipe, monkeypatch, packs):
     """Its place in the data is a place in that order."""
     pytest.importorskip("mlx", reason="NumPy always packs")
-    from mlxtune.backends.mlx import self_check
+    from mlxtune.backends.mlx.passes import self_check
 
     ladders = {True: self_check.LADDER, False: [form for form in self_check.LADDER if not form.packed]}
 
@@ -97,7 +98,7 @@ def test_a_run_that_packs_no_longer_or_for_the_first_time_keeps_the_order_of_its
 
 def test_a_run_that_does_not_fit_once_its_rows_are_padded_is_refused_and_leaves_nothing(recipe, monkeypatch):
     pytest.importorskip("mlx", reason="NumPy always packs")
-    from mlxtune.backends.mlx import self_check
+    from mlxtune.backends.mlx.passes import self_check
 
     packed = prepare(recipe(backend__name="mlx")).plan.peak_bytes
     limited = recipe(backend__name="mlx", backend__memory_limit_bytes=packed)
@@ -204,7 +205,7 @@ def test_early_stopping_ends_well_and_says_so(recipe):
 def test_a_finished_run_is_already_done_with_its_result_and_reads_no_weights(recipe, monkeypatch):
     first = run.start(recipe())
     before, log = last_bytes(first.run), Path(first.run, "metrics.jsonl").read_bytes()
-    monkeypatch.setattr("mlxtune.checkpoint.load_state", None)  # which reads all weights
+    monkeypatch.setattr("mlxtune.storage.checkpoint.load_state", None)  # which reads all weights
     again = run.start(recipe())
     assert (again.status, again.exit_code, again.message) == ("done", 0, "Already done.")
     assert replace(again, message="", memory=first.memory) == first
@@ -310,7 +311,7 @@ def test_a_damaged_checkpoint_is_refused(recipe):
 
 def test_a_checkpoint_of_other_tensors_is_refused(recipe, monkeypatch):
     run.start(recipe(), [Ask(2)])
-    monkeypatch.setattr("mlxtune.run_identity.differences", lambda *_: [])
+    monkeypatch.setattr("mlxtune.run.identity.differences", lambda *_: [])
     with pytest.raises(BadRun, match="tensors differ"):
         run.start(recipe(strategy__last_n=2))
 
@@ -333,7 +334,7 @@ def sick(monkeypatch):
             made.step = stepped
             return made
 
-        monkeypatch.setattr("mlxtune.prepare.make_learner", learner)
+        monkeypatch.setattr("mlxtune.run.prepare.make_learner", learner)
 
     return make
 

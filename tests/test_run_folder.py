@@ -11,11 +11,15 @@ from pathlib import Path
 import filelock
 import pytest
 
-from mlxtune import checkpoint, run, run_folder, run_identity, sealed, storage
 from mlxtune.errors import BadModel, BadRun, BadSetting, MlxtuneError
 from mlxtune.events import Start, Step
 from mlxtune.export import adapter
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
+from mlxtune.run import folder as run_folder
+from mlxtune.run import identity as run_identity
+from mlxtune.run import session as run
+from mlxtune.storage import checkpoint, sealed
+from mlxtune.storage import files as storage
 from tests.support_cli import BACKENDS, model
 
 ROWS = [{"text": f"Once there was a {animal} with a {thing}."} for animal in ("cat", "dog", "hen") for thing in "abcd"]
@@ -399,7 +403,7 @@ def test_an_edited_environment_is_not_believed(recipe, out):
 
 
 def test_a_saved_recipe_is_a_recipe_for_other_runs(recipe, out):
-    from mlxtune.recipe import read
+    from mlxtune.recipe.recipe import read
 
     run.start(recipe(), [Ask(2)])
     assert build(read(out / "recipe.yaml"), {}) == build(run_identity.saved_recipe(out), {})

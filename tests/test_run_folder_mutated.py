@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune import checkpoint, run, run_folder, run_identity
-from mlxtune.documents import check
 from mlxtune.engine import Progress
 from mlxtune.errors import LONGEST, MlxtuneError
 from mlxtune.events import Step
 from mlxtune.export import adapter
-from mlxtune.recipe import build, flat
+from mlxtune.recipe.recipe import build, flat
 from mlxtune.report.log import replay, rewind
+from mlxtune.run import folder as run_folder
+from mlxtune.run import identity as run_identity
+from mlxtune.run import session as run
+from mlxtune.storage import checkpoint
+from mlxtune.storage.documents import check
 from tests.test_run_folder import Ask, out, recipe  # noqa: F401  # fixtures
 
 MUTATIONS = 2000

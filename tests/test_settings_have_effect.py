@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune import checkpoint, run
 from mlxtune.errors import MlxtuneError
 from mlxtune.events import Eval, Start, Step
-from mlxtune.recipe import build, every_key
+from mlxtune.recipe.recipe import build, every_key
+from mlxtune.run import session as run
+from mlxtune.storage import checkpoint
 from tests.support_backend import BACKEND
 
 ROWS = [{"prompt": f"Who has the {thing}?", "completion": f"The {who} has it."} for thing in "abcd" for who in "xyz"]

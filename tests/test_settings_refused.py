@@ -168,7 +168,7 @@ def test_a_rank_is_as_large_as_the_smaller_side_of_each_module(mlxtune):
 
 
 def test_a_schedule_that_ends_at_its_peak_is_none_that_rises():
-    from mlxtune.recipe import build
+    from mlxtune.recipe.recipe import build
 
     flat = {"schedule.name": "linear", "schedule.learning_rate": 1e-4}
     assert build({}, {**flat, "schedule.min_learning_rate": 1e-4}).schedule.min_learning_rate == 1e-4

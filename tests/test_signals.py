@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from mlxtune.signals import ASKING, Asked, StopRequests, ending_at_once
+from mlxtune.run.signals import ASKING, Asked, StopRequests, ending_at_once
 
 
 @pytest.fixture

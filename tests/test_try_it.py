@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from mlxtune import run, try_it
+from mlxtune import inference as try_it
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.data import special
 from mlxtune.errors import BadData
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
+from mlxtune.run import session as run
 from tests.support_backend import BACKEND
 from tests.support_data import chat, only
 from tests.support_tokenizer_kinds import tokenizer_of_kind

@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from mlxtune.cli.app import app
 from mlxtune.cli.flags import FLAGS
-from mlxtune.from_mlx_lm.flags import FLAGS as OF_MLX_LM
+from mlxtune.recipe.from_mlx_lm.flags import FLAGS as OF_MLX_LM
 from tests.support_cli import TEXT_ROWS, write
 
 ROOT = Path(__file__).parent.parent

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mlxtune import documents
 from mlxtune.errors import BadModel
 from mlxtune.models.fit import Shape
 from mlxtune.models.folder import some
 from mlxtune.models.weights import TensorInfo, header
+from mlxtune.storage import documents
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 KINDS = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)

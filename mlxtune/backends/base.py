@@ -10,7 +10,7 @@ from mlxtune.data.types import Batch, TokenRow
 from mlxtune.events import Event, Memory
 from mlxtune.optim.adamw import AdamW
 from mlxtune.settings import section
-from mlxtune.storage import Tensor
+from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import Strategy
 from mlxtune.strategies.selection import Anatomy, Selection
 

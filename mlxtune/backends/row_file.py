@@ -29,7 +29,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune import sealed
+from mlxtune.storage import sealed
 
 ABOUT = "about.json"
 LAYERS_AT_ONCE = 4  # of a stage: how many are in memory

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from mlxtune.backends.mlx.bench.spec import Case
+from mlxtune.bench.sides.spec import Case
 from mlxtune.errors import BadSetting
 
 CASES = (

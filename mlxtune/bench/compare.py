@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxtune.backends.mlx.bench.spec import Case, Result, Spec, spec_to_json
 from mlxtune.bench.cases import AS_IT_IS, EQUAL, MLXTUNE, Variation, variations
+from mlxtune.bench.sides.spec import Case, Result, Spec, spec_to_json
 from mlxtune.errors import RunStopped
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -79,7 +79,7 @@ def _result(spec: Spec, settings: Settings) -> Result:
 
 def _work(spec: Spec, settings: Settings) -> str:
     """The last line that a worker prints. Raises RunStopped, with its last words, where it fails."""
-    command = [sys.executable, "-m", "mlxtune.backends.mlx.bench"]
+    command = [sys.executable, "-m", "mlxtune.bench.sides"]
     threads = dict.fromkeys(THREADS, str(settings.threads))
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, **threads, "MLXTUNE_CACHE": cache}

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from mlxtune.backends.mlx.bench.spec import Case, Result
-from mlxtune.words import count, share, size
+from mlxtune.bench.sides.spec import Case, Result
+from mlxtune.format import count, share, size
 
 COMPARED_STEPS = 45  # whose losses are compared: rounding grows from step to step
 

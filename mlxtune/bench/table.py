@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from mlxtune.backends.mlx.bench.spec import RATE, Result
 from mlxtune.bench.cases import AS_IT_IS, EQUAL, MLXTUNE, TECHNIQUES
 from mlxtune.bench.compare import Comparison, Settings
 from mlxtune.bench.measures import COMPARED_STEPS, Spread, loss_difference, measures, ratios, spread
-from mlxtune.words import UNKNOWN, rate
+from mlxtune.bench.sides.spec import RATE, Result
+from mlxtune.format import UNKNOWN, rate
 
 PACKAGES = ("mlxtune", "mlx", "mlx-lm", "numpy")
 LEGEND = f"""\

@@ -12,17 +12,17 @@ from mlxtune.cli.bench import bench
 from mlxtune.cli.chat import chat
 from mlxtune.cli.data import data
 from mlxtune.cli.doctor import doctor
+from mlxtune.cli.inference import evaluate, generate
 from mlxtune.cli.memory import memory
 from mlxtune.cli.models import models
 from mlxtune.cli.net import exit_code
 from mlxtune.cli.run import run
 from mlxtune.cli.streams import ready
 from mlxtune.cli.train import train
-from mlxtune.cli.try_it import evaluate, generate
 from mlxtune.cli.usage import Program, UsageError, Verb, as_ours
 from mlxtune.errors import BadSetting
-from mlxtune.signals import ASKING, Asked, ignored
-from mlxtune.words import shown
+from mlxtune.format import shown
+from mlxtune.run.signals import ASKING, Asked, ignored
 
 DEBUG = ContextVar("DEBUG", default=False)
 

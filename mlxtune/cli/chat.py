@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlxtune.cli.try_it import Adapter, MaxTokens, Seed, Temperature, TopP, model_options, sampling
-from mlxtune.words import line, printable
+from mlxtune.cli.inference import Adapter, MaxTokens, Seed, Temperature, TopP, model_options, sampling
+from mlxtune.format import line, printable
 
 if TYPE_CHECKING:
-    from mlxtune.try_it import Conversation
+    from mlxtune.inference import Conversation
 
 LEAVE = {"exit", "quit", "/exit", "/quit"}
 HELP = """  /help   these lines
@@ -37,8 +37,8 @@ def chat(
     from mlxtune.report.waiting import doing
 
     with doing("loading the model"):
-        from mlxtune.recipe import build
-        from mlxtune.try_it import Conversation, load
+        from mlxtune.inference import Conversation, load
+        from mlxtune.recipe.recipe import build
 
         how, recipe = sampling(max_tokens, temperature, top_p, seed, usual=0.95), build({}, overrides)
         loaded = load(recipe.model.name, adapter, recipe.backend)

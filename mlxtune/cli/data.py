@@ -39,7 +39,7 @@ def data(
         from mlxtune.data.summary import as_json, summary
         from mlxtune.models import config, hub, stopping, tokenizer
         from mlxtune.models.context import context
-        from mlxtune.recipe import build
+        from mlxtune.recipe.recipe import build
         from mlxtune.report.rows import show
 
         recipe = build({}, overrides)

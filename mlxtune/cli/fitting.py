@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mlxtune.cli.usage import HERE
 from mlxtune.errors import BadSetting
-from mlxtune.words import n_bytes
+from mlxtune.format import n_bytes
 
 SAFE_SHARE = 0.9  # of what is free
 

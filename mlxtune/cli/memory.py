@@ -44,7 +44,7 @@ def memory(
     from mlxtune.cli.runs import print_json
     from mlxtune.cli.train import built
     from mlxtune.memory.plan import as_json
-    from mlxtune.planning import Planner
+    from mlxtune.planning.predict import Planner
     from mlxtune.report.waiting import doing
 
     _check_machine(machine, measure=measure)
@@ -72,8 +72,8 @@ memory.__doc__ = EXAMPLES
 def _measured(recipe: Any, *, json: bool) -> Any:
     from contextlib import closing
 
-    from mlxtune.measuring import measure
     from mlxtune.report.console import console
+    from mlxtune.run.measure import measure
 
     with closing(console(json=json)) as report:
         return measure(recipe, report)
@@ -107,10 +107,10 @@ def _about(planner: Any, planned: Any, found: "Fitted | None") -> dict[str, Any]
 
 
 def _show(planner: Any, planned: Any, about: dict[str, Any], limit_bytes: int) -> None:
+    from mlxtune.format import count, size
     from mlxtune.memory.fit import as_flags
     from mlxtune.memory.guard import in_words
     from mlxtune.report.memory import show
-    from mlxtune.words import count, size
 
     recipe = planned.recipe
     said = [
@@ -130,8 +130,8 @@ def _show(planner: Any, planned: Any, about: dict[str, Any], limit_bytes: int) -
 
 
 def _this_machine(planner: Any) -> str:
+    from mlxtune.format import size
     from mlxtune.memory.readings import now
-    from mlxtune.words import size
 
     free = now()
     system = "" if free.available is None else f"; {size(free.available)} of its {size(free.total or 0)} are free now"
@@ -139,7 +139,7 @@ def _this_machine(planner: Any) -> str:
 
 
 def _a_mac(about: dict[str, Any], limit_bytes: int) -> str:
-    from mlxtune.words import size
+    from mlxtune.format import size
 
     if limit_bytes:
         return f"a Mac whose GPU may have {size(limit_bytes)} of its memory"

@@ -53,7 +53,7 @@ def _place(key: str, given: Collection[str], file: Path | str | None, by_set: bo
 
 
 def _keys(file: Path) -> set[str]:
-    from mlxtune.recipe import read
+    from mlxtune.recipe.recipe import read
 
     try:
         return {f"{name}.{key}" for name, keys in read(file).items() for key in keys}

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 
 from mlxtune.errors import MlxtuneError, RunStopped
-from mlxtune.signals import Asked
-from mlxtune.words import line, printable
+from mlxtune.format import line, printable
+from mlxtune.run.signals import Asked
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 READER_LEFT = 128 + getattr(signal, "SIGPIPE", 13)  # as a shell reports other programs that `head` left

@@ -9,7 +9,7 @@ import typer
 
 from mlxtune.cli.flags import FLAGS, Flag
 from mlxtune.cli.naming import naming
-from mlxtune.words import n_bytes
+from mlxtune.format import n_bytes
 
 METAVARS = {int: "INTEGER", float: "NUMBER"}
 

@@ -10,8 +10,8 @@ import typer
 from mlxtune.cli.naming import naming
 from mlxtune.errors import BadSetting, MlxtuneError
 from mlxtune.events import End
-from mlxtune.signals import BEFORE_THE_FIRST_STEP, ending_at_once
-from mlxtune.words import line
+from mlxtune.format import line
+from mlxtune.run.signals import BEFORE_THE_FIRST_STEP, ending_at_once
 
 
 class Found(NamedTuple):
@@ -49,7 +49,7 @@ def run(
       mlxtune run --from-mlx-lm lora_config.yaml
     """
     from mlxtune.cli.runs import print_json
-    from mlxtune.recipe import parse_changes
+    from mlxtune.recipe.recipe import parse_changes
     from mlxtune.report.console import recipes_table
 
     paths = [*(recipes or []), *([from_mlx_lm] if from_mlx_lm else [])]
@@ -70,10 +70,10 @@ def run(
 
 def _one(path: Path, overrides: dict[str, object], *, foreign: bool, dry_run: bool, json: bool) -> Found:
     """Run a recipe or check it. Its error is told here, so that the next has its turn."""
-    from mlxtune import run as runs
     from mlxtune.cli.runs import plan
-    from mlxtune.recipe import build, read
+    from mlxtune.recipe.recipe import build, read
     from mlxtune.report.console import console, error
+    from mlxtune.run import session as runs
 
     if dry_run and not json:
         print(f"# {line(str(path))}")
@@ -101,8 +101,8 @@ def _document(found: Found) -> dict[str, Any]:
 
 def _translated(path: Path) -> dict[str, dict[str, object]]:
     """The recipe of an mlx-lm file; what differs in meaning is said on standard error."""
-    from mlxtune.from_mlx_lm import translate
-    from mlxtune.strict_yaml import load_yaml
+    from mlxtune.recipe.from_mlx_lm import translate
+    from mlxtune.storage.strict_yaml import load_yaml
 
     recipe, notes = translate(load_yaml(path))
     for note in notes:

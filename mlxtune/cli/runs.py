@@ -7,14 +7,14 @@ from typing import Any
 import typer
 
 from mlxtune.events import End, as_json
-from mlxtune.recipe import Recipe, as_tree
-from mlxtune.words import size
+from mlxtune.format import size
+from mlxtune.recipe.recipe import Recipe, as_tree
 
 
 def run_one(recipe: Recipe, resume: str, *, json: bool) -> None:
     """Run, print, and end with the run's exit code."""
-    from mlxtune import run
     from mlxtune.report.console import console
+    from mlxtune.run import session as run
 
     with closing(console(json=json)) as report:
         end = run.start(recipe, [report], resume)
@@ -23,8 +23,8 @@ def run_one(recipe: Recipe, resume: str, *, json: bool) -> None:
 
 def go_on(folder: Path, overrides: dict[str, Any], *, json: bool) -> None:
     """Resume the run in a folder, print, and end with its exit code."""
-    from mlxtune import run
     from mlxtune.report.console import console
+    from mlxtune.run import session as run
 
     with closing(console(json=json)) as report:
         end = run.resume(folder, overrides, [report])
@@ -42,9 +42,9 @@ def plan(recipe: Recipe, *, json: bool) -> dict[str, Any]:
     """Check everything; the plan, which is shown but for JSON. Reads no weights, fetches none and writes nothing."""
     from mlxtune.engine import Progress
     from mlxtune.models.hub import is_here
-    from mlxtune.prepare import prepare, start_event
     from mlxtune.report.console import console
-    from mlxtune.run_folder import default_folder
+    from mlxtune.run.folder import default_folder
+    from mlxtune.run.prepare import prepare, start_event
 
     if not is_here(recipe.model.name, recipe.model.revision):
         return _plan_without_the_model(recipe, json=json)
@@ -60,7 +60,7 @@ def plan(recipe: Recipe, *, json: bool) -> dict[str, Any]:
 def _plan_without_the_model(recipe: Recipe, *, json: bool) -> dict[str, Any]:
     """What can be checked while the model is on the hub: the settings, the rows as they are read, and the shapes."""
     from mlxtune.data import load as data
-    from mlxtune.planning import Planner
+    from mlxtune.planning.predict import Planner
 
     data.read(recipe.data)
     planner = Planner(recipe, without_rows=True)
@@ -84,7 +84,7 @@ UNCHECKED = "{} is not on this disk, and nothing was fetched: tokens and weights
 
 
 def _planned(recipe: Recipe, said: dict[str, Any], *, json: bool) -> dict[str, Any]:
-    from mlxtune.recipe import as_yaml
+    from mlxtune.recipe.recipe import as_yaml
 
     if not json:
         typer.echo(as_yaml(recipe))

@@ -8,10 +8,10 @@ import typer
 
 from mlxtune.cli.options import recipe_options
 from mlxtune.errors import BadSetting
-from mlxtune.signals import BEFORE_THE_FIRST_STEP, ending_at_once
+from mlxtune.run.signals import BEFORE_THE_FIRST_STEP, ending_at_once
 
 if TYPE_CHECKING:
-    from mlxtune.recipe import Recipe
+    from mlxtune.recipe.recipe import Recipe
 
 EXAMPLES = """Fine-tune a model and leave a run folder.
 
@@ -43,7 +43,7 @@ def train(
     from mlxtune.cli.fitting import fitted
     from mlxtune.cli.runs import go_on, plan, print_json, run_one
     from mlxtune.memory.fit import as_flags
-    from mlxtune.planning import Planner
+    from mlxtune.planning.predict import Planner
 
     if resume not in ("auto", "never"):
         own = {"--recipe": recipe, "--dry-run": dry_run, "--fit": fit, "--out": overrides.get("run.out")}
@@ -72,8 +72,8 @@ def built(path: Path | str | None, overrides: dict[str, Any]) -> "Recipe":
     from mlxtune.report.waiting import doing
 
     with doing("reading the settings"):
-        from mlxtune import first_job
-        from mlxtune.recipe import build, read
+        from mlxtune.recipe import first_job
+        from mlxtune.recipe.recipe import build, read
 
         return build(read(Path(path)) if path else first_job.settings(overrides), overrides, str(path or ""))
 

@@ -10,9 +10,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from mlxtune.cli.net import kept_from_typer
 from mlxtune.errors import BadSetting, MlxtuneError, raise_all
-from mlxtune.from_mlx_lm.flags import FLAGS as OF_MLX_LM
-from mlxtune.from_mlx_lm.flags import answers
-from mlxtune.words import n_bytes
+from mlxtune.format import n_bytes
+from mlxtune.recipe.from_mlx_lm.flags import FLAGS as OF_MLX_LM
+from mlxtune.recipe.from_mlx_lm.flags import answers
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or typer's own copy of it
 HERE = "here"  # --fit without a value: what this machine can safely give

@@ -12,7 +12,7 @@ from mlxtune.data.encoding import decoded, same
 from mlxtune.data.special import NONE, Special
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.tokens import Marked, Tokens
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 SAMPLED = 32  # rows whose tokens are decoded
 LONGEST = 20_000  # characters of them

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mlxtune.data.types import Refused
 from mlxtune.errors import BadData, MlxtuneError, raise_all
-from mlxtune.words import shortened
+from mlxtune.format import shortened
 
 LONGEST = 300  # characters of what was found in a row that is skipped: a chat template's words may have any number
 LISTED = 20  # places named in one message; a thousand would push the message itself off the screen

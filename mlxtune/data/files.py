@@ -12,7 +12,7 @@ from mlxtune.data.faults import Place
 from mlxtune.data.readers import csv_rows, hub, json_rows, kinds, parquet_rows
 from mlxtune.data.readers.raw import Document, Raw, Rows
 from mlxtune.errors import BadData
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 Split = Literal["train", "valid", "test"]
 STEMS: dict[str, Split] = {

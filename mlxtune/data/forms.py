@@ -14,7 +14,7 @@ from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
 from mlxtune.errors import BadData
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 
 class Chat(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlxtune.data.faults import BadRow
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 MARKS = ("weight", "loss_weight", "train", "loss")
 VERDICTS = ("label", "kto_tag")

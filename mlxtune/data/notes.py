@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from mlxtune.data.forms import Row
 from mlxtune.data.types import Refused
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 SILENT = "no token of it carries loss"
 UNREAD = "Not read in the rows:"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 ASKED = ("prompt", "question", "query", "instruction", "input", "user", "human", "problem", "request", "source", "q")
 ANSWERED = (

@@ -16,7 +16,7 @@ from mlxtune.data.tokens import Marked, Tokens, encode, marked
 from mlxtune.data.types import TokenRow
 from mlxtune.data.unread import Unread, texts
 from mlxtune.errors import BadData, BadSetting
-from mlxtune.words import counted
+from mlxtune.format import counted
 
 _WRITTEN = {"role", "content", "tool_calls", "tool_call_id", "id"}  # checked elsewhere, or names and no text
 _CHUNK = 1024  # rows that are encoded together: enough for the tokenizer's threads, little memory

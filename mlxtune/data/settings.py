@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mlxtune.errors import BadSetting
+from mlxtune.format import shown
 from mlxtune.settings import section
-from mlxtune.words import shown
 
 LossOn = Literal["auto", "all", "assistant", "last"]
 USUAL_LENGTH = 2048  # tokens that a row may have where nothing is said and the model can read as many

@@ -18,7 +18,7 @@ from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span, Turns
 from mlxtune.errors import BadData, BadModel
-from mlxtune.words import counted, line, shortened
+from mlxtune.format import counted, line, shortened
 
 WORK, WORK_A_CHARACTER, MOST_WORK = 4_000_000, 1_000, 200_000_000  # of one text, see sandbox; more of a longer one
 LARGEST_TEMPLATE = 100_000  # characters

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.words import counted as how_many
-from mlxtune.words import shown
+from mlxtune.format import counted as how_many
+from mlxtune.format import shown
 
 SAMPLE = 4096  # characters of each key that are encoded; the rest is counted at their rate
 LISTED = 6  # keys in one sentence

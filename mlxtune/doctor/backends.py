@@ -7,8 +7,8 @@ from mlxtune.backends.base import BackendSettings
 from mlxtune.backends.probe import SIZE, TOLERANCE, Probe
 from mlxtune.checks import Check
 from mlxtune.doctor.probing import probe
+from mlxtune.format import size
 from mlxtune.models.hub import BUILT_IN
-from mlxtune.words import size
 
 Showed = Probe | str | None  # why it showed nothing; None where it is not installed
 FAILED = "Every run with --backend {name} fails."

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from mlxtune.checks import Check
-from mlxtune.words import size
+from mlxtune.format import size
 
 SMALL_BYTES = 20e9  # a model of 8 billion parameters and little more
 SPENT_BYTES = 1e9
@@ -15,7 +15,7 @@ def checks() -> list[Check]:
     """A line for each of the three."""
     from huggingface_hub import constants  # half a second, and what it says may be why it cannot be imported
 
-    from mlxtune.storage import cache_folder
+    from mlxtune.storage.files import cache_folder
 
     return [
         room(

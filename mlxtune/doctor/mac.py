@@ -3,9 +3,9 @@
 import platform
 
 from mlxtune.checks import Check
+from mlxtune.format import size
 from mlxtune.memory.ask import sysctl
 from mlxtune.memory.readings import integer
-from mlxtune.words import size
 
 MIB = 1 << 20
 FOR_THE_SYSTEM = 8 << 30  # bytes that a raised limit leaves

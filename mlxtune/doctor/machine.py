@@ -5,9 +5,9 @@ import platform
 
 from mlxtune.backends.numpy import device
 from mlxtune.checks import Check
+from mlxtune.format import size
 from mlxtune.memory import readings
 from mlxtune.memory.ask import sysctl
-from mlxtune.words import size
 
 SMALL_BYTES = 8e9  # of memory
 LITTLE = 0.25  # of the memory that is free

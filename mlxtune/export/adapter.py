@@ -16,11 +16,11 @@ from mlxtune.backends import adapter_fit
 from mlxtune.backends.adapter_fit import CONFIG as CONFIG
 from mlxtune.backends.adapter_fit import WEIGHTS as WEIGHTS
 from mlxtune.backends.base import Adapter
-from mlxtune.documents import read_object, user_path
 from mlxtune.errors import BadModel
 from mlxtune.models.aliases import ALIASES, TINY
-from mlxtune.sealed import KEY, digest
-from mlxtune.storage import Tensor, beside, fill_folder, place_folder, sha256, write_json, write_tensors
+from mlxtune.storage.documents import read_object, user_path
+from mlxtune.storage.files import Tensor, beside, fill_folder, place_folder, sha256, write_json, write_tensors
+from mlxtune.storage.sealed import KEY, digest
 from mlxtune.strategies.selection import Anatomy, Selection
 
 BEST, LAST = "adapter", "adapter-last"  # folders of a run

@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 from mlxtune.errors import BadSetting
-from mlxtune.words import size
+from mlxtune.format import size
 
 Changes = Mapping[str, Any]  # recipe key -> value
 Peak = Callable[[Changes], int | None]  # None: the change contradicts the recipe

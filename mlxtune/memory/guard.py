@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from mlxtune.errors import RunStopped
 from mlxtune.events import Memory
+from mlxtune.format import size
 from mlxtune.memory.plan import Plan, plan
 from mlxtune.memory.setup import Rows, Setup
-from mlxtune.words import size
 
 LOWER = (
     "Lower --batch-size (with --grad-accum), --max-seq-length or --last-n, or give --grad-checkpoint; --fit chooses."

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from mlxtune.models.config import ModelConfig
-from mlxtune.storage import cache_folder, write_json
+from mlxtune.storage.files import cache_folder, write_json
 
 
 def _file(config: ModelConfig, backend: str) -> Path:

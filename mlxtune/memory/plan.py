@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
+from mlxtune.format import size
 from mlxtune.memory import mlx, numpy
 from mlxtune.memory.parts import Parts, largest
 from mlxtune.memory.setup import Rows, Setup
-from mlxtune.words import size
 
 # Of what a step takes and gives back, for buffers that MLX keeps to use again. On a processor none at all is as fast;
 # on a GPU, where buffers cost more, all that a step gives back may stay.

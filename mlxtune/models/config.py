@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxtune.documents import check
 from mlxtune.errors import BadModel, MlxtuneError, raise_all
+from mlxtune.format import count, shown
 from mlxtune.models.folder import contents, json_object
 from mlxtune.models.keys import Keys
-from mlxtune.words import count, shown
+from mlxtune.storage.documents import check
 
 # Families whose configuration ties the head to the embedding when config.json does not say; transformers 5 holds the
 # same defaults, and a test compares them.

@@ -21,12 +21,12 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from mlxtune import sealed
 from mlxtune.errors import BadModel, MlxtuneError
 from mlxtune.events import Event, Preparing
 from mlxtune.models.weights import FETCH_AGAIN, files
 from mlxtune.settings import STRICT
-from mlxtune.storage import cache_folder
+from mlxtune.storage import sealed
+from mlxtune.storage.files import cache_folder
 
 PART_BYTES = 64 << 20  # that one thread hashes; the digest of a file is that of its parts' digests
 READ_BYTES = 1 << 20

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mlxtune.documents import SMALL, Limits, read_object
 from mlxtune.errors import BadModel
+from mlxtune.storage.documents import SMALL, Limits, read_object
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")  # a model has at least one of them
 

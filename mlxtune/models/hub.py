@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from mlxtune.documents import user_path
 from mlxtune.errors import BadModel, BadSetting
 from mlxtune.models import weights
 from mlxtune.models.aliases import ALIASES, TINY
 from mlxtune.models.folder import TOKENIZERS
 from mlxtune.models.refusals import absent, explain, in_part, incomplete
+from mlxtune.storage.documents import user_path
 
 BUILT_IN = Path(__file__).parent.parent / "assets" / "model"
 

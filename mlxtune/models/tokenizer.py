@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxtune.documents import TOKENIZER
 from mlxtune.errors import BadModel, MlxtuneError
+from mlxtune.format import counted, shown
 from mlxtune.models import config as model_config
 from mlxtune.models import stopping
 from mlxtune.models.config import ModelConfig
 from mlxtune.models.folder import TOKENIZERS, contents, json_object, some
-from mlxtune.words import counted, shown
+from mlxtune.storage.documents import TOKENIZER
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

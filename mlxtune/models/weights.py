@@ -13,10 +13,10 @@ from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlxtune.documents import parse_object
 from mlxtune.errors import BadModel, MlxtuneError, raise_all
+from mlxtune.format import counted
 from mlxtune.models.folder import contents, json_object, some
-from mlxtune.words import counted
+from mlxtune.storage.documents import parse_object
 
 INDEX = "model.safetensors.index.json"
 PATTERN = "model*.safetensors"

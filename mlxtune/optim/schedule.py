@@ -15,8 +15,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mlxtune.errors import BadSetting
+from mlxtune.format import counted
 from mlxtune.settings import section
-from mlxtune.words import counted
 
 Rate = Annotated[float, Field(ge=1e-30, le=1e38)]  # what float32 can hold, a step of AdamW included
 Steps = Annotated[int, Field(ge=0, le=10**9)]

@@ -3,10 +3,10 @@
 from rich.console import RenderableType
 from rich.text import Text
 
+from mlxtune.format import count, decimals
 from mlxtune.report import plot
 from mlxtune.report.style import ACCENT, GOOD, QUIET
 from mlxtune.report.tally import Tally
-from mlxtune.words import count, decimals
 
 FEWEST_ROWS, FEWEST_COLUMNS = 2, 10  # fewer say nothing
 _NARROWEST_LABEL = 6  # columns, of a loss below 10; with it most runs keep one width from start to end

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from mlxtune.errors import Faults
 from mlxtune.events import End
+from mlxtune.format import UNKNOWN, count, decimals, duration, line, printable, size
 from mlxtune.report.base import Report
 from mlxtune.report.live import Screen
 from mlxtune.report.plain import Plain
 from mlxtune.report.style import BAD, QUIET, STATUS, folded
-from mlxtune.words import UNKNOWN, count, decimals, duration, line, printable, size
 
 _UNBOUNDED = 10_000  # columns: a pipe has no width to wrap at
 

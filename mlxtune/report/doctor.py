@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mlxtune.checks import Check
+from mlxtune.format import line
 from mlxtune.report.console import terminal
 from mlxtune.report.style import BAD, GOOD, MAX_WIDTH, QUIET, WARN
-from mlxtune.words import line
 
 STYLE = {"ok": GOOD, "warn": WARN, "bad": f"bold {BAD}"}
 

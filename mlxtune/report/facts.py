@@ -3,9 +3,9 @@
 import shlex
 from typing import NamedTuple
 
-from mlxtune import words
+from mlxtune import format as words
 from mlxtune.events import End, Start
-from mlxtune.words import count, counted, decimals, duration, line, share, size
+from mlxtune.format import count, counted, decimals, duration, line, share, size
 
 STATUS = {
     "done": "done",

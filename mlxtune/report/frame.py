@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mlxtune import words
+from mlxtune import format as words
+from mlxtune.format import count, decimals, duration, rate, share, size
 from mlxtune.report.chart import loss_chart
 from mlxtune.report.style import ACCENT, BAD, BORDERS, GOOD, MAX_WIDTH, QUIET, WARN, framed
 from mlxtune.report.tally import Tally
-from mlxtune.words import count, decimals, duration, rate, share, size
 
 MOST_PLOT_ROWS = 8  # more say no more
 WIDTH_FOR_CLOCK = 50  # in fewer columns only the time left is told

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.segment import SegmentLines
 from rich.text import Text
 
-from mlxtune import words
+from mlxtune import format as words
 from mlxtune.events import End, Event, Notice, Preparing, Start
 from mlxtune.report import facts, panel
 from mlxtune.report.frame import frame

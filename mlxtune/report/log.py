@@ -18,10 +18,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mlxtune.documents import parse_object
 from mlxtune.errors import BadRun, MlxtuneError, RunStopped
 from mlxtune.events import Checkpoint, End, Eval, Event, Memory, Notice, Start, Step, as_json
-from mlxtune.storage import write_file
+from mlxtune.storage.documents import parse_object
+from mlxtune.storage.files import write_file
 
 CHECKSUM = "crc32"
 _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\n$')

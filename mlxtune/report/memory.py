@@ -7,10 +7,10 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
+from mlxtune.format import line, share, size
 from mlxtune.memory.plan import Plan
 from mlxtune.report.console import terminal
 from mlxtune.report.style import ACCENT, BAD, GOOD, QUIET, WARN, folded
-from mlxtune.words import line, share, size
 
 COLUMNS = 40  # of the longest bar
 NEAR = 0.9  # of the limit

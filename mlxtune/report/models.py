@@ -7,11 +7,11 @@ from json import dumps
 
 from rich.table import Table
 
+from mlxtune.format import UNKNOWN, line, size
 from mlxtune.models import published
 from mlxtune.models.aliases import ALIASES, TINY
 from mlxtune.models.cache import CachedModel
 from mlxtune.report.console import terminal
-from mlxtune.words import UNKNOWN, line, size
 
 
 def as_json(cached: Sequence[CachedModel]) -> str:

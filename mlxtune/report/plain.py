@@ -4,9 +4,9 @@ import math
 from typing import TextIO
 
 from mlxtune.events import Checkpoint, End, Eval, Event, Notice, Preparing, Start, Step
+from mlxtune.format import UNKNOWN, decimals, duration, line, printable, rate, size
 from mlxtune.report import facts
 from mlxtune.report.tally import Tally
-from mlxtune.words import UNKNOWN, decimals, duration, line, printable, rate, size
 
 EVERY_SECONDS = 30.0
 

@@ -9,9 +9,9 @@ from rich.text import Text
 
 from mlxtune.data.notes import kind
 from mlxtune.data.summary import Count, Shown, Summary
+from mlxtune.format import line, printable
 from mlxtune.report.console import terminal
 from mlxtune.report.style import folded
-from mlxtune.words import line, printable
 
 SUPERVISED, QUIET = "bold green", "bright_black"
 OPEN, CLOSE = "⟦", "⟧"  # rare in text, so that a reader of a pipe can tell the marks from the row

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.text import Text
 
+from mlxtune.format import line
 from mlxtune.report.console import terminal
 from mlxtune.report.style import QUIET, WARN
-from mlxtune.words import line
 
 SPLITS = {"test": "its test rows", "valid": "its validation rows", "train": "all its rows"}
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
+from mlxtune.format import line
 from mlxtune.report.console import draws, terminal
-from mlxtune.words import line
 
 
 @contextmanager

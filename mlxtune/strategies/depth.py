@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mlxtune.errors import BadSetting
+from mlxtune.format import counted
 from mlxtune.strategies.selection import Anatomy
-from mlxtune.words import counted
 
 Depth = Annotated[int, Field(ge=1)] | Literal["all"]
 

@@ -12,10 +12,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mlxtune.errors import BadSetting
+from mlxtune.format import counted
 from mlxtune.settings import section
 from mlxtune.strategies.depth import Depth, last_layers, layers_in_words
 from mlxtune.strategies.selection import Anatomy, LoraAdapter, Selection
-from mlxtune.words import counted
 
 DEFAULT_SCALE = 20.0
 

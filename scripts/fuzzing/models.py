@@ -12,7 +12,7 @@ import numpy as np
 from fuzzing import mutate
 from safetensors.numpy import save_file
 
-from mlxtune import try_it
+from mlxtune import inference as try_it
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.errors import MlxtuneError
@@ -20,8 +20,8 @@ from mlxtune.models import config as model_config
 from mlxtune.models import outline, weights
 from mlxtune.models.fingerprint import fingerprint
 from mlxtune.models.hub import BUILT_IN
-from mlxtune.planning import Planner
-from mlxtune.recipe import build
+from mlxtune.planning.predict import Planner
+from mlxtune.recipe.recipe import build
 
 
 def of_built_in(name: str) -> Any:

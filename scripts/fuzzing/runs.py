@@ -8,10 +8,12 @@ from random import Random
 
 from fuzzing import mutate
 
-from mlxtune import checkpoint, run_folder, run_identity
 from mlxtune.errors import MlxtuneError
-from mlxtune.recipe import build
+from mlxtune.recipe.recipe import build
 from mlxtune.report.log import last_end, replay, rewind
+from mlxtune.run import folder as run_folder
+from mlxtune.run import identity as run_identity
+from mlxtune.storage import checkpoint
 
 
 @cache
@@ -19,7 +21,7 @@ def _run() -> dict[str, bytes]:
     """The files of a run of a step."""
     from tempfile import TemporaryDirectory
 
-    from mlxtune import run
+    from mlxtune.run import session as run
 
     with TemporaryDirectory() as place:
         out = Path(place) / "run"

@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 from fuzzing import mutate
 
-from mlxtune.documents import user_path
 from mlxtune.errors import BadModel
-from mlxtune.from_mlx_lm import translate
 from mlxtune.models import outline
-from mlxtune.recipe import as_yaml, build, parse_changes, read
-from mlxtune.strict_yaml import load_yaml
+from mlxtune.recipe.from_mlx_lm import translate
+from mlxtune.recipe.recipe import as_yaml, build, parse_changes, read
+from mlxtune.storage.documents import user_path
+from mlxtune.storage.strict_yaml import load_yaml
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlxtune.backends.mlx.layout import Layout
-from mlxtune.backends.mlx.network import Network
-from mlxtune.backends.mlx.parameters import Arrays
+from mlxtune.backends.mlx.passes.layout import Layout
+from mlxtune.backends.mlx.passes.network import Network
+from mlxtune.backends.mlx.update.parameters import Arrays
 
 PATIENCE_SECONDS = 40.0  # spent on a shape before it is compiled
 TIMED_STEPS = 3  # of each way

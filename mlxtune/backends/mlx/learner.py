@@ -13,25 +13,29 @@ from mlx.utils import tree_flatten
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
-from mlxtune.backends.mlx import anatomy, device, head, keeping, lora, parameters, tensors
+from mlxtune.backends.mlx import device
 from mlxtune.backends.mlx.compiled import Compiled
-from mlxtune.backends.mlx.finite import Watch
-from mlxtune.backends.mlx.head_probe import probe
-from mlxtune.backends.mlx.keeping import Keeping, not_kept
-from mlxtune.backends.mlx.load import PRECISIONS, corrected, load_lazily
-from mlxtune.backends.mlx.network import Network
+from mlxtune.backends.mlx.head import untie as head
+from mlxtune.backends.mlx.head.probe import probe
+from mlxtune.backends.mlx.model import anatomy, lora
+from mlxtune.backends.mlx.model.lazy_weights import Unread
+from mlxtune.backends.mlx.model.load import PRECISIONS, corrected, load_lazily
 from mlxtune.backends.mlx.ordered import Ordered
-from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained
-from mlxtune.backends.mlx.passes import Passes, RowsToCheck, inside, names
-from mlxtune.backends.mlx.prefix import Kept, Prefix
-from mlxtune.backends.mlx.self_check import some_rows
-from mlxtune.backends.mlx.stand_in import Call, as_it_is
-from mlxtune.backends.mlx.unread import Unread
+from mlxtune.backends.mlx.passes.choose import Passes, RowsToCheck, inside, names
+from mlxtune.backends.mlx.passes.network import Network
+from mlxtune.backends.mlx.passes.self_check import some_rows
+from mlxtune.backends.mlx.passes.stand_in import Call, as_it_is
+from mlxtune.backends.mlx.prefix import keeping
+from mlxtune.backends.mlx.prefix.keeping import Keeping, not_kept
+from mlxtune.backends.mlx.prefix.prefix import Kept, Prefix
+from mlxtune.backends.mlx.update import parameters, tensors
+from mlxtune.backends.mlx.update.finite import Watch
+from mlxtune.backends.mlx.update.parameters import Arrays, Rule, Trained
 from mlxtune.backends.row_file import drop_older
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory, Notice
 from mlxtune.optim import adamw, clip
-from mlxtune.storage import Tensor
+from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import select
 
 OTHER_FORM = "The run goes on in another form: its numbers agree with those of an unbroken run, though not to the bit."

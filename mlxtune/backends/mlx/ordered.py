@@ -14,8 +14,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mlxtune.backends.mlx.parameters import Arrays, Rule, Trained, together
-from mlxtune.backends.mlx.stand_in import Call
+from mlxtune.backends.mlx.passes.stand_in import Call
+from mlxtune.backends.mlx.update.parameters import Arrays, Rule, Trained, together
 from mlxtune.optim import clip
 
 

@@ -12,10 +12,12 @@ from mlx_lm.utils import load_adapters
 
 from mlxtune.backends import adapter_fit
 from mlxtune.backends.base import Adapter, LossSum, Sampling
-from mlxtune.backends.mlx import anatomy, device, head
-from mlxtune.backends.mlx.finite import not_finite
-from mlxtune.backends.mlx.forward import WHOLE, Forward
-from mlxtune.backends.mlx.load import load_lazily
+from mlxtune.backends.mlx import device
+from mlxtune.backends.mlx.head import untie as head
+from mlxtune.backends.mlx.model import anatomy
+from mlxtune.backends.mlx.model.load import load_lazily
+from mlxtune.backends.mlx.passes.forward import WHOLE, Forward
+from mlxtune.backends.mlx.update.finite import not_finite
 from mlxtune.data.types import Batch
 from mlxtune.errors import BadModel
 from mlxtune.models import fit

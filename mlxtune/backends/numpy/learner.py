@@ -28,7 +28,7 @@ from mlxtune.models.shapes import EMBEDDING, HEAD
 from mlxtune.models.shapes import shapes as base_shapes
 from mlxtune.models.weights import header
 from mlxtune.optim import adamw, clip
-from mlxtune.storage import Tensor
+from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import select
 
 NORM_BLOCK = 1 << 15

@@ -15,8 +15,8 @@ from mlxtune.models import fit
 from mlxtune.models.shapes import as_loaded
 from mlxtune.models.shapes import shapes as base_shapes
 from mlxtune.models.weights import TensorInfo, headers
-from mlxtune.storage import Tensor
-from mlxtune.storage import TensorInfo as SavedInfo
+from mlxtune.storage.files import Tensor
+from mlxtune.storage.files import TensorInfo as SavedInfo
 
 READABLE = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 NAMES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}  # of precisions, as safetensors has them

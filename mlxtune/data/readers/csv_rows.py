@@ -11,7 +11,7 @@ from mlxtune.data.faults import Fault, Place
 from mlxtune.data.readers import json_rows, kinds
 from mlxtune.data.readers.raw import Raw, Rows
 from mlxtune.errors import BadData
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 
 def rows(file: Path) -> Rows:

@@ -7,7 +7,7 @@ from typing import Any
 from mlxtune.data.faults import Place
 from mlxtune.data.readers.raw import Raw, Rows, missing, plain
 from mlxtune.errors import BadData
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 
 def splits(name: str) -> Mapping[str, Rows]:

@@ -14,7 +14,7 @@ from mlxtune.data.faults import Fault, Place
 from mlxtune.data.readers import kinds
 from mlxtune.data.readers.raw import Raw, Rows
 from mlxtune.errors import BadData
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 Layout = Literal["lines", "values", "table"]
 

@@ -8,7 +8,7 @@ from typing import Any
 from mlxtune.data.faults import Place
 from mlxtune.data.readers.raw import Raw, Rows, missing, plain
 from mlxtune.errors import BadData
-from mlxtune.words import shown
+from mlxtune.format import shown
 
 _BATCH = 1024  # rows that are Python objects at once
 

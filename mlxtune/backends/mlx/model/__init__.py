@@ -1,0 +1,1 @@
+"""mlx-lm's model of a checked folder, put right where config.json asks for more."""

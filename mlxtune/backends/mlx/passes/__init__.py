@@ -1,0 +1,1 @@
+"""Forward and backward passes: packed, split at the first trained layer, recomputed."""

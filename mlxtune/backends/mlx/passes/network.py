@@ -1,0 +1,133 @@
+"""A model in its form, and the loss of a batch as a function of the weights that train.
+
+N supervised tokens, D hidden size
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+
+from mlxtune.backends.mlx.head.cross_entropy import (
+    Consume,
+    Head,
+    cut,
+    head_loss,
+    loss_alone,
+    slices,
+    trained_head_loss,
+)
+from mlxtune.backends.mlx.passes.forward import Forward
+from mlxtune.backends.mlx.passes.layout import Layout
+from mlxtune.backends.mlx.prefix.prefix import Prefix
+from mlxtune.backends.mlx.update.parameters import Arrays
+from mlxtune.backends.mlx.update.tensors import SHARD, shard_names
+from mlxtune.backends.shards import shard_rows
+from mlxtune.data.types import Batch
+
+
+class Network:
+    """trains: the names of the parameters that train, as the model has them."""
+
+    def __init__(self, model: nn.Module, forward: Forward, prefix: Prefix, trains: Sequence[str]) -> None:
+        self.model, self.forward, self.prefix = model, forward, prefix
+        self.shards: list[str] = []  # names of a trained head's
+        head = forward.head
+        self.head_weight = head and f"{_name_of(model, head.module)}.weight"
+        self.head_trains = self.head_weight in trains
+
+    @property
+    def head_parts(self) -> list[str]:
+        """Names of the parts of a head in shards, as its loss has their gradients: the shards, then the bias."""
+        return [*self.shards, f"{str(self.head_weight).removesuffix('.weight')}.bias"]
+
+    @property
+    def words(self) -> str:
+        """The form of the passes: the same words, the same bits."""
+        form = self.forward.form
+        parts = {
+            "whole": not form.split,
+            "split": form.split,
+            "kept": form.split and self.prefix.file is not None,
+            "packed": form.packed,
+            "gathered": form.gathered,
+            "sharded": form.sharded,
+        }
+        return ", ".join(name for name, is_so in parts.items() if is_so)
+
+    def take(self, weights: Arrays) -> Arrays:
+        """What trains, out of the model. A head of its own comes in shards, and the model keeps none of it."""
+        head = self.forward.head
+        if not self.head_trains or head is None or self.head_weight is None or isinstance(head.module, nn.Embedding):
+            return weights
+        taken: Arrays = {}
+        for name, weight in weights.items():
+            if name != self.head_weight:
+                taken[name] = weight
+                continue
+            parts = cut(weight, shard_rows(weight.shape[0]))
+            self.shards = shard_names(name, len(parts))
+            taken |= zip(self.shards, parts, strict=True)
+            head.module.weight = mx.zeros(weight.shape, weight.dtype)  # never evaluated: its shape is asked for
+        return taken
+
+    def put(self, weights: Arrays) -> None:
+        """Let the model compute with these weights. Shards are handed over in `loss`."""
+        self.model.update(tree_unflatten([(name, array) for name, array in weights.items() if SHARD not in name]))
+
+    def inputs(self, batch: Batch, after: Sequence[mx.array] = ()) -> tuple[Layout, mx.array | None]:
+        """A batch and the hidden states that enter the first trained layer; not before `after` is computed."""
+        layout = self.forward.lay_out(batch)
+        hidden = self.prefix.hidden(batch, layout)
+        if after and hidden is not None:
+            (hidden,) = mx.depends([hidden], list(after))
+        elif after:
+            layout = layout._replace(tokens=mx.depends([layout.tokens], list(after))[0])
+        return layout, hidden
+
+    def loss_and_gradients(
+        self, layout: Layout, hidden: mx.array | None, weights: Arrays, scale: float
+    ) -> tuple[mx.array, Arrays]:
+        """The summed loss, and the gradient of `scale` times it."""
+
+        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
+            loss = self.loss(layout, hidden, weights, scale)
+            return loss * scale, loss
+
+        (_, loss), gradients = mx.value_and_grad(scaled_loss)(weights)
+        return loss, gradients
+
+    def loss(
+        self,
+        layout: Layout,
+        hidden: mx.array | None,
+        weights: Arrays,
+        scale: float,
+        consume: Consume | None = None,
+    ) -> mx.array:
+        """The summed loss, to be multiplied by `scale` and differentiated by the weights."""
+        self.put(weights)
+
+        def of_head(hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
+            head = self._head(weights)
+            if self.head_trains and consume is None:
+                return trained_head_loss(hidden_ND, head, targets_N, scale)
+            return head_loss(hidden_ND, head, targets_N, scale, consume)
+
+        return self.forward.loss(layout, hidden, of_head)
+
+    def evaluate(self, batch: Batch, weights: Arrays) -> mx.array:
+        """The summed loss, with nothing kept for a gradient."""
+        layout, hidden = self.inputs(batch)
+        return self.forward.loss(layout, hidden, lambda h, targets_N: loss_alone(h, self._head(weights), targets_N))
+
+    def _head(self, weights: Arrays) -> Head:
+        head = self.forward.head
+        assert head is not None
+        shards = [weights[name] for name in self.shards] or slices(head.weight)
+        return Head(shards, head.bias, head.output)
+
+
+def _name_of(model: nn.Module, module: nn.Module) -> str:
+    return next(name for name, each in model.named_modules() if each is module)

@@ -1,0 +1,1 @@
+"""The frozen layers' output, kept over epochs and runs."""

@@ -1,0 +1,1 @@
+"""The state of what trains, and one step of the optimizer over it."""

@@ -1,0 +1,178 @@
+"""What the plan of memory asks of a recipe, its model and its rows: the Setup, and the largest batches."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from mlxtune import validating
+from mlxtune.backends.base import Learner
+from mlxtune.backends.numpy.device import prefix_bytes, row_threads
+from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.settings import within
+from mlxtune.data.types import Dataset, TokenRow
+from mlxtune.engine import Pace, affordable
+from mlxtune.errors import BadSetting, raise_all
+from mlxtune.feed import Feed
+from mlxtune.format import counted
+from mlxtune.memory.outline import dimensions
+from mlxtune.memory.plan import plan
+from mlxtune.memory.setup import Rows, Setup, rows_of
+from mlxtune.models.config import ModelConfig
+from mlxtune.models.context import context
+from mlxtune.models.dimensions import Dimensions
+from mlxtune.models.fit import quantised
+from mlxtune.optim.schedule import check_length
+from mlxtune.recipe.recipe import Recipe
+from mlxtune.storage.checkpoint import CheckpointSettings
+from mlxtune.strategies.choose import check_layers
+from mlxtune.strategies.selection import Anatomy, Selection
+from mlxtune.strategies.size import MASTER_BYTES, MOMENT_BYTES
+
+PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+
+
+def feed_of(recipe: Recipe, dataset: Dataset, selection: Selection, n_layers: int) -> Feed:
+    """The rows in this recipe's batches, with the validation rows that it can afford.
+
+    Packed is what is likely; whether it is so is known when the learner is prepared.
+    """
+    train, cost = recipe.train, validating.cost(selection, n_layers)
+    rows = (dataset.train, dataset.valid)
+    feed = Feed(*rows, train.batch_size, train.grad_accum, train.seed, packed=True, eval_cost=cost)
+    return affordable(train, feed)
+
+
+def for_model(recipe: Recipe, config: ModelConfig, place: Path) -> Recipe:
+    """The recipe with the length of rows, which depends on the model.
+
+    Raises BadSetting for what the model does not have, BadModel for one that is quantised. place: for messages.
+    """
+    if config.quantized:
+        raise quantised(place, config.quantized)
+    check_layers(recipe.strategy, config.n_layers)
+    return replace(recipe, data=within(recipe.data, context(config)))
+
+
+def check_selection(recipe: Recipe, selection: Selection) -> None:
+    """Refuse to keep the output of frozen layers where there are none."""
+    if recipe.backend.prefix_cache == "on" and selection.first_layer == 0:
+        found = "a strategy that trains the first layer"
+        raise BadSetting("backend.prefix_cache", expected="frozen layers before the first that trains", found=found)
+
+
+def check_rows(recipe: Recipe, feed: Feed, paces: Pace) -> list[str]:
+    """What is to be said of settings beside these rows. Raises BadSetting for one that could have no effect."""
+    train, every = recipe.train, recipe.checkpoint.save_every
+    check_length(recipe.schedule, paces.total)
+    asked = {"train.patience": train.patience, "train.eval_every": train.eval_every}
+    if not feed.valid:
+        raise_all([_needs_validation(key, value) for key, value in asked.items() if value is not None])
+    validations = 1 + math.ceil(paces.total / paces.eval_every)
+    if train.patience is not None and train.patience >= validations:
+        raise BadSetting(
+            "train.patience",
+            expected=f"fewer than the run's {counted(validations, 'validation')}",
+            found=f"{train.patience:,}",
+            remedy=f"Validation is every {counted(paces.eval_every, 'step')}: lower --eval-every, or leave it out.",
+        )
+    said = []
+    if train.eval_every is not None and train.eval_every > paces.total:
+        said.append(
+            f"Validation is before the first step and after the last: --eval-every {train.eval_every} is later."
+        )
+    if every > paces.total and every != CheckpointSettings().save_every:
+        said.append(f"The only checkpoint is that of the last step: --save-every {every} is later.")
+    return said
+
+
+def _needs_validation(key: str, value: int) -> BadSetting:
+    remedy = "Leave it out, add a validation file, or let data.valid_share hold some rows out."
+    return BadSetting(key, expected="validation rows, of which there are none", found=f"{value:,}", remedy=remedy)
+
+
+def row_passes(feed: Feed, paces: Pace) -> int:
+    """How many rows a run reads, each time counted."""
+    passes = paces.total * feed.batch_size * feed.grad_accum
+    return passes + (1 + paces.total // paces.eval_every) * len(feed.valid)
+
+
+class Trained(NamedTuple):
+    """A model and what trains of it."""
+
+    anatomy: Anatomy
+    selection: Selection
+    dimensions: Dimensions
+
+
+def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool, on_gpu: bool) -> Setup:
+    """All that memory depends on but the rows."""
+    train, optimizer, precision = recipe.train, recipe.optimizer, recipe.backend.precision
+    ordered = train.clip_norm is None and train.grad_accum == 1 and precision != "fp16"
+    return Setup(
+        backend=backend,
+        gpu=on_gpu,
+        anatomy=model.anatomy,
+        selection=model.selection,
+        dimensions=model.dimensions,
+        element_bytes=4 if backend == "numpy" else PRECISION_BYTES[precision],
+        moment_bytes=MOMENT_BYTES[optimizer.moments],
+        master_bytes=MASTER_BYTES if optimizer.low_precision == "master" else 0,
+        clips=not ordered or recipe.backend.update_order == "after",
+        accumulates=train.grad_accum > 1,
+        grad_checkpoint=recipe.backend.grad_checkpoint,
+        keeps_prefix=keeps_prefix and model.selection.first_layer > 0,
+        packs=True,
+        row_threads=row_threads(train.batch_size, recipe.backend.prefix_cache) if backend == "numpy" else 1,
+    )
+
+
+def of_learner(recipe: Recipe, learner: Learner, config: ModelConfig) -> Setup:
+    """The same from what a learner knows."""
+    model = Trained(learner.anatomy, learner.selection, dimensions(config))
+    found = setup_of(recipe, model, learner.backend, keeps_prefix=learner.keeps_prefix, on_gpu=learner.on_gpu)
+    return found._replace(packs=learner.packs_rows, is_known_family=Dimensions.of(config) is not None)
+
+
+def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
+    """Of the distinct rows whose frozen layers' output NumPy keeps in memory."""
+    if setup.selection.first_layer == 0:
+        return 0
+    return min(prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size), distinct_tokens(feed))
+
+
+def distinct_tokens(feed: Feed) -> int:
+    """That are read of the rows of training and validation, of equal rows once."""
+    return sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4  # bytes of an int32
+
+
+def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:
+    """Of batches of row numbers the one that takes the most."""
+    shapes = {micro_batch(rows, batch): batch for batch in batches}
+    if not shapes:
+        return None
+    grown = {shape: shape.grows_with(packed=setup.packs) for shape in shapes}
+    few = {max(grown, key=lambda shape: grown[shape][place]) for place in range(len(next(iter(grown.values()))))}
+    return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)]
+
+
+def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
+    """The shape of one batch of row numbers."""
+    supervised = sum(int(rows[index].supervised[1:].sum()) for index in batch)
+    return rows_of([len(rows[index].tokens) for index in batch], supervised, MULTIPLE)
+
+
+def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows]:
+    """The shapes of the largest batches."""
+    train, evaluated = largest_batches(setup, feed, steps)
+    return micro_batch(feed.train, train), micro_batch(feed.evaluated, evaluated)
+
+
+def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int]]:
+    """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of what is evaluated."""
+    train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
+    evaluated = largest(setup, feed.eval_batches(), feed.evaluated)
+    assert train is not None, "a feed has rows"
+    assert evaluated is not None, "a feed has rows"
+    return train, evaluated

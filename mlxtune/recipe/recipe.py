@@ -1,0 +1,279 @@
+"""The Recipe: every setting of a run, composed of the sections that their owners define; strict, frozen, in YAML.
+
+Precedence: command line, then --set, then the recipe file, then the defaults. A key that nothing reads is an error that
+names the nearest key; where many things are wrong, all are told at once.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+import yaml
+from pydantic import Field, ValidationError
+
+from mlxtune.backends.base import BackendSettings
+from mlxtune.data.settings import DataSettings
+from mlxtune.engine import TrainSettings
+from mlxtune.errors import BadSetting, MlxtuneError, raise_all
+from mlxtune.format import shown
+from mlxtune.models.settings import ModelSettings
+from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.schedule import Constant, Schedule, check_length
+from mlxtune.settings import section
+from mlxtune.storage.checkpoint import CheckpointSettings
+from mlxtune.storage.strict_yaml import load_yaml, scalar
+from mlxtune.strategies.choose import Strategy
+from mlxtune.strategies.last_n import LastN
+from mlxtune.strategies.lora import Lora
+
+Tree = Mapping[str, Any]
+
+
+@section
+class RunSettings:
+    """out: the run folder; None makes a new one under runs/."""
+
+    out: str | None = None
+
+
+@section
+class Recipe:
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    strategy: Strategy = Field(default_factory=LastN)
+    optimizer: AdamW = Field(default_factory=AdamW)
+    schedule: Schedule = Field(default_factory=Constant)
+    train: TrainSettings = Field(default_factory=TrainSettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    backend: BackendSettings = Field(default_factory=BackendSettings)
+    run: RunSettings = Field(default_factory=RunSettings)
+
+    def __post_init__(self) -> None:
+        if self.train.max_steps is not None:
+            check_length(self.schedule, self.train.max_steps)
+        self._refuse_what_would_do_nothing()
+
+    def _refuse_what_would_do_nothing(self) -> None:
+        optimizer, backend, lora = self.optimizer, self.backend, isinstance(self.strategy, Lora)
+        if optimizer.low_precision is not None and lora:
+            _idle("optimizer.low_precision", optimizer.low_precision, "with strategy lora: adapters are float32")
+        if optimizer.decay_norms_and_biases and (lora or not optimizer.weight_decay):
+            why = "with strategy lora, which trains neither" if lora else "with a weight decay of 0"
+            _idle("optimizer.decay_norms_and_biases", "true", why)
+        if backend.name == "numpy" and not backend.system_blas:
+            _idle("backend.system_blas", "false", "with backend numpy, which has the BLAS that NumPy was built with")
+        if optimizer.low_precision is not None and backend.precision == "fp32":
+            _idle("optimizer.low_precision", optimizer.low_precision, "with precision fp32, which rounds nothing")
+
+
+def _idle(key: str, value: str, why: str) -> NoReturn:
+    raise BadSetting(key, expected="a setting that does something", found=f"{value} {why}", remedy="Leave it out.")
+
+
+# The kinds of each section; where there are several, the section's `name` chooses and the first is the default.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "model": (ModelSettings,),
+    "data": (DataSettings,),
+    "strategy": get_args(Strategy),
+    "optimizer": (AdamW,),
+    "schedule": get_args(Schedule),
+    "train": (TrainSettings,),
+    "checkpoint": (CheckpointSettings,),
+    "backend": (BackendSettings,),
+    "run": (RunSettings,),
+}
+NAMED = {name for name, kinds in SECTIONS.items() if len(kinds) > 1}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A recipe file as sections of keys, unchecked but for its form."""
+    tree = load_yaml(path)
+    wrong = [name for name, keys in tree.items() if not isinstance(keys, dict | None)]
+    if wrong:
+        raise BadSetting(f"{path}: {wrong[0]}", expected="a section of keys", found=shown(tree[wrong[0]]))
+    return {name: keys or {} for name, keys in tree.items()}
+
+
+def build(tree: Tree, overrides: Tree, where: str = "") -> Recipe:
+    """The Recipe of a file's sections with `section.key` overrides on top. Raises BadSetting or Faults.
+
+    >>> build({"strategy": {"last_n": 2}}, {"train.seed": 7}).strategy.last_n
+    2
+    """
+    merged = {name: dict(keys) for name, keys in tree.items()}
+    for key, value in overrides.items():
+        name, _, inner = key.partition(".")
+        merged.setdefault(name, {})[inner] = value
+    for name in NAMED:
+        merged.setdefault(name, {}).setdefault("name", _kind_name(SECTIONS[name][0]))
+    known = _known(merged)
+    raise_all([_unknown(name, key, merged, where) for name, key in _keys(merged) if f"{name}.{key}" not in known])
+    kinds = {name: _kind(name, merged, where) for name in SECTIONS}
+    made, faults = {}, []
+    for name, kind in kinds.items():
+        try:
+            made[name] = kind(**merged.get(name, {}))
+        except ValidationError as error:
+            faults += _faults(error, name, where)
+    raise_all(faults)
+    try:
+        return Recipe(**made)
+    except ValidationError as error:
+        raise_all(_faults(error, "", where))
+        raise
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """What --set gives: `section.key=value`, the value as YAML reads it.
+
+    >>> parse_changes(["train.max_steps=10"])
+    {'train.max_steps': 10}
+    """
+    parsed: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals or "." not in key:
+            raise BadSetting("--set", expected="section.key=value", found=change, remedy="Like train.max_steps=10.")
+        parsed[key.strip()] = scalar(value)
+    return parsed
+
+
+def as_tree(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every setting with its value, as YAML and JSON can hold it."""
+    tree = asdict(recipe)
+    return {
+        name: {key: list(v) if isinstance(v, tuple) else v for key, v in keys.items()} for name, keys in tree.items()
+    }
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The resolved recipe file."""
+    return yaml.safe_dump(as_tree(recipe), sort_keys=False)
+
+
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """`section.key` to value, for showing and for comparing."""
+    return {f"{name}.{key}": value for name, keys in as_tree(recipe).items() for key, value in keys.items()}
+
+
+def every_key() -> dict[str, set[str]]:
+    """`section.key` to the names of the section's kinds that have it ("" where there is one kind).
+
+    >>> sorted(every_key()["strategy.rank"])
+    ['lora']
+    """
+    table: dict[str, set[str]] = {}
+    for name, kinds in SECTIONS.items():
+        for kind in kinds:
+            for field in fields(kind):
+                owner = _kind_name(kind) if name in NAMED else ""
+                table.setdefault(f"{name}.{field.name}", set()).add(owner)
+    return table
+
+
+def _keys(tree: Tree) -> list[tuple[str, str]]:
+    """Sections and their keys; apart, as a name in a file may have a point."""
+    return [(name, key) for name, keys in tree.items() for key in keys]
+
+
+def _kind_name(kind: type) -> str:
+    return str(kind.name)  # type: ignore[attr-defined]  # only asked of NAMED kinds, which have names
+
+
+def _kind(name: str, tree: Tree, where: str) -> type:
+    """The class of a section, by its `name` where there are several."""
+    if name not in NAMED:
+        return SECTIONS[name][0]
+    by_name = {_kind_name(kind): kind for kind in SECTIONS[name]}
+    chosen = _chosen(name, tree)
+    if chosen not in by_name:
+        raise BadSetting(_at(where, f"{name}.name"), expected=" or ".join(by_name), found=repr(tree[name]["name"]))
+    return by_name[chosen]
+
+
+def _chosen(name: str, tree: Tree) -> str:
+    """The name that a section gives for its kind; a value of another type is no name."""
+    chosen = tree[name]["name"]
+    return chosen if isinstance(chosen, str) else ""
+
+
+def _known(tree: Tree) -> set[str]:
+    """The keys that this tree's choice of strategy and schedule has; all where the choice itself is wrong."""
+    known = set()
+    for key, owners in every_key().items():
+        name = key.partition(".")[0]
+        chosen = _chosen(name, tree) if name in NAMED else ""
+        if chosen in owners or chosen not in {*map(_kind_name, SECTIONS[name])}:
+            known.add(key)
+    return known
+
+
+def _unknown(name: str, inner: str, tree: Tree, where: str) -> MlxtuneError:
+    key = f"{name}.{inner}"
+    owners = every_key().get(key)
+    if not owners:
+        return BadSetting(
+            where, expected="a known setting", found=f"{key} = {tree[name][inner]!r}", remedy=_nearest(key)
+        )
+    return BadSetting(
+        _at(where, key),
+        expected=f"no such setting with {name} {tree[name]['name']}",
+        found=repr(tree[name][inner]),
+        remedy=f"{key} is a setting of {' and '.join(sorted(owners))}.",
+    )
+
+
+def _nearest(key: str) -> str:
+    known = list(every_key())
+    same_name = [other for other in known if other.partition(".")[2] == key.rpartition(".")[2]]
+    near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    return f"The nearest is {near[0]}."
+
+
+def _faults(error: ValidationError, name: str, where: str) -> list[MlxtuneError]:
+    """pydantic's errors in a section as ours, one for each setting."""
+    grouped: dict[str, list[Any]] = {}
+    for fault in error.errors(include_url=False):
+        place = ".".join(str(part) for part in (name, *fault["loc"][:1]) if part)
+        grouped.setdefault(place, []).append(fault)
+    return [_fault(place, faults, where) for place, faults in grouped.items()]
+
+
+def _fault(place: str, faults: list[Any], where: str) -> MlxtuneError:
+    own = faults[0].get("ctx", {}).get("error")
+    if isinstance(own, BadSetting):
+        return own
+    expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in faults))
+    if place == "backend.memory_limit_bytes" and faults[0]["type"] == "int_type":
+        expected = "bytes, like 24GB on the command line"
+    return BadSetting(_at(where, place), expected=expected, found=repr(faults[0]["input"]))
+
+
+def _expectation(fault: Mapping[str, Any]) -> str:
+    """What pydantic expected, in our words."""
+    words = EXPECTED.get(fault["type"])
+    limits = {name: f"{each:g}" if isinstance(each, float) else each for name, each in fault.get("ctx", {}).items()}
+    if fault["type"] == "literal_error":
+        return str(limits["expected"]).replace("'", "")
+    return words.format(**limits) if words else str(fault["msg"]).removeprefix("Input should be ")
+
+
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "finite_number": "a finite number",
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "a number above {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "a number below {lt}",
+    "too_short": "at least {min_length} of them",
+}
+
+
+def _at(where: str, place: str) -> str:
+    return f"{where}: {place}" if where else place

@@ -1,0 +1,238 @@
+"""Everything that a run needs, checked, before a weight is read or a file written."""
+
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from mlxtune import validating
+from mlxtune.backends.base import Job, Learner, Work, ignore
+from mlxtune.backends.choose import learner as make_learner
+from mlxtune.data import load as data
+from mlxtune.data.batches import padding_waste
+from mlxtune.data.fingerprint import fingerprint
+from mlxtune.data.types import Dataset
+from mlxtune.engine import Pace, Progress, pace
+from mlxtune.errors import BadData, BadSetting
+from mlxtune.events import Event, Preparing, Start
+from mlxtune.feed import Feed
+from mlxtune.format import counted
+from mlxtune.format import size as in_bytes
+from mlxtune.memory import kept_ratio
+from mlxtune.memory.guard import LOWER, Guard, in_words
+from mlxtune.memory.plan import Plan, in_parts, plan
+from mlxtune.memory.setup import Rows, Setup
+from mlxtune.models import config as model_config
+from mlxtune.models import hub, stopping, tokenizer, weights
+from mlxtune.models.context import context
+from mlxtune.models.fingerprint import fingerprint as model_fingerprint
+from mlxtune.planning import shape as run_shape
+from mlxtune.recipe.recipe import Recipe
+from mlxtune.strategies.size import Sizes, sizes
+from mlxtune.validating import spaced
+
+
+class Prepared(NamedTuple):
+    recipe: Recipe
+    dataset: Dataset
+    learner: Learner  # names and shapes only, until its own `prepare`
+    feed: Feed
+    pace: Pace
+    size: Sizes
+    fingerprints: dict[str, str]
+    notes: tuple[str, ...]  # what the user should know
+    late: tuple[str, ...]  # and of a late step that will not fit
+    plan: Plan  # of the largest batch
+    guard: Guard
+
+    @property
+    def held_bytes(self) -> int:
+        """To which the backend is held.
+
+        MLX works some operations ahead of what is done, up to a fifth above the plan, unless it is held: it then waits,
+        which took no time that was seen. On a GPU, and for families whose layers are not known, the plan was never
+        measured, and makes no one wait.
+        """
+        plan, guard = self.plan, self.guard
+        free = guard.setup.gpu or not guard.setup.is_known_family
+        return guard.limit_bytes if free else min(plan.peak_bytes, guard.limit_bytes or plan.peak_bytes)
+
+
+def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
+    """Find the model, read the data, choose what trains. Raises MlxtuneError; reads headers, never weights."""
+    tell(Preparing("reading the rows"))
+    examples = data.read(recipe.data)
+    tell(Preparing(f"looking for {recipe.model.name or 'the built-in model'}"))
+    folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
+    config = model_config.read(folder)
+    weights.headers(folder)
+    recipe = run_shape.for_model(recipe, config, folder)
+    tell(Preparing("reading the tokenizer"))
+    tokens = tokenizer.load(folder)
+    notes = (*tokenizer.check_vocabulary(tokens, config), *tokenizer.differences(folder, tokens))
+    tell(Preparing("tokenizing the rows"))
+    most, stops = context(config), stopping.ids(folder, tokens)
+    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed, context=most, stops=stops)
+    tell(Preparing("planning the run"))
+    _check_tokens(dataset, config.vocab_size)
+    learner = make_learner(recipe.backend, _job(recipe, folder))
+    run_shape.check_selection(recipe, learner.selection)
+    feed = run_shape.feed_of(recipe, dataset, learner.selection, config.n_layers)
+    paces = pace(recipe.train, feed)
+    said = run_shape.check_rows(recipe, feed, paces)
+    fingerprints = {"model": model_fingerprint(folder, tell), "data": fingerprint(dataset)}
+    notes = (*learner.selection.notes, *dataset.notes, *notes, *said)
+    learner.plan(_work(feed, paces, dataset, fingerprints["model"]))
+    master = recipe.optimizer.low_precision == "master"
+    size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
+    setup = run_shape.of_learner(recipe, learner, config)
+    limit_bytes = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
+    kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
+    factor = kept_ratio.read(config, learner.backend)
+    found, guard = _memory(setup, feed, paces, limit_bytes, factor, kept_tokens)
+    late = _late(guard, feed, paces, found)
+    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes, late, found, guard)
+
+
+def settled(prepared: Prepared, *, packed: bool, valid_rows: int) -> Prepared:
+    """As the learner turned out: whether it packs, it knows once it is prepared.
+
+    packed, valid_rows: the order of the run's rows, and how many validate. Raises BadSetting where the run does not fit
+    that way.
+    """
+    guard, feed, learner = prepared.guard, prepared.feed, prepared.learner
+    found = (guard.setup.packs, guard.setup.keeps_prefix, feed.packed, len(feed.valid))
+    if found == (learner.packs_rows, learner.keeps_prefix, packed, valid_rows):
+        return prepared
+    feed = feed._replace(packed=packed, valid=spaced(prepared.dataset.valid, valid_rows))
+    paces = pace(prepared.recipe.train, feed)
+    setup = guard.setup._replace(packs=learner.packs_rows, keeps_prefix=learner.keeps_prefix)
+    plan, guard = _memory(setup, feed, paces, guard.limit_bytes, guard.factor, guard.kept_tokens)
+    late = _late(guard, feed, paces, plan)
+    return prepared._replace(feed=feed, pace=paces, guard=guard, plan=plan, late=late)
+
+
+def _memory(
+    setup: Setup, feed: Feed, paces: Pace, limit_bytes: int, factor: float, kept_tokens: int
+) -> tuple[Plan, Guard]:
+    """The plan of the largest batch, and what holds the run to it."""
+    rows, evaluated = run_shape.of_feed(setup, feed, paces.total)
+    found = plan(setup, rows, evaluated, kept_tokens, factor)
+    return found, Guard(setup, limit_bytes, factor, evaluated, kept_tokens)
+
+
+def _late(guard: Guard, feed: Feed, paces: Pace, found: Plan) -> tuple[str, ...]:
+    """A note where a late step will not fit. Raises BadSetting, with the plan, where an early one does not.
+
+    Early is the first half of the run: more than that is worth having, with a checkpoint to go on from.
+    """
+    if found.peak_bytes <= guard.limit_bytes or not guard.limit_bytes:
+        return ()
+    step, rows = _first_too_large(guard, feed, paces.total)
+    if rows is None:
+        return ()  # in an epoch that the run does not reach
+    if step > paces.total / 2:
+        needed = in_bytes(guard.needed(rows).peak_bytes)
+        said = f"{in_words(rows)}, would need {needed} of {in_bytes(guard.limit_bytes)}"
+        return (f"The run will stop before step {step:,}, with a checkpoint: its batch, {said}.",)
+    raise BadSetting(
+        "backend.memory_limit_bytes",
+        expected=f"a run that fits {in_bytes(guard.limit_bytes)}",
+        found=f"one that needs {in_bytes(found.peak_bytes)}: {in_parts(found)}",
+        remedy=LOWER,
+    )
+
+
+def _first_too_large(guard: Guard, feed: Feed, steps: int) -> tuple[int, Rows | None]:
+    """The first step with a batch that does not fit, and the batch."""
+    per_epoch = len(feed.windows(0))
+    for epoch in range(-(-steps // per_epoch)):
+        for place, window in enumerate(feed.windows(epoch)[: steps - epoch * per_epoch]):
+            for rows in (run_shape.micro_batch(feed.train, batch) for batch in window):
+                if not guard.fits(rows):
+                    return epoch * per_epoch + place + 1, rows
+    return steps, None
+
+
+def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
+    """Refuse rows with tokens that the embedding has no row for."""
+    rows = [row for row in (*dataset.train, *dataset.valid) if int(row.tokens.max()) >= n_vocabulary]
+    if rows:
+        token = int(rows[0].tokens.max())
+        raise BadData(
+            rows[0].source,
+            expected=f"tokens below {n_vocabulary:,}, as the model's embedding has rows",
+            found=f"token {token:,}" + (f", and {counted(len(rows) - 1, 'more row')} like it" if rows[1:] else ""),
+            remedy="Leave the special token out of the text, or name a model that has it.",
+        )
+
+
+def _job(recipe: Recipe, folder: Path) -> Job:
+    train = recipe.train
+    backend = recipe.backend
+    return Job(
+        folder,
+        backend.precision,
+        recipe.strategy,
+        recipe.optimizer,
+        train.clip_norm,
+        train.seed,
+        backend.prefix_cache,
+        backend.update_order,
+        backend.grad_checkpoint,
+        train.batch_size,
+    )
+
+
+def _work(feed: Feed, paces: Pace, dataset: Dataset, fingerprint: str) -> Work:
+    """What the run will ask, from its first step on."""
+    rows, evaluated = (*dataset.train, *dataset.valid), feed.largest_evaluated()
+    most = max(int(b.lengths_B.sum()) for b in (feed.largest(paces.per_epoch), evaluated))
+    return Work(rows, feed.largest(paces.total), evaluated, most, run_shape.row_passes(feed, paces), fingerprint)
+
+
+def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
+    """What the opening panel says."""
+    recipe, learner, size = prepared.recipe, prepared.learner, prepared.size
+    lengths = [len(row.tokens) for row in prepared.feed.train]
+    batches = chain.from_iterable(prepared.feed.windows(progress.epoch))
+    return Start(
+        run=run,
+        model=recipe.model.name or "tiny",
+        backend=learner.backend,
+        device=learner.device,
+        precision=learner.precision,
+        strategy=learner.selection.words,
+        trainable_tensors=size.trainable_tensors,
+        trainable_parameters=size.trainable_parameters,
+        frozen_tensors=size.frozen_tensors,
+        frozen_parameters=size.frozen_parameters,
+        trainable_bytes=size.trainable_bytes,
+        frozen_bytes=size.frozen_bytes,
+        gradient_bytes=size.gradient_bytes,
+        optimizer_bytes=size.optimizer_bytes,
+        full_bytes=size.full_bytes,
+        train_rows=len(prepared.dataset.train),
+        valid_rows=len(prepared.feed.valid),
+        skipped_rows=len(prepared.dataset.refused),
+        steps=prepared.pace.total,
+        first_step=progress.step + 1,
+        steps_per_epoch=prepared.pace.per_epoch,
+        padding_waste=0.0 if learner.packs_rows else padding_waste(lengths, batches),
+        memory_limit_bytes=prepared.guard.limit_bytes,
+        predicted_peak_bytes=prepared.plan.peak_bytes,
+        memory=learner.memory(),
+        notes=(*prepared.notes, *_spared(prepared), *prepared.late, *learner.notes),
+        best_eval_loss=progress.best_loss,
+        best_step=progress.best_step,
+        eval_every=prepared.pace.eval_every if prepared.feed.valid else 0,
+    )
+
+
+def _spared(prepared: Prepared) -> tuple[str, ...]:
+    """A note where not all validation rows are used."""
+    used, there = len(prepared.feed.valid), len(prepared.dataset.valid)
+    if used == there:
+        return ()
+    share = f"{validating.SHARE:.0%} of the time"
+    return (f"Validation takes {used:,} of {there:,} rows: all would take more than {share}. --eval-every has all.",)

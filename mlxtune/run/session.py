@@ -1,0 +1,284 @@
+"""One training run from start to end: its folder, its checkpoints, its end, whatever ends it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from mlxtune import engine
+from mlxtune.engine import NotFinite, Progress
+from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
+from mlxtune.events import End, Eval, Event, Notice, Preparing, Step
+from mlxtune.memory.guard import TooLarge
+from mlxtune.planning import shape as run_shape
+from mlxtune.recipe.recipe import Recipe, build
+from mlxtune.report.base import Report, Reports
+from mlxtune.report.log import Log, last_end, rewind
+from mlxtune.run import ending, outcome
+from mlxtune.run import folder as run_folder
+from mlxtune.run import identity as run_identity
+from mlxtune.run.prepare import Prepared, prepare, settled, start_event
+from mlxtune.run.results import Results
+from mlxtune.run.saving import Saving
+from mlxtune.run.signals import Asked, StopRequests
+from mlxtune.storage import checkpoint
+from mlxtune.storage.documents import check, user_path
+from mlxtune.storage.sealed import OTHER_VERSION
+
+
+def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") -> End:
+    """Run a recipe. resume: "auto" goes on with the run in run.out if there is one, "never" refuses it.
+
+    Raises MlxtuneError for bad input, before anything is written. A run that stops by itself or is asked to stop gives
+    an End that says so, with its exit code.
+    """
+    out = recipe.run.out
+    folder = user_path(out, BadSetting, "run.out") if out else run_folder.default_folder(recipe)
+    new = resume == "never" or not out  # another process may take the same name meanwhile
+    run_folder.check(folder, new=new)
+    prepared = prepare(run_identity.at_its_time(recipe, folder), Reports(reports))
+    weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
+    run_folder.check_room(folder, weights + optimizer, weights, recipe.checkpoint.keep)
+    with run_folder.claim(folder, new=new):
+        return _Session(prepared, folder, reports).run()
+
+
+def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = ()) -> End:
+    """Go on with the run in a folder, under the settings that it was begun with."""
+    folder = user_path(folder, BadRun)
+    tree = run_identity.saved_recipe(folder)
+    return start(build(tree, {**overrides, "run.out": str(folder)}, str(folder)), reports)
+
+
+def _logged(log: Log, end: End) -> End:
+    """The end, once the log has it. On a full disk it says so, unless it says that something else went wrong."""
+    try:
+        log(end)
+    except RunStopped as fault:
+        return end if end.exit_code else replace(end, status="stopped", message=str(fault), exit_code=fault.exit_code)
+    return end
+
+
+class _Session:
+    """A run while it is in its folder."""
+
+    def __init__(self, prepared: Prepared, folder: Path, reports: Sequence[Report]) -> None:
+        self.prepared, self.folder = prepared, folder
+        self.shown, self.tell = Reports(reports), Reports(reports)  # the second has the log too
+        self.learner, self.progress = prepared.learner, Progress()
+        self.saving = Saving(self.learner, folder, prepared.recipe.checkpoint.keep, self.tell)
+        self.begun_at = 0  # the step of the checkpoint that this sitting goes on from
+        self.results: Results  # from the run's beginning or resumption on
+
+    def run(self) -> End:
+        """Begin or go on, train, end; of a run that has ended, its end again."""
+        if run_identity.is_run(self.folder):
+            self._refuse_differences()
+            if (end := self._finished()) is not None:
+                self.tell(end)
+                return end
+        with self._held():
+            return self._run()
+
+    def _refuse_differences(self) -> None:
+        lines = run_identity.differences(self.prepared.recipe, self.prepared.fingerprints, self.folder)
+        run_identity.refuse_differences(self.folder, lines)
+
+    def _finished(self) -> End | None:
+        """How the run ended, where it has nothing left to do under these settings."""
+        end, patience = last_end(self.folder / run_folder.METRICS), self.prepared.recipe.train.patience
+        if end is None or end.status not in ("done", "patience", "diverged"):
+            return None
+        before = run_identity.saved_recipe(self.folder)["train"]["patience"]
+        out_of_patience = patience is not None and before is not None and patience <= before
+        if end.steps < self.prepared.pace.total and not out_of_patience:
+            return None
+        return replace(end, message=f"Already done. {end.message}".strip())
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The backend's memory and cache held to the plan, until the end."""
+        self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
+        try:
+            yield
+        finally:
+            self.learner.close()
+
+    def _run(self) -> End:
+        self._begin_or_resume()
+        log = Log(self.folder / run_folder.METRICS)
+        with closing(log), closing(self.saving), StopRequests() as requests:
+            self.tell.all.append(log)
+            end = _logged(log, self._train_until_the_end(requests))
+            self.shown(end)
+        return end
+
+    def _begin_or_resume(self) -> None:
+        folder = self.folder
+        found, goes_on = self.saving.recover(), run_identity.is_run(self.folder)
+        self.tell(Preparing("loading the model"))
+        self.learner.prepare(self.tell)
+        self.progress.packed, self.progress.valid_rows = self.learner.packs_rows, len(self.prepared.feed.valid)
+        if found:
+            self._restore(found)
+        elif goes_on:
+            self._note("There is no checkpoint in this run's folder: it begins again at step 1.")
+        self.prepared = settled(self.prepared, packed=self.progress.packed, valid_rows=self.progress.valid_rows)
+        self.results = Results(self.prepared, self.progress, self.saving, self.shown)
+        self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
+        run_identity.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)
+        if damaged := rewind(folder / run_folder.METRICS, self.progress.step):
+            self._note(f"{run_folder.METRICS}: damaged lines were left out, {damaged:,} of them.")
+
+    def _restore(self, found: checkpoint.Found) -> None:
+        path, state = found.path, found.state
+        self.progress = check(state["progress"], Progress, path / checkpoint.STATE, BadRun, OTHER_VERSION)
+        weights, optimizer = path / checkpoint.WEIGHTS, path / checkpoint.OPTIMIZER
+        checkpoint.check_tensors(weights, (tensor.info for tensor in self.learner.weights()))
+        checkpoint.check_tensors(optimizer, (tensor.info for tensor in self.learner.optimizer_state()))
+        self.learner.restore(weights, optimizer, state["learner"])
+        self.begun_at = self.progress.step
+        self._note(*found.notes)
+
+    def _note(self, *notes: str) -> None:
+        self.prepared = self.prepared._replace(notes=(*notes, *self.prepared.notes))
+
+    def _train_until_the_end(self, requests: StopRequests) -> End:
+        try:
+            self.tell(start_event(self.prepared, str(self.folder), self.progress))
+            error = self._train_to_a_stop(requests)
+            self._save_the_result(requests)
+        except Asked:
+            with suppress(OSError):
+                self.saving.wait()  # for what is on its way to the disk already
+            return self._end("interrupted", message=self._interrupted(at_once=True), exit_code=requests.exit_code or 0)
+        except NotFinite as fault:
+            return self._end("stopped", self._not_finite(fault))
+        except OSError as fault:
+            return self._end("stopped", ending.disk_fault(fault, self.folder, self.saving.saved))
+        except RunStopped as fault:
+            return self._end("stopped", fault)
+        if error is not None:
+            return self._end("stopped", ending.too_large(error, self.folder, self.saving.saved))
+        if requests.exit_code is not None and not self._complete:
+            return self._end("interrupted", message=self._interrupted(at_once=False), exit_code=requests.exit_code)
+        return self._end("done" if self.progress.step >= self.prepared.pace.total else "patience")
+
+    @property
+    def _complete(self) -> bool:
+        """Whether nothing is left to do, the last validation included."""
+        return self.progress.step >= self.prepared.pace.total and not self._eval_is_due
+
+    @property
+    def _eval_is_due(self) -> bool:
+        return engine.eval_is_due(self.prepared.feed, self.progress, self.prepared.pace)
+
+    def _train_to_a_stop(self, requests: StopRequests) -> TooLarge | None:
+        """Train to the end, or to where it is asked to stop or has to. What was begun to be saved is on the disk."""
+        try:
+            self._train(requests)
+        except TooLarge as error:
+            return error
+        except Asked:  # in a validation, where no step is lost
+            if requests.times > 1:
+                raise
+        finally:
+            requests.at_once = False
+        return None
+
+    def _train(self, requests: StopRequests) -> None:
+        recipe, feed, guard = self.prepared.recipe, self.prepared.feed, self.prepared.guard
+        guard.before_bytes = self.learner.memory().peak_memory_bytes
+
+        def check(step: int, window: Sequence[tuple[int, ...]]) -> None:
+            requests.at_once = False  # the step that begins is worth waiting for
+            guard.check((run_shape.micro_batch(feed.train, batch) for batch in window), step)
+
+        requests.at_once = True  # in the validation before the first step
+        if requests.signal is not None:
+            return
+        for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress, check):
+            requests.at_once = False
+            self._hear(event)
+            is_pause = isinstance(event, Step | Eval)
+            due = self.progress.step % recipe.checkpoint.save_every == 0 and self.progress.step > 0
+            if requests.signal is None and is_pause and due and not self._eval_is_due:
+                self._save()
+            requests.at_once = True  # in what may come now, a validation
+            if requests.signal is not None and is_pause:
+                return
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self.prepared.guard.note(event.memory)
+        if isinstance(event, Step | Eval):
+            self.saving.approve()  # the weights of the checkpoint before this step were computed with
+        self.tell(event)
+        self.saving.look()
+        if isinstance(event, Eval):
+            self.results.take(event)
+
+    def _save_the_result(self, requests: StopRequests) -> None:
+        """A checkpoint and the adapters, of the best weights and of the last, on the disk."""
+        if self.progress.step == 0:
+            return
+        if requests.signal is not None:
+            self.tell(Notice(self.progress.step, "Saving; asked once more, it stops at once, without a checkpoint."))
+        self._save()
+        self.results.finish(in_haste=requests.signal is not None)
+        self.saving.wait()
+
+    def _save(self) -> None:
+        """A checkpoint of this step, unless there is one."""
+        state = {
+            "progress": asdict(self.progress),
+            "learner": self.learner.scalars(),
+            "fingerprints": self.prepared.fingerprints,
+        }
+        self.saving.save_checkpoint(self.progress.step, state)
+        if self.progress.evaluated_step == self.progress.step:
+            self.saving.approve()
+
+    def _not_finite(self, error: NotFinite) -> RunStopped:
+        rows = [self.prepared.dataset.train[row].source for row in error.rows]
+        aside = self.saving.set_aside()
+        return ending.not_finite(error, rows, self.saving.good, aside)
+
+    def _interrupted(self, *, at_once: bool) -> str:
+        saved = self.saving.saved
+        step = int(saved.name) if saved else None
+        return ending.interrupted(self.folder, self.progress.step, self.begun_at, step, at_once=at_once)
+
+    def _end(self, status: str, error: MlxtuneError | None = None, *, message: str = "", exit_code: int = 0) -> End:
+        progress, results = self.progress, self.results
+        losses, kept = results.losses, results.best or results.last
+        said = outcome.words(losses, self.prepared.recipe, progress.step, self._skipped) if progress.step else ""
+        if losses.diverged and status in ("done", "patience"):
+            status, exit_code = "diverged", RunStopped.exit_code
+        return End(
+            status=status,
+            steps=progress.step,
+            tokens=progress.tokens,
+            final_loss=progress.last_loss,
+            best_eval_loss=losses.best,
+            best_step=results.best.step if results.best and losses.best is not None else None,
+            wall_seconds=progress.seconds,
+            memory=self.learner.memory(),
+            run=str(self.folder),
+            adapter=str(kept.folder) if kept else None,
+            message="\n".join(part for part in (said, str(error) if error else message) if part),
+            exit_code=error.exit_code if error else exit_code,
+            model=self.prepared.recipe.model.name or "tiny",
+            adapter_step=kept.step if kept else None,
+            adapter_last=str(results.last.folder) if results.last and results.last is not kept else None,
+            start_loss=losses.before,
+            last_eval_loss=losses.last,
+            learned=losses.learned,
+        )
+
+    @property
+    def _skipped(self) -> int:
+        """Steps that updated nothing, as their gradient overflowed."""
+        counts = self.learner.scalars()
+        return int(counts["steps"] - counts["updates"])
