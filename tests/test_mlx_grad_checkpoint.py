@@ -13,7 +13,8 @@ from mlxtune.backends.base import Job
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.model import lora
 from mlxtune.backends.mlx.model.lora import LoraLinear
-from mlxtune.backends.mlx.passes.choose import KEEPS_ALL, RowsToCheck, recompute, self_check
+from mlxtune.backends.mlx.passes import recompute, self_check
+from mlxtune.backends.mlx.passes.choose import KEEPS_ALL, RowsToCheck
 from mlxtune.backends.mlx.passes.forward import WHOLE
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
