@@ -155,7 +155,6 @@ def planned(case: Case, folder) -> Setup:
         element_bytes=4,
         moment_bytes=4 if case.moments == "bf16" else 8,
         master_bytes=4 if case.low_precision == "master" else 0,
-        clips=False,
         accumulates=case.accumulate > 1,
         grad_checkpoint=case.grad_checkpoint,
         keeps_prefix=False,

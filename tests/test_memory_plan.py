@@ -33,7 +33,6 @@ CASES = {
         LAST | NOT_KEPT | {"strategy.head": True}, {"tie_word_embeddings": True, "vocab_size": 6000}
     ),
     "full": Case(FULL, {"vocab_size": 4000}),
-    "full, nothing clips": Case(FULL | {"train.clip_norm": None}, {"vocab_size": 8000}),
     "full, recomputed": Case(FULL | {"backend.grad_checkpoint": True}, {}, 4),
     "full, accumulated, bf16": Case(FULL | {"train.grad_accum": 2, "backend.precision": "bf16"}, {}, 1, 128),
     "lora": Case(LORA, {"num_hidden_layers": 6}),

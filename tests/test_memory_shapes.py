@@ -61,7 +61,6 @@ STRATEGIES = {
     "last 2, kept": {"strategy__last_n": 2, **KEPT},
     "last 1, recomputed": {"strategy__last_n": 1, "backend__grad_checkpoint": True},
     "full": {"strategy__name": "full"},
-    "full, nothing clips": {"strategy__name": "full", "train__clip_norm": None},
     "full, accumulated": {"strategy__name": "full", "train__grad_accum": 2},
     "lora": LORA,
     "lora, recomputed": {**LORA, "backend__grad_checkpoint": True},

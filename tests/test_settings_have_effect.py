@@ -86,7 +86,6 @@ ELSEWHERE = {
     "backend.name",
     "backend.system_blas",
     "backend.prefix_cache",
-    "backend.update_order",
     "backend.grad_checkpoint",
     "backend.memory_limit_bytes",
     "run.out",

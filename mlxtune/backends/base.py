@@ -20,8 +20,6 @@ class BackendSettings:
     """Where and in which number format the run computes. system_blas: see `backends.blas`.
 
     prefix_cache: whether the frozen layers' output is kept over epochs and runs; auto: where that saves passes.
-    update_order: auto: inside the backward pass where nothing clips, so that few gradients are held; after: all of them
-    first.
     grad_checkpoint: of each layer only the input is kept for the backward pass, which computes the inside again: a
     forward pass more. 8 layers of 128, full, 512 tokens, on one core: MLX 34 MB a step instead of 104 in 1.6 times the
     time, NumPy 21 MB of working memory instead of 57 in 1.3 times.
@@ -32,7 +30,6 @@ class BackendSettings:
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     system_blas: bool = True
     prefix_cache: Literal["auto", "on", "off"] = "auto"
-    update_order: Literal["auto", "after"] = "auto"
     grad_checkpoint: bool = False
     memory_limit_bytes: Annotated[int, Field(ge=1)] | None = None
 
@@ -61,7 +58,6 @@ class Job(NamedTuple):
     clip_norm: float | None
     seed: int
     prefix_cache: str = "auto"
-    update_order: str = "auto"
     grad_checkpoint: bool = False
     batch_rows: int = 1  # of a micro-batch; the last of an epoch may have fewer
 

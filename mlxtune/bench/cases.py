@@ -46,7 +46,6 @@ TECHNIQUES = {
     "packed": "rows packed",
     "kept": "frozen layers' output kept",
     "sharded": "head in shards",
-    "ordered": "updates in the backward pass",
 }
 NEEDS = {"kept": ("split",), "sharded": ("gathered",)}  # what a technique cannot be without
 
@@ -54,10 +53,10 @@ NEEDS = {"kept": ("split",), "sharded": ("gathered",)}  # what a technique canno
 def variations() -> list[Variation]:
     """None of the techniques, each alone, then one after the other on top of the first.
 
-    >>> [variation.words for variation in variations()][-3:]
-    ["+ frozen layers' output kept", '+ head in shards', '+ updates in the backward pass']
+    >>> [variation.words for variation in variations()][-2:]
+    ["+ frozen layers' output kept", '+ head in shards']
     >>> variations()[-1].techniques
-    ('split', 'gathered', 'packed', 'kept', 'sharded', 'ordered')
+    ('split', 'gathered', 'packed', 'kept', 'sharded')
     """
     first, *others = TECHNIQUES
     alone = [Variation(TECHNIQUES[name], (*NEEDS.get(name, ()), name)) for name in (*others, first)]

@@ -92,13 +92,6 @@ FLAGS = (
         RATE,
     ),
     Flag(
-        "--update-order",
-        "backend.update_order",
-        str,
-        "auto: within the backward pass where nothing clips; after: when all gradients are there. Default: auto.",
-        RATE,
-    ),
-    Flag(
         "--grad-checkpoint/--no-grad-checkpoint",
         "backend.grad_checkpoint",
         bool,

@@ -99,16 +99,14 @@ def _step(setup: Setup, rows: Rows) -> dict[str, Parts]:
     layers = [_layer_gradients(setup, layer) for layer in range(first, last + 1)]
     of_head, of_all = _head_gradients(setup), sum(weight for _, weight in trained(setup))
     before = sum(FLOAT32 * n for n, _ in trained(setup)) if setup.accumulates else 0  # of earlier micro-batches
-    one_update = 0 if setup.clips else _update_bytes(setup)
-    at_head = of_head if setup.clips else 0
-    at_first = of_all - layers[0] - _embedding_gradients(setup) if setup.clips else 0
-    head = (_head_forward(setup, rows), _head_backward(setup, rows) + one_update)
+    at_first = of_all - layers[0] - _embedding_gradients(setup)
+    head = (_head_forward(setup, rows), _head_backward(setup, rows))
     return {
         "forward pass of the head": Parts(activations=between, head_loss=head[0], gradients=before),
-        "backward pass of the head": Parts(activations=between, head_loss=head[1], gradients=before + at_head),
-        **_in_layer("last", setup, rows, between + inside, before + at_head, layers[-1]),
+        "backward pass of the head": Parts(activations=between, head_loss=head[1], gradients=before + of_head),
+        **_in_layer("last", setup, rows, between + inside, before + of_head, layers[-1]),
         **_in_layer("first", setup, rows, one, before + at_first, layers[0]),
-        "update": Parts(gradients=_updates(setup) if setup.clips else max(layers) + one_update),
+        "update": Parts(gradients=_updates(setup)),
     }
 
 
@@ -223,10 +221,6 @@ def _updates(setup: Setup) -> int:
         found = max(found, gradients + n * _update_element_bytes(setup))
     squares = FLOAT32 * max((n for n, _ in trained(setup)), default=0)  # of the last gradient, for the norm
     return max(found, gradients + squares)
-
-
-def _update_bytes(setup: Setup) -> int:
-    return max((n for n, _ in trained(setup)), default=0) * _update_element_bytes(setup)
 
 
 def _update_element_bytes(setup: Setup) -> int:

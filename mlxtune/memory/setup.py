@@ -21,7 +21,6 @@ class Setup(NamedTuple):
     element_bytes: int  # of a hidden state
     moment_bytes: int  # of m and v together, of one parameter
     master_bytes: int  # of the float32 copy of a 16-bit weight; 0 without
-    clips: bool  # all gradients are held at once for their norm, or for the overflows of float16
     accumulates: bool
     grad_checkpoint: bool
     keeps_prefix: bool  # the frozen layers are not in memory while the run trains

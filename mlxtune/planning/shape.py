@@ -109,7 +109,6 @@ class Trained(NamedTuple):
 def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool, on_gpu: bool) -> Setup:
     """All that memory depends on but the rows."""
     train, optimizer, precision = recipe.train, recipe.optimizer, recipe.backend.precision
-    ordered = train.clip_norm is None and train.grad_accum == 1 and precision != "fp16"
     return Setup(
         backend=backend,
         gpu=on_gpu,
@@ -119,7 +118,6 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool
         element_bytes=4 if backend == "numpy" else PRECISION_BYTES[precision],
         moment_bytes=MOMENT_BYTES[optimizer.moments],
         master_bytes=MASTER_BYTES if optimizer.low_precision == "master" else 0,
-        clips=not ordered or recipe.backend.update_order == "after",
         accumulates=train.grad_accum > 1,
         grad_checkpoint=recipe.backend.grad_checkpoint,
         keeps_prefix=keeps_prefix and model.selection.first_layer > 0,

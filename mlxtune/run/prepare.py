@@ -178,7 +178,6 @@ def _job(recipe: Recipe, folder: Path) -> Job:
         train.clip_norm,
         train.seed,
         backend.prefix_cache,
-        backend.update_order,
         backend.grad_checkpoint,
         train.batch_size,
     )

@@ -14,17 +14,14 @@ from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.loss_scale import LossScale
 from mlxtune.backends.mlx import device
-from mlxtune.backends.mlx.compiled import Compiled
 from mlxtune.backends.mlx.head import untie as head
 from mlxtune.backends.mlx.head.probe import probe
 from mlxtune.backends.mlx.model import anatomy, lora
 from mlxtune.backends.mlx.model.lazy_weights import Unread
 from mlxtune.backends.mlx.model.load import PRECISIONS, corrected, load_lazily
-from mlxtune.backends.mlx.ordered import Ordered
-from mlxtune.backends.mlx.passes.choose import Passes, RowsToCheck, inside, names
+from mlxtune.backends.mlx.passes.choose import Passes, RowsToCheck, names
 from mlxtune.backends.mlx.passes.network import Network
 from mlxtune.backends.mlx.passes.self_check import some_rows
-from mlxtune.backends.mlx.passes.stand_in import Call, as_it_is
 from mlxtune.backends.mlx.prefix import keeping
 from mlxtune.backends.mlx.prefix.keeping import Keeping, not_kept
 from mlxtune.backends.mlx.prefix.prefix import Kept, Prefix
@@ -100,7 +97,6 @@ class MlxLearner:
             weights.read()
         self.packs_rows = forward.form.packed
         self.network = Network(self.model, forward, prefix, self.names)
-        self.compiled = Compiled(self.network, may=self.on_gpu and not self.job.grad_checkpoint)
         every = dict(tree_flatten(self.model.parameters()))
         trains = self.network.take({name: every[name] for name in self.names})
         del every
@@ -142,15 +138,13 @@ class MlxLearner:
         self.model.train()
         scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
         rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
-        run = self._ordered if self._can_order(batches) else self._plain
-        with self.compiled.step():
-            loss, norm, after = run(batches, self.scale.value / n_tokens, rule)
-            self._set(after)
-            watch = Watch(after)
-            mx.eval(loss, norm, *after.arrays(), *watch.arrays())
+        loss, norm, after = self._updated(batches, self.scale.value / n_tokens, rule)
+        self._set(after)
+        watch = Watch(after)
+        mx.eval(loss, norm, *after.arrays(), *watch.arrays())
         return self._result(LossSum(_number(loss), n_tokens), _number(norm), watch.not_finite())
 
-    def _plain(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
+    def _updated(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
         """All gradients, their norm, then all updates."""
         loss, gradients = self.gradients(batches, scale)
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
@@ -159,40 +153,6 @@ class MlxLearner:
         if self.precision == "fp16":
             after = parameters.where(mx.isfinite(norm), after, self.trained)
         return loss, norm, after
-
-    def _can_order(self, batches: Sequence[Batch]) -> bool:
-        """Whether each gradient is final where it appears: one batch, no norm of all to clip by, no overflow to see."""
-        final = len(batches) == 1 and self.job.clip_norm is None and self.precision != "fp16"
-        return final and self.job.update_order == "auto"
-
-    def _ordered(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
-        """Each update as soon as its gradient is there."""
-        ordered, network = Ordered(self.trained, rule), self.network
-        layout, hidden = network.inputs(batches[0])
-        around = network.forward.around
-        lora.seed_dropout(self.job.seed, self.steps, 0)
-
-        def consume(part: int, gradient: mx.array) -> list[mx.array]:
-            name = network.head_parts[part]
-            return ordered.update(name, gradient) if name in self.trained.weights else []
-
-        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
-            network.forward.around = {**around, **self._taps(ordered, weights, around)}
-            loss = network.loss(layout, hidden, weights, scale, consume if network.shards else None)
-            return loss * scale, loss
-
-        (_, loss), gradients = mx.value_and_grad(scaled_loss)(self.trained.weights)
-        network.forward.around = around
-        return (loss, *ordered.finish(gradients))
-
-    def _taps(self, ordered: Ordered, weights: Arrays, around: Mapping[int, Call]) -> dict[int, Call]:
-        first, taps = self.selection.first_layer, {}
-        for number, prefix in enumerate(self.anatomy.layers[first:], start=first):
-            own = {name: weights[prefix + name] for name in inside(self.names, prefix)}
-            if own:
-                run = around.get(number, as_it_is)
-                taps[number] = ordered.layer(prefix, own, run, first=number == first > 0)
-        return taps
 
     def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
         """The summed loss, and the gradient of `scale` times that sum, over the micro-batches.
@@ -213,7 +173,7 @@ class MlxLearner:
 
     def _loss_and_gradients(self, batch: Batch, scale: float, after: tuple[mx.array, ...]) -> tuple[mx.array, Arrays]:
         layout, hidden = self.network.inputs(batch, after)
-        return self.compiled.loss_and_gradients(layout, hidden, self.trained.weights, scale)
+        return self.network.loss_and_gradients(layout, hidden, self.trained.weights, scale)
 
     def _set(self, trained: Trained) -> None:
         self.trained = trained

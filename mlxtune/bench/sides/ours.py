@@ -18,7 +18,6 @@ from mlxtune.strategies.lora import Lora
 
 # The techniques that are not fields of a Form.
 KEPT = "kept"  # the frozen layers' output is kept
-ORDERED = "ordered"  # updates are made inside the backward pass
 
 
 def run(spec: Spec) -> Result:
@@ -51,7 +50,7 @@ def make_job(spec: Spec) -> Job:
     if spec.techniques is None:
         return job
     cache = "on" if KEPT in spec.techniques else "off"
-    return job._replace(prefix_cache=cache, update_order="auto" if ORDERED in spec.techniques else "after")
+    return job._replace(prefix_cache=cache)
 
 
 def strategy(case: Case) -> Strategy:
@@ -61,11 +60,10 @@ def strategy(case: Case) -> Strategy:
 
 
 def techniques(learner: MlxLearner) -> list[str]:
-    """Those that it uses. Updates are in the backward pass where that is not forbidden: nothing clips here."""
+    """Those that it uses."""
     form = learner.network.forward.form
     used = [name for name in Form._fields if getattr(form, name)]
-    kept = [KEPT] if learner.network.prefix.file is not None else []
-    return used + kept + ([ORDERED] if learner.job.update_order == "auto" else [])
+    return used + ([KEPT] if learner.network.prefix.file is not None else [])
 
 
 def computed(batch: Batch, form: Form) -> Computed:

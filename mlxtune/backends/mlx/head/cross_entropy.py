@@ -57,9 +57,7 @@ def slices(head_VD: mx.array) -> list[mx.array]:
     return list(cut(head_VD))
 
 
-def head_loss(
-    hidden_ND: mx.array, head: Head, targets_N: mx.array, scale: float = 1.0, consume: Consume | None = None
-) -> mx.array:
+def head_loss(hidden_ND: mx.array, head: Head, targets_N: mx.array, scale: float = 1.0) -> mx.array:
     """The summed cross-entropy, nats, a float32 scalar. Its gradient reaches `hidden_ND` and not the head.
 
     scale: what the loss will be multiplied by before it is differentiated. It changes no result but for rounding: the
@@ -67,7 +65,7 @@ def head_loss(
     consume: where given, the gradients of `scale` times the loss by the head's shards go to it one after the other,
     each made when the arrays that it returned for the one before are done. Evaluate these together with the loss.
     """
-    loss, gradient_ND = _loss_and_gradient(hidden_ND, head, targets_N, scale, consume)
+    loss, gradient_ND = _loss_and_gradient(hidden_ND, head, targets_N, scale, None)
     return _with_gradients(loss, [hidden_ND], [gradient_ND], scale)
 
 

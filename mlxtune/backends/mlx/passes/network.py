@@ -10,7 +10,6 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlxtune.backends.mlx.head.cross_entropy import (
-    Consume,
     Head,
     cut,
     head_loss,
@@ -36,11 +35,6 @@ class Network:
         head = forward.head
         self.head_weight = head and f"{_name_of(model, head.module)}.weight"
         self.head_trains = self.head_weight in trains
-
-    @property
-    def head_parts(self) -> list[str]:
-        """Names of the parts of a head in shards, as its loss has their gradients: the shards, then the bias."""
-        return [*self.shards, f"{str(self.head_weight).removesuffix('.weight')}.bias"]
 
     @property
     def words(self) -> str:
@@ -98,22 +92,13 @@ class Network:
         (_, loss), gradients = mx.value_and_grad(scaled_loss)(weights)
         return loss, gradients
 
-    def loss(
-        self,
-        layout: Layout,
-        hidden: mx.array | None,
-        weights: Arrays,
-        scale: float,
-        consume: Consume | None = None,
-    ) -> mx.array:
+    def loss(self, layout: Layout, hidden: mx.array | None, weights: Arrays, scale: float) -> mx.array:
         """The summed loss, to be multiplied by `scale` and differentiated by the weights."""
         self.put(weights)
 
         def of_head(hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
             head = self._head(weights)
-            if self.head_trains and consume is None:
-                return trained_head_loss(hidden_ND, head, targets_N, scale)
-            return head_loss(hidden_ND, head, targets_N, scale, consume)
+            return (trained_head_loss if self.head_trains else head_loss)(hidden_ND, head, targets_N, scale)
 
         return self.forward.loss(layout, hidden, of_head)
 

@@ -74,8 +74,7 @@ class Rule(NamedTuple):
 def _update(decays: bool) -> Callable[[adamw.Scalars, mx.array, mx.array, Moments], tuple[mx.array, Moments]]:
     """`adamw.update`; on a GPU as one kernel for all shapes, that reads and writes each array once, not thirteen times.
 
-    Inside a backward pass, see `ordered`, MLX traces and takes the operations one by one again. On a processor a kernel
-    would be compiled by the system's C++ compiler, in some seconds, where there is one.
+    On a processor a kernel would be compiled by the system's C++ compiler, in some seconds, where there is one.
     """
     update = partial(adamw.update, mx, decays=decays)
     return update if is_processor() else mx.compile(update, shapeless=True)
