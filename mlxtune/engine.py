@@ -22,7 +22,7 @@ from mlxtune.format import counted
 from mlxtune.optim.schedule import Schedule, learning_rate
 from mlxtune.prefetch import made_ahead
 from mlxtune.settings import section
-from mlxtune.validating import Budget, spaced
+from mlxtune.validating import Budget
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 OVERFLOWED = "The float16 gradient overflowed: nothing was updated, the loss scale is halved."
@@ -106,7 +106,7 @@ class Evaluator(Protocol):
 
 def pace(settings: TrainSettings, feed: Feed) -> Pace:
     """The number of steps, and when to evaluate. Raises BadSetting for more rows in a step than there are."""
-    rows, step_rows = len(feed.train), settings.batch_size * settings.grad_accum
+    rows, step_rows = feed.n_train, settings.batch_size * settings.grad_accum
     if step_rows > rows:
         raise BadSetting(
             "train.batch_size",
@@ -127,8 +127,8 @@ def affordable(settings: TrainSettings, feed: Feed) -> Feed:
     if settings.eval_every is not None or not feed.valid:
         return feed
     paces = pace(settings, feed)
-    n_rows = _budget(feed, paces.total / paces.per_epoch).rows([len(row.tokens) for row in feed.valid])
-    return feed._replace(valid=spaced(feed.valid, n_rows))
+    n_rows = _budget(feed, paces.total / paces.per_epoch).rows(feed.lengths(feed.valid))
+    return feed.validating(n_rows)
 
 
 def _budget(feed: Feed, epochs: float) -> Budget:
@@ -186,10 +186,10 @@ def _step(learner: Learner, batches: list[Batch], rate: float, progress: Progres
     began = time.perf_counter()
     result = learner.step(batches, rate)
     seconds = time.perf_counter() - began
-    loss = result.loss.loss_sum / result.loss.n_tokens
+    loss, n_tokens = result.loss.loss_sum / result.loss.counted, sum(batch.n_supervised for batch in batches)
     _check_finite(progress.step + 1, loss, result, [row for batch in batches for row in batch.rows])
     progress.step, progress.window = progress.step + 1, progress.window + 1
-    progress.tokens, progress.seconds = progress.tokens + result.loss.n_tokens, progress.seconds + seconds
+    progress.tokens, progress.seconds = progress.tokens + n_tokens, progress.seconds + seconds
     progress.last_loss = loss
     if progress.step == 1:
         progress.first_loss = loss
@@ -197,13 +197,14 @@ def _step(learner: Learner, batches: list[Batch], rate: float, progress: Progres
         step=progress.step,
         epoch=progress.epoch + 1,
         loss=loss,
-        tokens=result.loss.n_tokens,
-        tokens_per_second=result.loss.n_tokens / seconds,
+        tokens=n_tokens,
+        tokens_per_second=n_tokens / seconds,
         learning_rate=rate,
         grad_norm=result.grad_norm,
         memory=learner.memory(),
         seconds=seconds,
         skipped=result.skipped,
+        metrics=result.loss.means,
     )
 
 
@@ -220,23 +221,33 @@ def _check_finite(step: int, loss: float, result: StepResult, rows: Sequence[int
 def validate(learner: Learner, feed: Feed, progress: Progress) -> Eval:
     """The loss of `feed.evaluated` with the weights as they are; `progress` is not told. Raises NotFinite."""
     began = time.perf_counter()
-    total = evaluate(learner, feed.evaluated, feed.eval_batches())
+    total, n_tokens = evaluate(learner, feed.evaluated, feed.eval_batches())
     seconds = time.perf_counter() - began
-    step, loss = progress.step, total.loss_sum / total.n_tokens
+    step, loss = progress.step, total.mean
     if not math.isfinite(loss):
         which = "validation loss" if feed.valid else "loss of the first step's rows"
         raise NotFinite(step, f"a finite {which}", str(loss))
     best = step > 0 and (progress.best_loss is None or loss < progress.best_loss)
-    return Eval(step, loss, perplexity(loss), total.n_tokens, len(feed.valid), seconds, best, learner.memory())
+    return Eval(
+        step=step,
+        loss=loss,
+        perplexity=None if total.metrics else perplexity(loss),
+        tokens=n_tokens,
+        rows=feed.n_valid,
+        seconds=seconds,
+        best=best,
+        memory=learner.memory(),
+        metrics=total.means,
+    )
 
 
-def evaluate(learner: Evaluator, rows: Sequence[TokenRow], batches: Iterable[Sequence[int]]) -> LossSum:
-    """The summed loss of batches of row numbers, and the count of their supervised tokens."""
-    loss_sum, n_tokens = 0.0, 0
-    for batch in batches:
-        part = learner.evaluate(collate(rows, batch))
-        loss_sum, n_tokens = loss_sum + part.loss_sum, n_tokens + part.n_tokens
-    return LossSum(loss_sum, n_tokens)
+def evaluate(learner: Evaluator, rows: Sequence[TokenRow], batches: Iterable[Sequence[int]]) -> tuple[LossSum, int]:
+    """The sums over batches of row numbers, and how many supervised tokens they have."""
+    total, n_tokens = LossSum(0.0, 0), 0
+    for numbers in batches:
+        batch = collate(rows, numbers)
+        total, n_tokens = total.plus(learner.evaluate(batch)), n_tokens + batch.n_supervised
+    return total, n_tokens
 
 
 def perplexity(loss: float) -> float:

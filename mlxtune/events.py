@@ -4,6 +4,7 @@ Bytes are bytes, seconds are seconds, losses are nats a supervised token. A toke
 the name says otherwise.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
@@ -78,6 +79,7 @@ class Step:
     memory: Memory
     seconds: float
     skipped: bool = False  # fp16: the scaled gradient overflowed, so nothing was updated
+    metrics: Mapping[str, float] = field(default_factory=dict)  # means that the objective gives besides its loss
 
 
 @dataclass(frozen=True)
@@ -87,12 +89,13 @@ class Eval:
     kind: ClassVar[str] = "eval"
     step: int
     loss: float
-    perplexity: float
+    perplexity: float | None  # None where the loss is no cross-entropy of tokens
     tokens: int
     rows: int
     seconds: float
     best: bool
     memory: Memory
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,4 +164,5 @@ def as_json(event: Event) -> dict[str, Any]:
     """
     fields = asdict(event)
     fields.update(fields.pop("memory", {}))
+    fields.update(fields.pop("metrics", {}))
     return {"event": event.kind, **fields}

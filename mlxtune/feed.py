@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mlxtune.data.batches import collate, eval_plan, plan
 from mlxtune.data.types import Batch, TokenRow
+from mlxtune.validating import spaced
 
 
 class Window(NamedTuple):
@@ -20,7 +21,10 @@ class Window(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """The rows of a run and how they are cut into windows. packed: see `data.batches`."""
+    """The rows of a run and how they are cut into windows. packed: see `data.batches`.
+
+    An example is `rows_per_example` rows side by side, which are never parted; batch_size counts examples.
+    """
 
     train: Sequence[TokenRow]
     valid: Sequence[TokenRow]
@@ -29,17 +33,43 @@ class Feed(NamedTuple):
     seed: int
     packed: bool
     eval_cost: float = 1.0  # a validated token's time in that of a trained one
+    rows_per_example: int = 1
 
     def windows(self, epoch: int) -> list[list[tuple[int, ...]]]:
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
-        return plan(
-            [len(row.tokens) for row in self.train],
+        steps = plan(
+            self.lengths(self.train),
             batch_size=self.batch_size,
             grad_accum=self.grad_accum,
             seed=self.seed,
             epoch=epoch,
             packed=self.packed,
         )
+        return [[self._rows(examples) for examples in step] for step in steps]
+
+    def lengths(self, rows: Sequence[TokenRow]) -> list[int]:
+        """Tokens of each example."""
+        lengths, size = [len(row.tokens) for row in rows], self.rows_per_example
+        return lengths if size == 1 else [sum(lengths[i : i + size]) for i in range(0, len(lengths), size)]
+
+    def _rows(self, examples: Sequence[int]) -> tuple[int, ...]:
+        size = self.rows_per_example
+        return tuple(size * example + place for example in examples for place in range(size))
+
+    @property
+    def n_train(self) -> int:
+        """Examples that train."""
+        return len(self.train) // self.rows_per_example
+
+    @property
+    def n_valid(self) -> int:
+        """Examples that validate."""
+        return len(self.valid) // self.rows_per_example
+
+    def validating(self, n_examples: int) -> "Feed":
+        """With so many of the validation examples, evenly spaced."""
+        chosen = self._rows(spaced(range(self.n_valid), n_examples))
+        return self._replace(valid=[self.valid[row] for row in chosen])
 
     @property
     def evaluated(self) -> Sequence[TokenRow]:
@@ -50,7 +80,8 @@ class Feed(NamedTuple):
         """Row numbers, in `evaluated`, of each batch that is evaluated."""
         if not self.valid:
             return self.windows(0)[0]
-        return eval_plan([len(row.tokens) for row in self.valid], batch_size=self.batch_size, packed=self.packed)
+        batches = eval_plan(self.lengths(self.valid), batch_size=self.batch_size, packed=self.packed)
+        return [self._rows(examples) for examples in batches]
 
     def windows_from(self, epoch: int, number: int) -> Iterator[Window]:
         """All windows from this one of this epoch on, epoch after epoch, without end."""

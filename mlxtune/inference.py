@@ -72,10 +72,9 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     rows = dataset.valid
     speaker = make_speaker(backend, folder, found)
     batches = eval_plan([len(row.tokens) for row in rows], batch_size=EVAL_BATCH_ROWS, packed=False)
-    total = engine.evaluate(speaker, rows, batches)
-    loss = total.loss_sum / total.n_tokens
+    total, n_tokens = engine.evaluate(speaker, rows, batches)
     about = (model or TINY, str(adapter) if adapter else None, data.path or "the built-in rows")
-    return Score(loss, engine.perplexity(loss), total.n_tokens, len(rows), *about, dataset.split, dataset.notes)
+    return Score(total.mean, engine.perplexity(total.mean), n_tokens, len(rows), *about, dataset.split, dataset.notes)
 
 
 def complete(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:

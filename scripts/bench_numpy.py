@@ -128,7 +128,7 @@ def step_of(learner: Any, rows: Any) -> Step:
 
     def step() -> float:
         loss = learner.step([rows], RATE).loss
-        return loss.loss_sum / loss.n_tokens
+        return loss.loss_sum / loss.counted
 
     return step
 

@@ -25,7 +25,7 @@ engine export report
 feed validating
 memory
 backends
-strategies optim models data
+strategies optim objectives models data
 storage
 settings prefetch
 errors events checks

@@ -143,8 +143,8 @@ def test_the_loss_is_that_of_mlx_lm_where_no_row_is_padded(model):
 
 def test_mlx_lm_trains_one_pad_token_after_every_short_row_and_this_does_not(model):
     learner, batch = make_learner(model, LAST), make_batch(0, lengths=(24, 20, 17))
-    assert learner.evaluate(batch).n_tokens == sum(batch.lengths_B) - 3 * 4
-    assert mlx_lm_loss(model, batch, prompt=4).n_tokens == learner.evaluate(batch).n_tokens + 2
+    assert learner.evaluate(batch).counted == sum(batch.lengths_B) - 3 * 4
+    assert mlx_lm_loss(model, batch, prompt=4).counted == learner.evaluate(batch).counted + 2
 
 
 def relative_errors(ours, theirs):
@@ -172,9 +172,9 @@ def test_gradient_accumulation_is_token_weighted_and_no_mean_of_means(model):
     result = learner.step(parts, 0.0)
     separate = [learner.evaluate(part) for part in parts]
     loss_sum, n_tokens = (sum(column) for column in zip(*separate, strict=True))
-    assert result.loss.n_tokens == n_tokens == 43
+    assert result.loss.counted == n_tokens == 43
     assert result.loss.loss_sum == pytest.approx(loss_sum, rel=1e-6)
-    mean_of_means = sum(part.loss_sum / part.n_tokens for part in separate) / 2
+    mean_of_means = sum(part.loss_sum / part.counted for part in separate) / 2
     assert abs(result.loss.loss_sum / n_tokens - mean_of_means) > 0.01  # the two differ, so the test can tell
 
 

@@ -152,7 +152,7 @@ def our_curve(learner, grad_accum, change=lambda batches: batches):
     curve = []
     for step in range(1, STEPS + 1):
         result = learner.step(change(window(step, grad_accum)), learning_rate(SCHEDULE, step, STEPS))
-        curve.append((result.loss.loss_sum / result.loss.n_tokens, result.grad_norm))
+        curve.append((result.loss.loss_sum / result.loss.counted, result.grad_norm))
     return np.array(curve)
 
 

@@ -329,7 +329,7 @@ def sick(monkeypatch):
 
             def stepped(batches, rate):
                 result = healthy(batches, rate)
-                return result if made.steps < step else result._replace(loss=LossSum(math.nan, result.loss.n_tokens))
+                return result if made.steps < step else result._replace(loss=LossSum(math.nan, result.loss.counted))
 
             made.step = stepped
             return made

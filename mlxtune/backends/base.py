@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.events import Event, Memory
+from mlxtune.objectives.choose import SFT, Objective
 from mlxtune.optim.adamw import AdamW
 from mlxtune.settings import section
 from mlxtune.storage.files import Tensor
@@ -35,10 +36,26 @@ class BackendSettings:
 
 
 class LossSum(NamedTuple):
-    """Loss as it is kept everywhere: a sum and a count, divided once, at the end."""
+    """Loss as it is kept everywhere: sums and a count, divided once, at the end."""
 
     loss_sum: float  # nats
-    n_tokens: int  # supervised
+    counted: int  # supervised tokens or examples, as the objective says
+    metrics: Mapping[str, float] = {}  # sums over the same
+
+    @property
+    def mean(self) -> float:
+        """Nats for each that is counted."""
+        return self.loss_sum / self.counted
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The metrics, for each that is counted."""
+        return {name: value / self.counted for name, value in self.metrics.items()}
+
+    def plus(self, other: "LossSum") -> "LossSum":
+        """The sums over both."""
+        metrics = {name: self.metrics.get(name, 0.0) + value for name, value in other.metrics.items()}
+        return LossSum(self.loss_sum + other.loss_sum, self.counted + other.counted, metrics)
 
 
 class StepResult(NamedTuple):
@@ -57,6 +74,7 @@ class Job(NamedTuple):
     optimizer: AdamW
     clip_norm: float | None
     seed: int
+    objective: Objective = SFT
     prefix_cache: str = "auto"
     grad_checkpoint: bool = False
     batch_rows: int = 1  # of a micro-batch; the last of an epoch may have fewer

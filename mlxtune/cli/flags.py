@@ -37,6 +37,9 @@ FLAGS = (
         "Leave faulty rows out. Default: refuse.",
         MODEL,
     ),
+    Flag("--objective", "objective.name", str, "sft, or dpo for pairs of answers. Default: sft.", WHAT),
+    Flag("--beta", "objective.beta", float, "DPO: what a change of log-probability is worth. Default: 0.1.", WHAT),
+    Flag("--dpo-loss", "objective.loss_type", str, "DPO: sigmoid or hinge. Default: sigmoid.", WHAT),
     Flag("--strategy", "strategy.name", str, "last-n, lora or full. Default: last-n.", WHAT),
     Flag("--last-n", "strategy.last_n", str, "Layers from the end, or all. Default: 4; lora: all.", WHAT),
     Flag(

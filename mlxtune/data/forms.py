@@ -5,6 +5,7 @@ Where the keys of several forms are there, the first in `FORMS` is meant. Keys t
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from mlxtune.data import marks, renames
@@ -51,11 +52,19 @@ Example = Chat | Completion | Text | Document
 
 
 class Row(NamedTuple):
-    """An example, the form it was written in, and where."""
+    """An example, the form it was written in, and where. rejected: the same with the worse answer, of a pair."""
 
     place: Place
     form: str
     example: Example
+    rejected: Example | None = None
+
+    @property
+    def answers(self) -> "tuple[Row, ...]":
+        """Itself or, of a pair, the chosen and the rejected answer each as a row."""
+        if self.rejected is None:
+            return (self,)
+        return (self._replace(rejected=None), self._replace(example=self.rejected, rejected=None))
 
 
 Keys = Mapping[str, Any]  # a row without the keys that hold null
@@ -74,13 +83,27 @@ def _conversation(row: Keys) -> Example:
     return _made(row, Said(), conversation(row["conversations"], "conversations"))
 
 
-def _preferred_turn(row: Keys) -> Example:
+def _preferred_turn(row: Keys, key: str = "chosen") -> Example:
     before = conversation(row["conversations"], "conversations")
-    return _made(row, Said(), before.then(_answer(row["chosen"], "chosen")))
+    return _made(row, before, _answer(row[key], key))
 
 
-def _preferred(row: Keys) -> Example:
-    return _completion(row, "chosen")
+def _preferred(row: Keys, key: str = "chosen") -> Example:
+    return _completion(row, key)
+
+
+def _preferred_alone(row: Keys, key: str = "chosen") -> Example:
+    """Two conversations that begin with the same turns, which are the prompt."""
+    whole, other = conversation(row[key], key), conversation(row[_OTHER[key]], _OTHER[key])
+    pairs = zip(whole.messages, other.messages, strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    if not 0 < shared < len(whole.messages):
+        found = "none" if not shared else "nothing after them"
+        raise BadRow(f"turns that `chosen` and `rejected` begin with, and then an answer under `{key}`", found)
+    return _made(row, Said(whole.messages[:shared]), Said(whole.messages[shared:]))
+
+
+_OTHER = {"chosen": "rejected", "rejected": "chosen"}
 
 
 def _completion(row: Keys, key: str = "completion") -> Example:
@@ -182,8 +205,13 @@ def _text(row: Keys) -> Example:
 class Form(NamedTuple):
     name: str
     needs: tuple[str, ...]
-    read: Callable[[Keys], Example]
+    read: Callable[..., Example]  # of the row's keys; of a pair, and the key of an answer
     may: tuple[str, ...]  # keys that it reads besides
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether it has two answers, of which one is better."""
+        return "rejected" in self.needs
 
     def reads(self, key: str) -> bool:
         return key in self.needs or key in self.may
@@ -193,12 +221,14 @@ FORMS = (
     Form("messages", ("messages",), _chat, EXTRAS),
     Form("preference", ("conversations", "chosen", "rejected"), _preferred_turn, EXTRAS),
     Form("preference", ("prompt", "chosen", "rejected"), _preferred, (*EXTRAS, "history")),
+    Form("preference", ("chosen", "rejected"), _preferred_alone, EXTRAS),
     Form("conversations", ("conversations",), _conversation, EXTRAS),
     Form("prompt/completion", ("prompt", "completion"), _completion, (*EXTRAS, "history")),
     Form("instruction/output", ("instruction", "output"), _instruction, (*EXTRAS, "history", "input", "context")),
     Form("text", ("text",), _text, (*marks.MARKS, *MEDIA)),
 )
 KNOWN = ", ".join("+".join(form.needs) for form in FORMS)
+PAIRS = ", ".join("+".join(form.needs) for form in FORMS if form.is_pair)
 
 
 class Read(NamedTuple):
@@ -210,15 +240,15 @@ class Read(NamedTuple):
     broken: tuple[BadData, ...]  # what ended the reading of a file before its end
 
 
-def rows(raws: Iterable[Raw | Fault], unread: Unread) -> Read:
-    """All rows. unread takes the text of the keys that no form reads."""
+def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False) -> Read:
+    """All rows. unread takes the text of the keys that no form reads. pairs: of both answers of preferences."""
     right: list[Row] = []
     wrong: list[Fault] = []
     marked: list[Refused] = []
     broken: list[BadData] = []
     try:
         for raw in raws:
-            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread)
+            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread, pairs)
             into: list[Any] = right if isinstance(made, Row) else wrong if isinstance(made, Fault) else marked
             into.append(made)
     except BadData as error:
@@ -226,21 +256,25 @@ def rows(raws: Iterable[Raw | Fault], unread: Unread) -> Read:
     return Read(tuple(right), tuple(wrong), tuple(marked), tuple(broken))
 
 
-def _row_or_fault(raw: Raw, unread: Unread) -> Row | Refused | Fault:
+def _row_or_fault(raw: Raw, unread: Unread, pairs: bool) -> Row | Refused | Fault:
     try:
-        return row(raw, unread)
+        return row(raw, unread, pairs=pairs)
     except BadRow as bad:
         return fault(raw.place, bad)
 
 
-def row(raw: Raw, unread: Unread) -> Row | Refused:
+def row(raw: Raw, unread: Unread, *, pairs: bool = False) -> Row | Refused:
     """The example that a raw row holds; a row that is marked as not to be trained is left out. Raises BadRow.
+
+    pairs: the row must have two answers, and both are read.
 
     >>> from pathlib import Path
     >>> row(Raw(Place(Path("a.jsonl"), 1), {"text": "Once", "id": 7}), Unread()).example
     Text(text='Once')
     """
     if isinstance(raw.value, Document):
+        if pairs:
+            raise BadRow(f"a row with two answers ({PAIRS})", "plain text")
         return Row(raw.place, "document", raw.value)
     if not isinstance(raw.value, dict):
         raise BadRow("a JSON object", shown(raw.value))
@@ -248,13 +282,15 @@ def row(raw: Raw, unread: Unread) -> Row | Refused:
     form = next((form for form in FORMS if all(key in given for key in form.needs)), None)
     if form is None:
         raise _unknown(raw.value)
+    if pairs and not form.is_pair:
+        raise BadRow(f"a row with two answers ({PAIRS})", f"one of the form {'+'.join(form.needs)}", kind=form.name)
     if not _MEDIA.isdisjoint(given) and (media := next((key for key in MEDIA if given.get(key)), None)):
         raise BadRow("rows of text alone", f"something under `{media}`")
     if not marks.is_trained(given, "the row"):
         return Refused(raw.place.short, "marked as not to be trained")
     if form.name != "text" and marks.is_bad_answer(given):
         return Refused(raw.place.short, "marked as a bad answer")
-    made = Row(raw.place, form.name, form.read(given))
+    made = Row(raw.place, form.name, form.read(given), form.read(given, "rejected") if pairs else None)
     for key, value in given.items():
         if not form.reads(key) or (key in marks.VERDICTS and marks.verdict(value, key) is None):
             unread.add(key, value)

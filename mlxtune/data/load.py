@@ -3,6 +3,7 @@ files, quickly; `prepare` tokenizes what was read; `load` is both."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from mlxtune.data import files, forms, notes, special
 from mlxtune.data.answers import Answers
@@ -11,7 +12,7 @@ from mlxtune.data.files import Split
 from mlxtune.data.forms import Row
 from mlxtune.data.rows import Tokenized, tokenize
 from mlxtune.data.settings import DataSettings
-from mlxtune.data.split import part
+from mlxtune.data.split import batched, part
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, Refused
 from mlxtune.data.unread import Unread
@@ -26,6 +27,7 @@ class Examples:
     refused: tuple[Refused, ...]
     unread: Unread  # text of the rows that no form reads
     beside: tuple[str, ...]  # names of data files or splits that are not read
+    pairs: bool = False  # each row is a pair of answers
 
 
 def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int, stops: Collection[int] = ()) -> Dataset:
@@ -36,21 +38,24 @@ def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int, stops: Coll
     return prepare(read(settings), settings, tokenizer, seed=seed, stops=stops)
 
 
-def read(settings: DataSettings) -> Examples:
-    """The rows of the files, without a tokenizer. Raises for all bad rows at once, unless they are skipped."""
+def read(settings: DataSettings, *, pairs: bool = False) -> Examples:
+    """The rows of the files, without a tokenizer. Raises for all bad rows at once, unless they are skipped.
+
+    pairs: both answers of preferences are read, and rows without are bad.
+    """
     sources, unread = files.read(settings.path), Unread()
     splits: dict[Split, tuple[Row, ...]] = {}
     faults: list[Fault] = []
     marked: list[Refused] = []
     broken: list[BadData] = []
     for split, raws in sources.splits.items():
-        found = forms.rows(raws, unread)
+        found = forms.rows(raws, unread, pairs=pairs)
         splits[split] = found.right
         faults += found.wrong
         marked += found.marked
         broken += found.broken
     refused = refuse_or_raise(faults, skip=settings.skip_bad_rows, broken=broken)
-    return Examples(splits, (*refused, *marked), unread, sources.unread)
+    return Examples(splits, (*refused, *marked), unread, sources.unread, pairs)
 
 
 def prepare(
@@ -77,13 +82,16 @@ def prepare(
     train, valid = made[0].rows, made[1].rows
     if not train:
         raise _nothing_left(examples, "train", made[0], refused, settings, context)
+    size = 2 if examples.pairs else 1
     if not given:
-        train, valid = part(train, share=settings.valid_share, seed=seed)
-    rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ())]
-    split = notes.split(len(train), len(valid), given=given, share=settings.valid_share, seed=seed)
+        parts = part(list(batched(train, size)), share=settings.valid_share, seed=seed)
+        train, valid = (tuple(chain.from_iterable(each)) for each in parts)
+    rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ()) if not examples.pairs]
+    counts = len(train) // size, len(valid) // size
+    split = notes.split(*counts, given=given, share=settings.valid_share, seed=seed)
     skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
     said = (*answers.said(), split, *notes.preference(rows), *skipped)
-    return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)))
+    return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)), rows_per_example=size)
 
 
 def load_for_eval(
@@ -135,7 +143,7 @@ def _refused(parts: Sequence[Tokenized], settings: DataSettings) -> tuple[Refuse
         refused += tuple(
             Refused(row.place.short, f"{row.needs:,} tokens, longer than {limit:,}") for row in made.too_long
         )
-        refused += tuple(Refused(place.short, notes.SILENT) for place in made.silent)
+        refused += made.idle
     return refused
 
 

@@ -8,6 +8,7 @@ from mlxtune.data.types import Refused
 from mlxtune.format import shown
 
 SILENT = "no token of it carries loss"
+EQUAL = "both answers have the same tokens"
 UNREAD = "Not read in the rows:"
 UNWRITTEN = "The chat template leaves out, of messages:"
 LISTED = 5  # names of files

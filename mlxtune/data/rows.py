@@ -1,22 +1,26 @@
 """Examples -> rows of tokens that fit the sequence length, and what is refused on the way."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from mlxtune.data import notes
 from mlxtune.data.answers import Answers
 from mlxtune.data.faults import BadRow, Fault, Place, fault
 from mlxtune.data.forms import Chat, Row, Text
 from mlxtune.data.readers.raw import Document
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.special import Special
+from mlxtune.data.split import batched
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.tokens import Marked, Tokens, encode, marked
-from mlxtune.data.types import TokenRow
+from mlxtune.data.types import Refused, TokenRow
 from mlxtune.data.unread import Unread, texts
 from mlxtune.errors import BadData, BadSetting
 from mlxtune.format import counted
+
+T = TypeVar("T")
 
 _WRITTEN = {"role", "content", "tool_calls", "tool_call_id", "id"}  # checked elsewhere, or names and no text
 _CHUNK = 1024  # rows that are encoded together: enough for the tokenizer's threads, little memory
@@ -30,12 +34,15 @@ class TooLong(NamedTuple):
 
 
 class Tokenized(NamedTuple):
-    """What became of the rows of one split, each in the order of the files."""
+    """What became of the rows of one split, each in the order of the files. The rows of a pair are side by side."""
 
     rows: tuple[TokenRow, ...]
     too_long: tuple[TooLong, ...]
-    silent: tuple[Place, ...]  # no token carries loss
+    idle: tuple[Refused, ...]  # nothing is learnt from them
     faults: tuple[Fault, ...]  # that the chat template or the tokenizer cannot take
+
+
+Verdict = TokenRow | TooLong | Refused | Fault
 
 
 def tokenize(
@@ -46,21 +53,43 @@ def tokenize(
     unwritten takes what the chat template leaves out of messages, such as reasoning; answers how they end.
     """
     _check_settings(rows, settings, tokenizer)
-    kept: list[TokenRow] = []
-    too_long: list[TooLong] = []
-    silent: list[Place] = []
-    faults: list[Fault] = []
-    for place, made in _encoded(rows, settings, tokenizer, unwritten, answers):
-        if isinstance(made, BadRow):
-            faults.append(fault(place, made))
-        elif not made.supervised.any():
-            silent.append(place)
-        elif (needs := int(np.flatnonzero(made.supervised)[-1]) + 1) > settings.longest:
-            too_long.append(TooLong(place, needs))
-        else:
-            limit = settings.longest  # what lies beyond carries no loss
-            kept.append(TokenRow(made.tokens[:limit], made.supervised[:limit], place.short))
-    return Tokenized(tuple(kept), tuple(too_long), tuple(silent), tuple(faults))
+    size = 2 if rows and rows[0].rejected is not None else 1
+    single = [answer for row in rows for answer in row.answers]
+    verdicts = [_verdict(*each, settings.longest) for each in _encoded(single, settings, tokenizer, unwritten, answers)]
+    ends: list[Verdict] = []
+    for group in batched(verdicts, size):
+        ends += _of_pair(*group) if size == 2 else group
+
+    def of(kind: type[T]) -> tuple[T, ...]:
+        return tuple(each for each in ends if isinstance(each, kind))
+
+    return Tokenized(of(TokenRow), of(TooLong), of(Refused), of(Fault))
+
+
+def _verdict(place: Place, made: Tokens | BadRow, longest: int) -> Verdict:
+    """What becomes of a row by itself."""
+    if isinstance(made, BadRow):
+        return fault(place, made)
+    if not made.supervised.any():
+        return Refused(place.short, notes.SILENT)
+    needs = int(np.flatnonzero(made.supervised)[-1]) + 1
+    if needs > longest:
+        return TooLong(place, needs)
+    return TokenRow(made.tokens[:longest], made.supervised[:longest], place.short)  # what lies beyond carries no loss
+
+
+def _of_pair(chosen: Verdict, rejected: Verdict) -> Sequence[Verdict]:
+    """Both rows, or why the pair cannot train."""
+    ends = [each for each in (chosen, rejected) if not isinstance(each, TokenRow)]
+    if long := [each for each in ends if isinstance(each, TooLong)]:
+        return [max(long, key=lambda each: each.needs)]
+    if ends:
+        return ends[:1]
+    assert isinstance(chosen, TokenRow)
+    assert isinstance(rejected, TokenRow)
+    if np.array_equal(chosen.tokens, rejected.tokens):
+        return [Refused(chosen.source, notes.EQUAL)]
+    return [chosen, rejected]
 
 
 def _check_settings(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer) -> None:

@@ -10,6 +10,15 @@ T = TypeVar("T")
 _STREAM = 0x5711  # apart from the streams of the epochs' orders, which are keyed by (seed, epoch)
 
 
+def batched(rows: Sequence[T], size: int) -> list[Sequence[T]]:
+    """The rows in groups of `size`, in their order.
+
+    >>> batched("abcd", 2)
+    ['ab', 'cd']
+    """
+    return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
+
+
 def part(rows: Sequence[T], *, share: float, seed: int) -> tuple[tuple[T, ...], tuple[T, ...]]:
     """The rows to train on and the rows held out, both in their order: the share, rounded, but at least one of each.
 

@@ -35,6 +35,7 @@ class Dataset:
     refused: tuple[Refused, ...]
     notes: tuple[str, ...]
     split: str = ""  # that the rows of `valid` are from, where they are all that is asked for
+    rows_per_example: int = 1  # that lie side by side: of a pair, the chosen answer and then the rejected one
 
 
 class Batch(NamedTuple):
@@ -49,3 +50,8 @@ class Batch(NamedTuple):
     def n_supervised(self) -> int:
         """How many tokens carry loss."""
         return int(self.supervised_BT.sum())
+
+    @property
+    def supervised_rows(self) -> NDArray[np.int32]:
+        """The place in the batch of each supervised token's row, row after row, (N,)."""
+        return np.repeat(np.arange(len(self.rows), dtype=np.int32), self.supervised_BT.sum(1))

@@ -45,7 +45,7 @@ class PlannedRows:
 
     def __init__(self, recipe: Recipe, config: ModelConfig) -> None:
         self.settings, self.seed, self.context = recipe.data, recipe.train.seed, context(config)
-        self.examples = data.read(recipe.data)
+        self.examples = data.read(recipe.data, pairs=recipe.objective.rows_per_example > 1)
         folder = hub.small(recipe.model.name, recipe.model.revision)
         self.tokenizer = tokenizer.load(folder)
         self.stops = stopping.ids(folder, self.tokenizer)

@@ -39,8 +39,8 @@ def feed_of(recipe: Recipe, dataset: Dataset, selection: Selection, n_layers: in
     Packed is what is likely; whether it is so is known when the learner is prepared.
     """
     train, cost = recipe.train, validating.cost(selection, n_layers)
-    rows = (dataset.train, dataset.valid)
-    feed = Feed(*rows, train.batch_size, train.grad_accum, train.seed, packed=True, eval_cost=cost)
+    rows, sizes = (dataset.train, dataset.valid), (train.batch_size, train.grad_accum)
+    feed = Feed(*rows, *sizes, train.seed, packed=True, eval_cost=cost, rows_per_example=dataset.rows_per_example)
     return affordable(train, feed)
 
 
@@ -94,7 +94,7 @@ def _needs_validation(key: str, value: int) -> BadSetting:
 
 def row_passes(feed: Feed, paces: Pace) -> int:
     """How many rows a run reads, each time counted."""
-    passes = paces.total * feed.batch_size * feed.grad_accum
+    passes = paces.total * feed.batch_size * feed.grad_accum * feed.rows_per_example
     return passes + (1 + paces.total // paces.eval_every) * len(feed.valid)
 
 

@@ -19,6 +19,8 @@ from mlxtune.engine import TrainSettings
 from mlxtune.errors import BadSetting, MlxtuneError, raise_all
 from mlxtune.format import shown
 from mlxtune.models.settings import ModelSettings
+from mlxtune.objectives.choose import Objective
+from mlxtune.objectives.sft import Sft
 from mlxtune.optim.adamw import AdamW
 from mlxtune.optim.schedule import Constant, Schedule, check_length
 from mlxtune.settings import section
@@ -42,6 +44,7 @@ class RunSettings:
 class Recipe:
     model: ModelSettings = Field(default_factory=ModelSettings)
     data: DataSettings = Field(default_factory=DataSettings)
+    objective: Objective = Field(default_factory=Sft)
     strategy: Strategy = Field(default_factory=LastN)
     optimizer: AdamW = Field(default_factory=AdamW)
     schedule: Schedule = Field(default_factory=Constant)
@@ -64,6 +67,8 @@ class Recipe:
             _idle("optimizer.decay_norms_and_biases", "true", why)
         if backend.name == "numpy" and not backend.system_blas:
             _idle("backend.system_blas", "false", "with backend numpy, which has the BLAS that NumPy was built with")
+        if self.objective.rows_per_example > 1 and self.data.loss_on != "auto":
+            _idle("data.loss_on", self.data.loss_on, "with pairs of answers: what is before the answers cancels out")
         if optimizer.low_precision is not None and backend.precision == "fp32":
             _idle("optimizer.low_precision", optimizer.low_precision, "with precision fp32, which rounds nothing")
 
@@ -76,6 +81,7 @@ def _idle(key: str, value: str, why: str) -> NoReturn:
 SECTIONS: dict[str, tuple[type, ...]] = {
     "model": (ModelSettings,),
     "data": (DataSettings,),
+    "objective": get_args(Objective),
     "strategy": get_args(Strategy),
     "optimizer": (AdamW,),
     "schedule": get_args(Schedule),

@@ -79,6 +79,7 @@ def _pairs(tally: Tally) -> list[Pair]:
         ("cache", Text(size(memory.cache_memory_bytes if memory else math.nan))),
         ("checkpoint", Text(count(tally.checkpoint.step) if tally.checkpoint else words.UNKNOWN)),
     ]
+    said += [(name.replace("_", " "), Text(decimals(value))) for name, value in (step.metrics if step else {}).items()]
     return said + ([("overflowed", Text(f"{count(tally.skipped)} steps", style=WARN))] if tally.skipped else [])
 
 

@@ -23,7 +23,7 @@ from mlxtune.events import Checkpoint, End, Eval, Event, Memory, Notice, Start, 
 from mlxtune.storage.documents import parse_object
 from mlxtune.storage.files import write_file
 
-CHECKSUM = "crc32"
+CHECKSUM, METRICS = "crc32", "metrics"
 _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\n$')
 _KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Start, Step, Eval, Checkpoint, Notice, End)}
 
@@ -139,8 +139,17 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 def _load(found: Mapping[str, Any]) -> Event:
     kind = _KINDS[found["event"]]
-    named = (field for field in fields(kind) if field.type is Memory or field.name in found)
-    return kind(**{field.name: _value(field.name, field.type, found) for field in named})
+    named = [field for field in fields(kind) if field.type is Memory or field.name in found]
+    values = {field.name: _value(field.name, field.type, found) for field in named}
+    if any(field.name == METRICS for field in fields(kind)):
+        values[METRICS] = _metrics(kind, found)
+    return kind(**values)
+
+
+def _metrics(kind: type[Event], found: Mapping[str, Any]) -> dict[str, float]:
+    """What the objective gave: the keys of a line that are no fields of its event."""
+    known = {"event", CHECKSUM, *(field.name for each in (kind, Memory) for field in fields(each))}
+    return {name: _value(name, float, found) for name in found if name not in known}
 
 
 def _value(name: str, declared: Any, found: Mapping[str, Any]) -> Any:

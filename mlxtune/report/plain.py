@@ -111,9 +111,12 @@ def step_line(step: Step, tally: Tally) -> str:
         "cache": size(memory.cache_memory_bytes),
         "left": duration(tally.seconds_left),
     } | ({"skipped": "overflow"} if step.skipped else {})
+    pairs |= {name: decimals(value) for name, value in step.metrics.items()}
     return " ".join(f"{name} {value.replace(' ', '')}" for name, value in pairs.items())
 
 
 def eval_line(event: Eval) -> str:
+    perplexity = "" if event.perplexity is None else f" perplexity {event.perplexity:.2f}"
+    metrics = "".join(f" {name} {decimals(value)}" for name, value in event.metrics.items())
     best = " best" if event.best else ""
-    return f"eval {event.step} loss {decimals(event.loss)} perplexity {event.perplexity:.2f} rows {event.rows}{best}"
+    return f"eval {event.step} loss {decimals(event.loss)}{perplexity} rows {event.rows}{metrics}{best}"

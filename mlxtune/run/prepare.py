@@ -29,7 +29,6 @@ from mlxtune.models.fingerprint import fingerprint as model_fingerprint
 from mlxtune.planning import shape as run_shape
 from mlxtune.recipe.recipe import Recipe
 from mlxtune.strategies.size import Sizes, sizes
-from mlxtune.validating import spaced
 
 
 class Prepared(NamedTuple):
@@ -61,7 +60,7 @@ class Prepared(NamedTuple):
 def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     """Find the model, read the data, choose what trains. Raises MlxtuneError; reads headers, never weights."""
     tell(Preparing("reading the rows"))
-    examples = data.read(recipe.data)
+    examples = data.read(recipe.data, pairs=recipe.objective.rows_per_example > 1)
     tell(Preparing(f"looking for {recipe.model.name or 'the built-in model'}"))
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     config = model_config.read(folder)
@@ -101,10 +100,10 @@ def settled(prepared: Prepared, *, packed: bool, valid_rows: int) -> Prepared:
     that way.
     """
     guard, feed, learner = prepared.guard, prepared.feed, prepared.learner
-    found = (guard.setup.packs, guard.setup.keeps_prefix, feed.packed, len(feed.valid))
+    found = (guard.setup.packs, guard.setup.keeps_prefix, feed.packed, feed.n_valid)
     if found == (learner.packs_rows, learner.keeps_prefix, packed, valid_rows):
         return prepared
-    feed = feed._replace(packed=packed, valid=spaced(prepared.dataset.valid, valid_rows))
+    feed = feed._replace(packed=packed, valid=prepared.dataset.valid).validating(valid_rows)
     paces = pace(prepared.recipe.train, feed)
     setup = guard.setup._replace(packs=learner.packs_rows, keeps_prefix=learner.keeps_prefix)
     plan, guard = _memory(setup, feed, paces, guard.limit_bytes, guard.factor, guard.kept_tokens)
@@ -177,6 +176,7 @@ def _job(recipe: Recipe, folder: Path) -> Job:
         recipe.optimizer,
         train.clip_norm,
         train.seed,
+        recipe.objective,
         backend.prefix_cache,
         backend.grad_checkpoint,
         train.batch_size,
@@ -211,8 +211,8 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         gradient_bytes=size.gradient_bytes,
         optimizer_bytes=size.optimizer_bytes,
         full_bytes=size.full_bytes,
-        train_rows=len(prepared.dataset.train),
-        valid_rows=len(prepared.feed.valid),
+        train_rows=prepared.feed.n_train,
+        valid_rows=prepared.feed.n_valid,
         skipped_rows=len(prepared.dataset.refused),
         steps=prepared.pace.total,
         first_step=progress.step + 1,
@@ -230,7 +230,8 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
 
 def _spared(prepared: Prepared) -> tuple[str, ...]:
     """A note where not all validation rows are used."""
-    used, there = len(prepared.feed.valid), len(prepared.dataset.valid)
+    size = prepared.feed.rows_per_example
+    used, there = prepared.feed.n_valid, len(prepared.dataset.valid) // size
     if used == there:
         return ()
     share = f"{validating.SHARE:.0%} of the time"

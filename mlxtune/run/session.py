@@ -119,7 +119,7 @@ class _Session:
         found, goes_on = self.saving.recover(), run_identity.is_run(self.folder)
         self.tell(Preparing("loading the model"))
         self.learner.prepare(self.tell)
-        self.progress.packed, self.progress.valid_rows = self.learner.packs_rows, len(self.prepared.feed.valid)
+        self.progress.packed, self.progress.valid_rows = self.learner.packs_rows, self.prepared.feed.n_valid
         if found:
             self._restore(found)
         elif goes_on:

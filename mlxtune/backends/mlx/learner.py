@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
+from numpy.typing import NDArray
 
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
@@ -28,9 +30,11 @@ from mlxtune.backends.mlx.prefix.prefix import Kept, Prefix
 from mlxtune.backends.mlx.update import parameters, tensors
 from mlxtune.backends.mlx.update.finite import Watch
 from mlxtune.backends.mlx.update.parameters import Arrays, Rule, Trained
+from mlxtune.backends.references import References
 from mlxtune.backends.row_file import drop_older
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory, Notice
+from mlxtune.objectives.base import Found, Targets
 from mlxtune.optim import adamw, clip
 from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import select
@@ -58,6 +62,8 @@ class MlxLearner:
         self.precision, self.device, self.notes = job.precision, device.name(), (*notes, *corrected(self.model))
         self.memory_limit_bytes = device.memory_limit_bytes()
         self.checked = RowsToCheck(some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0]), ())
+        self.work: Work | None = None
+        self.references: References | None = None
         self.keeping: Keeping | None = None
         self.keeps_prefix, self.packs_rows = False, True
         self.on_gpu, self.limits = not device.is_processor(), device.Limits()
@@ -66,7 +72,7 @@ class MlxLearner:
 
     def plan(self, work: Work) -> None:
         """Decide whether the frozen layers' output is kept. Raises BadSetting for a disk that cannot hold it."""
-        self.checked = RowsToCheck.of(work.largest, work.evaluated)
+        self.work, self.checked = work, RowsToCheck.of(work.largest, work.evaluated)
         width = self.anatomy.parameters[self.anatomy.embedding].shape[1]
         dtype = PRECISIONS[self.precision]
         found = keeping.decide(self.job, work, self.selection.first_layer, width, dtype)
@@ -101,6 +107,20 @@ class MlxLearner:
         trains = self.network.take({name: every[name] for name in self.names})
         del every
         self.trained = parameters.begin(trains, self.job.optimizer)
+        if self.job.objective.needs_reference:
+            self._compare_with_the_start(tell)
+
+    def _compare_with_the_start(self, tell: Callable[[Event], None]) -> None:
+        """Take what the untrained model makes of every row, before anything is trained or restored."""
+        assert self.work is not None
+        self.references = References(self.work.rows)
+        file = keeping.references_file(self.job, self.work, self.references, f"{self.precision}, {self.network.words}")
+        self.model.eval()
+
+        def compute(batch: Batch) -> NDArray[Any]:
+            return np.array(self.network.log_probabilities(batch, self.trained.weights))
+
+        self.references.find_or_make(file, self.work.batch_tokens, compute, tell)
 
     def _keep(self, keeping: Keeping, prefix: Prefix, weights: Unread, tell: Callable[[Event], None]) -> None:
         """Make or find what is kept; where it cannot be written, each step computes it."""
@@ -133,47 +153,53 @@ class MlxLearner:
 
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
-        n_tokens = sum(batch.n_supervised for batch in batches)
+        count = sum(self.job.objective.count(len(batch.rows), batch.n_supervised) for batch in batches)
         rounding_key = mx.random.key(2 * (self.job.seed * STREAMS_PER_SEED + self.steps) + 1)
         self.model.train()
         scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
         rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
-        loss, norm, after = self._updated(batches, self.scale.value / n_tokens, rule)
+        found, norm, after = self._updated(batches, self.scale.value / count, rule)
         self._set(after)
         watch = Watch(after)
-        mx.eval(loss, norm, *after.arrays(), *watch.arrays())
-        return self._result(LossSum(_number(loss), n_tokens), _number(norm), watch.not_finite())
+        mx.eval(*found.arrays(), norm, *after.arrays(), *watch.arrays())
+        return self._result(_sums(found, count), _number(norm), watch.not_finite())
 
-    def _updated(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[mx.array, mx.array, Trained]:
+    def _updated(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[Found, mx.array, Trained]:
         """All gradients, their norm, then all updates."""
-        loss, gradients = self.gradients(batches, scale)
+        found, gradients = self.gradients(batches, scale)
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
         factor = clip.clip_factor(mx, norm, self.job.clip_norm) / self.scale.value
         after = parameters.stepped(self.trained, gradients, factor, rule)
         if self.precision == "fp16":
             after = parameters.where(mx.isfinite(norm), after, self.trained)
-        return loss, norm, after
+        return found, norm, after
 
-    def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[mx.array, Arrays]:
-        """The summed loss, and the gradient of `scale` times that sum, over the micro-batches.
+    def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[Found, Arrays]:
+        """What the objective makes of the micro-batches, and the gradient of `scale` times its summed loss.
 
         A micro-batch starts when the loss and the gradients of those before it are done, so that the activations of
         one at a time are held: MLX orders the graph from its outputs and would run all forward passes first, and
         without the loss among them it would keep the logits of every micro-batch until the end.
         """
-        lora.seed_dropout(self.job.seed, self.steps, 0)
-        loss, gradients = self._loss_and_gradients(batches[0], scale, after=())
+        found, gradients = self._found_and_gradients(batches[0], 0, scale)
         for number, batch in enumerate(batches[1:], start=1):
-            lora.seed_dropout(self.job.seed, self.steps, number)
             gradients = {name: gradient.astype(mx.float32) for name, gradient in gradients.items()}
-            more_loss, more = self._loss_and_gradients(batch, scale, after=(loss, *gradients.values()))
-            loss = loss + more_loss
-            gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
-        return loss, gradients
+            more, those = self._found_and_gradients(batch, number, scale, (*found.arrays(), *gradients.values()))
+            found = found.plus(more)
+            gradients = {name: gradient + those[name] for name, gradient in gradients.items()}
+        return found, gradients
 
-    def _loss_and_gradients(self, batch: Batch, scale: float, after: tuple[mx.array, ...]) -> tuple[mx.array, Arrays]:
-        layout, hidden = self.network.inputs(batch, after)
-        return self.network.loss_and_gradients(layout, hidden, self.trained.weights, scale)
+    def _found_and_gradients(
+        self, batch: Batch, number: int, scale: float, after: tuple[mx.array, ...] = ()
+    ) -> tuple[Found, Arrays]:
+        lora.seed_dropout(self.job.seed, self.steps, number)
+        return self.network.found_and_gradients(batch, self.trained.weights, self._judging(batch), scale, after)
+
+    def _judging(self, batch: Batch) -> Callable[[mx.array], Found]:
+        """The objective as a function of a batch's log-probabilities."""
+        reference = None if self.references is None else mx.array(self.references.of(batch))
+        targets = Targets(mx.array(batch.supervised_rows), len(batch.rows), reference)
+        return lambda logps_N: self.job.objective.loss(mx, logps_N, targets)
 
     def _set(self, trained: Trained) -> None:
         self.trained = trained
@@ -190,7 +216,9 @@ class MlxLearner:
     def evaluate(self, batch: Batch) -> LossSum:
         """The loss with dropout off; changes nothing."""
         self.model.eval()
-        return LossSum(_number(self.network.evaluate(batch, self.trained.weights)), batch.n_supervised)
+        found = self._judging(batch)(self.network.log_probabilities(batch, self.trained.weights))
+        mx.eval(*found.arrays())
+        return _sums(found, self.job.objective.count(len(batch.rows), batch.n_supervised))
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
@@ -228,6 +256,11 @@ class MlxLearner:
     def close(self) -> None:
         """MLX's limits as they were."""
         self.limits.restore()
+
+
+def _sums(found: Found, count: int) -> LossSum:
+    metrics = {name: _number(array) for name, array in found.metrics.items()}
+    return LossSum(_number(found.loss_sum), count, metrics)
 
 
 def _load(path: Path) -> dict[str, mx.array]:

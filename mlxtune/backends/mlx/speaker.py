@@ -38,7 +38,7 @@ class MlxSpeaker:
     def evaluate(self, batch: Batch) -> LossSum:
         """The summed loss of a batch."""
         forward = Forward(self.model, 0, WHOLE)
-        loss = forward.loss(forward.lay_out(batch), None)
+        loss = -mx.sum(forward.log_probabilities(forward.lay_out(batch), None))
         return LossSum(float(loss.item()), batch.n_supervised)  # type: ignore[arg-type]  # a real scalar
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:

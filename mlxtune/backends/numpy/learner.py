@@ -16,17 +16,20 @@ from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
 from mlxtune.backends.numpy import config, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace, is_finite
 from mlxtune.backends.numpy.dropout import Dropout
+from mlxtune.backends.numpy.kernels.cross_entropy import Worth
 from mlxtune.backends.numpy.layout import Layout
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.prefix import Prefix
 from mlxtune.backends.numpy.update import Noise, State, update
 from mlxtune.backends.numpy.weights import Sources
+from mlxtune.backends.references import References
 from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
 from mlxtune.models.shapes import EMBEDDING, HEAD
 from mlxtune.models.shapes import shapes as base_shapes
 from mlxtune.models.weights import header
+from mlxtune.objectives.base import Found, Targets
 from mlxtune.optim import adamw, clip
 from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import select
@@ -52,14 +55,17 @@ class NumpyLearner:
         self.notes = (*notes, *_conversion(self.sources, job.precision))
         self.precision, self.device = job.precision, device.name()
         self.memory_limit_bytes = device.memory_bytes()
+        self.work: Work | None = None
+        self.references: References | None = None
         self.is_prepared = False
         self.steps, self.updates = 0, 0
         self.scale = loss_scale.LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
 
     def plan(self, work: Work) -> None:
         """Nothing to decide: the frozen layers' output is kept row by row, in memory."""
+        self.work = work
 
-    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:  # noqa: ARG002 - nothing here takes long
+    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
         """Read the weights, add what the Selection adds, make the optimizer's state."""
         self.layout = self._layout()
         buffer = np.zeros(self.layout.size, np.float32)
@@ -81,6 +87,10 @@ class NumpyLearner:
         n_threads = device.row_threads(self.job.batch_rows, self.job.prefix_cache)
         self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes, n_threads)
         self.peak_bytes, self.is_prepared = 0, True
+        if self.job.objective.needs_reference:
+            assert self.work is not None
+            self.references = References(self.work.rows)
+            self.references.find_or_make(None, self.work.batch_tokens, self._log_probabilities, tell)
 
     def _layout(self) -> Layout:
         adapters = layout.adapter_shapes(self.selection.adapters)
@@ -104,8 +114,8 @@ class NumpyLearner:
     @np.errstate(all="ignore")  # what is not finite is looked for here, and told by the engine
     def step(self, batches: Sequence[Batch], learning_rate: float) -> StepResult:
         """One optimizer step on the micro-batches, as if they were one batch."""
-        n_tokens = sum(batch.n_supervised for batch in batches)
-        loss, gradient = self.gradients(batches, 1 / n_tokens)
+        count = sum(self.job.objective.count(len(batch.rows), batch.n_supervised) for batch in batches)
+        found, gradient = self.gradients(batches, 1 / count)
         norm = math.sqrt(_square_sum(gradient))
         not_finite: tuple[str, ...] = ()
         if math.isfinite(norm):
@@ -114,24 +124,36 @@ class NumpyLearner:
                 not_finite = self._not_finite()
         self._note_peak()
         self.steps += 1
-        return StepResult(LossSum(loss, n_tokens), norm, skipped=False, not_finite=not_finite)
+        return StepResult(_sums(found, count), norm, skipped=False, not_finite=not_finite)
 
-    def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[float, Array]:
-        """The summed loss, and the flat gradient of `scale` times that sum, over the micro-batches."""
-        loss = self._loss_and_gradient(batches[0], 0, scale)
+    def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[Found, Array]:
+        """What the objective makes of the micro-batches, and the flat gradient of `scale` times its summed loss."""
+        found = self._found_and_gradient(batches[0], 0, scale)
         if len(batches) == 1:
-            return loss, self.gradient.buffer
+            return found, self.gradient.buffer
         if self.gradient_sum is None:
             self.gradient_sum = np.empty_like(self.gradient.buffer)
         self.gradient_sum[...] = self.gradient.buffer
         for number, batch in enumerate(batches[1:], start=1):
-            loss += self._loss_and_gradient(batch, number, scale)
+            found = found.plus(self._found_and_gradient(batch, number, scale))
             self.gradient_sum += self.gradient.buffer
-        return loss, self.gradient_sum
+        return found, self.gradient_sum
 
-    def _loss_and_gradient(self, batch: Batch, number: int, scale: float) -> float:
+    def _found_and_gradient(self, batch: Batch, number: int, scale: float) -> Found:
         rows, dropout = pack(batch), Dropout(self.job.seed, self.steps, number)
-        return self.model.loss_and_gradients(rows, self.prefix.hidden(rows), self.prefix.first, scale, dropout)
+        objective, targets = self.job.objective, self._targets(batch)
+
+        def slopes(logps: Array, tokens: slice) -> Array:
+            some = targets._replace(rows_N=targets.rows_N[tokens])
+            return np.asarray(scale * objective.slopes(np, logps, some), logps.dtype)
+
+        worth, hidden = Worth(slopes, objective.is_pointwise), self.prefix.hidden(rows)
+        logps_S = self.model.log_probabilities_and_gradients(rows, hidden, self.prefix.first, worth, dropout)
+        return objective.loss(np, logps_S.astype(np.float64), targets)
+
+    def _targets(self, batch: Batch) -> Targets:
+        reference = None if self.references is None else self.references.of(batch)
+        return Targets(batch.supervised_rows, len(batch.rows), reference)
 
     def _update(self, gradient: Array, factor: float, learning_rate: float) -> bool:
         """Whether everything is finite after it."""
@@ -164,10 +186,15 @@ class NumpyLearner:
     @np.errstate(all="ignore")
     def evaluate(self, batch: Batch) -> LossSum:
         """The loss with dropout off; changes nothing."""
+        logps_S = self._log_probabilities(batch).astype(np.float64)
+        found = self.job.objective.loss(np, logps_S, self._targets(batch))
+        return _sums(found, self.job.objective.count(len(batch.rows), batch.n_supervised))
+
+    def _log_probabilities(self, batch: Batch) -> Array:
         rows = pack(batch)
-        loss = self.model.loss(rows, self.prefix.hidden(rows), self.prefix.first)
+        logps_S = self.model.log_probabilities(rows, self.prefix.hidden(rows), self.prefix.first)
         self._note_peak()
-        return LossSum(loss, batch.n_supervised)
+        return logps_S
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
@@ -231,6 +258,10 @@ class NumpyLearner:
     @property
     def _working_bytes(self) -> int:
         return self.model.ws.bytes + self.prefix.working_bytes
+
+
+def _sums(found: Found, count: int) -> LossSum:
+    return LossSum(float(found.loss_sum), count, {name: float(value) for name, value in found.metrics.items()})
 
 
 def _conversion(sources: Sources, precision: str) -> tuple[str, ...]:

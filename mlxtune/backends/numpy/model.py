@@ -17,6 +17,7 @@ from mlxtune.backends.numpy.cache import Cache
 from mlxtune.backends.numpy.config import Decoder
 from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels import cross_entropy
+from mlxtune.backends.numpy.kernels.cross_entropy import Worth
 from mlxtune.backends.numpy.kernels.linear import Linear, LowRank
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
 from mlxtune.backends.numpy.layer import Band, Kept, Layer, Norm, Pass
@@ -62,21 +63,21 @@ class Model:
             hidden, _ = layers.forward(self.layers[number], hidden, p, f"passing{number % 2}.", keep=False, cache=cache)
         return hidden
 
-    def loss(self, rows: Packed, hidden: Array, first: int) -> float:
-        """The summed loss of the supervised tokens, from the hidden states before layer `first`."""
+    def log_probabilities(self, rows: Packed, hidden: Array, first: int) -> Array:
+        """Of the supervised tokens, (S,), from the hidden states before layer `first`."""
         hidden = self.run(hidden, self.passing(rows.lengths), first, len(self.layers))
         hidden_SD = hidden[rows.chosen_S]
         normed_SD = self.ws("final", *hidden_SD.shape)
         rms_norm(hidden_SD, self.final_norm.weight, self.decoder.epsilon, normed_SD)
-        return cross_entropy.loss_sum(normed_SD, self.head, rows.targets_S, self.ws)
+        return cross_entropy.log_probabilities(normed_SD, self.head, rows.targets_S, self.ws)
 
-    def loss_and_gradients(
-        self, rows: Packed, hidden: Array, first: int, scale: float, dropout: Dropout | None
-    ) -> float:
-        """The summed loss; writes the gradients of `scale` times it. hidden: before layer `first`, which trains."""
+    def log_probabilities_and_gradients(
+        self, rows: Packed, hidden: Array, first: int, worth: Worth, dropout: Dropout | None
+    ) -> Array:
+        """(S,); writes the gradients of what they are worth. hidden: before layer `first`, which trains."""
         p = self.passing(rows.lengths, dropout)
         hidden, kept = self._forward(hidden, p, first)
-        loss, gradient = self._head(hidden, rows, scale)
+        logps_S, gradient = self._head(hidden, rows, worth)
         embedding_trains = self.embedding_gradient is not None
         for number in reversed(range(first, len(self.layers))):
             of_layer = kept.pop()
@@ -85,7 +86,7 @@ class Model:
             layers.backward(self.layers[number], gradient, of_layer, p, through=embedding_trains or number > first)
         if self.embedding_gradient is not None:
             self._add_to_embedding(self.embedding_gradient, rows.tokens_N, gradient)
-        return loss
+        return logps_S
 
     def _forward(self, hidden: Array, p: Pass, first: int) -> tuple[Array, list[Kept | Array]]:
         """The last layer's output; what each layer keeps or, where its inside is computed again, its input alone.
@@ -108,14 +109,14 @@ class Model:
             of_token = embedding_gradient[token]  # a view: added to by its index, it would be written once more
             of_token += row
 
-    def _head(self, hidden: Array, rows: Packed, scale: float) -> tuple[float, Array]:
-        """The loss, and the gradient of the last layer's output, at all tokens."""
+    def _head(self, hidden: Array, rows: Packed, worth: Worth) -> tuple[Array, Array]:
+        """Log-probabilities, (S,), and the gradient of the last layer's output, at all tokens."""
         out = self.ws("chosen", len(rows.chosen_S), hidden.shape[1])
         hidden_SD = np.take(hidden, rows.chosen_S, axis=0, out=out, mode="clip")
         normed_SD = self.ws("final", *hidden_SD.shape)
         scale_S = rms_norm(hidden_SD, self.final_norm.weight, self.decoder.epsilon, normed_SD)
-        loss, gradient_SD = cross_entropy.loss_sum_and_gradients(
-            normed_SD, self.head, rows.targets_S, scale, self.head_gradient, self.ws
+        logps_S, gradient_SD = cross_entropy.log_probabilities_and_gradients(
+            normed_SD, self.head, rows.targets_S, worth, self.head_gradient, self.ws
         )
         rms_norm_backward(
             gradient_SD, hidden_SD, scale_S, self.final_norm.weight, self.final_norm.gradient, spare_ND=normed_SD
@@ -123,7 +124,7 @@ class Model:
         gradient = self.ws("gradient", *hidden.shape)
         gradient[...] = 0.0
         gradient[rows.chosen_S] = gradient_SD
-        return loss, gradient
+        return logps_S, gradient
 
     def next_logits(self, tokens: Sequence[int], caches: Sequence[Cache]) -> Array:
         """Logits of the token that follows those in the caches and then `tokens`, (V,); the caches grow by `tokens`."""

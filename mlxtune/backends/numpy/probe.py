@@ -5,7 +5,7 @@ import numpy as np
 from mlxtune.backends import probe
 from mlxtune.backends.numpy import device
 from mlxtune.backends.numpy.arrays import Workspace
-from mlxtune.backends.numpy.kernels.cross_entropy import loss_sum_and_gradients
+from mlxtune.backends.numpy.kernels.cross_entropy import Worth, log_probabilities_and_gradients
 
 
 def measure() -> probe.Probe:
@@ -24,5 +24,6 @@ def _product() -> probe.Multiply:
 def _gradient() -> probe.Matrix:
     hidden_ND, head_VD = np.array(probe.HIDDEN_ND, np.float32), np.array(probe.HEAD_VD, np.float32)
     found_VD = np.empty_like(head_VD)
-    loss_sum_and_gradients(hidden_ND, head_VD, np.array(probe.TARGETS_N), 1.0, found_VD, Workspace())
+    worth = Worth(lambda logps_N, _: -np.ones_like(logps_N), is_pointwise=True)
+    log_probabilities_and_gradients(hidden_ND, head_VD, np.array(probe.TARGETS_N), worth, found_VD, Workspace())
     return [list(map(float, row)) for row in found_VD]

@@ -43,7 +43,8 @@ class NumpySpeaker:
         """The summed loss of a batch."""
         rows = pack(batch)
         hidden = self.model.embed(rows.tokens_N, self.model.ws)
-        return LossSum(self.model.loss(rows, hidden, 0), batch.n_supervised)
+        logps_S = self.model.log_probabilities(rows, hidden, 0)
+        return LossSum(-float(logps_S.sum(dtype=np.float64)), batch.n_supervised)
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
         """The tokens that follow the prompt, up to and without the first of `stop`."""

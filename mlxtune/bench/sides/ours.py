@@ -38,7 +38,7 @@ def run(spec: Spec) -> Result:
         for indices in epoch:
             batch = collate(made, indices)
             loss = learner.step([batch], RATE).loss
-            recorder.step(loss.loss_sum / loss.n_tokens, computed(batch, form))
+            recorder.step(loss.mean, computed(batch, form))
     used = techniques(learner)
     return recorder.result(precision=spec.precision, used=used, frozen_layers_run=KEPT not in used, head=case.head)
 

@@ -1,16 +1,16 @@
-"""The head and the cross-entropy in one, a shard of the vocabulary at a time, with a gradient made by hand.
+"""Log-probabilities of tokens from what enters the head, a shard of the vocabulary at a time; the gradient is by hand.
 
 The plain way holds logits, probabilities and their gradients for the whole vocabulary at once, in float32. Here each
-shard's logits become exponentials, which are all that is kept of them; when the sum over all shards is known, each is
-turned into the gradient of its logits, used, and dropped. The gradients are made together with the loss, so each
-logit has one product and one exponential, and the backward pass only multiplies by the cotangent. MLX orders a lazy
-graph from its outputs: without `mx.depends` from shard to shard it would hold them all at once.
+shard's logits become exponentials, which are all that is kept of them; when the sum over all shards is known and the
+backward pass brings what each token's log-probability is worth, each is turned into the gradient of its logits, used,
+and dropped. So each logit has one product and one exponential. MLX orders a lazy graph from its outputs: without
+`mx.depends` from shard to shard it would hold them all at once.
 
 N supervised tokens, D hidden size, V vocabulary, R rows of one shard of the head
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -33,10 +33,6 @@ class Head(NamedTuple):
     output: Output = IDENTITY
 
 
-# Takes the gradient of shard i (after the last: of the bias) and gives the arrays that it made of it.
-Consume = Callable[[int, mx.array], Arrays]
-
-
 def cut(head_VD: mx.array, rows: int) -> list[mx.array]:
     """The head as arrays of their own, evaluated: a slice would keep the whole alive, and could not be freed alone."""
     shards = []
@@ -57,51 +53,32 @@ def slices(head_VD: mx.array) -> list[mx.array]:
     return list(cut(head_VD))
 
 
-def head_loss(hidden_ND: mx.array, head: Head, targets_N: mx.array, scale: float = 1.0) -> mx.array:
-    """The summed cross-entropy, nats, a float32 scalar. Its gradient reaches `hidden_ND` and not the head.
+def log_probabilities(hidden_ND: mx.array, head: Head, targets_N: mx.array, *, head_trains: bool) -> mx.array:
+    """Of each target, nats, float32, (N,). The gradient reaches `hidden_ND` and, if it trains, the head with its bias.
 
-    scale: what the loss will be multiplied by before it is differentiated. It changes no result but for rounding: the
-    logits' gradients are scaled before they are rounded to 16 bits, and so do not vanish in float16.
-    consume: where given, the gradients of `scale` times the loss by the head's shards go to it one after the other,
-    each made when the arrays that it returned for the one before are done. Evaluate these together with the loss.
+    A logit's gradient is multiplied by its token's cotangent before it is rounded to 16 bits, so that a large cotangent
+    keeps it from vanishing in float16. The backward pass sees weights as its inputs alone: memory is held by whoever
+    names it, and old shards would stay when they are updated.
     """
-    loss, gradient_ND = _loss_and_gradient(hidden_ND, head, targets_N, scale, None)
-    return _with_gradients(loss, [hidden_ND], [gradient_ND], scale)
-
-
-def trained_head_loss(hidden_ND: mx.array, head: Head, targets_N: mx.array, scale: float = 1.0) -> mx.array:
-    """As `head_loss`; the gradient reaches the head's shards and its bias too."""
-    gradients: list[mx.array] = []
-
-    def keep(_: int, gradient: mx.array) -> Arrays:
-        gradients.append(gradient)
-        return [gradient]
-
-    loss, gradient_ND = _loss_and_gradient(hidden_ND, head, targets_N, scale, keep)
-    weights = [*head.shards] if head.bias_V is None else [*head.shards, head.bias_V]
-    return _with_gradients(loss, [hidden_ND, *weights], [gradient_ND, *gradients], scale)
-
-
-def loss_alone(hidden_ND: mx.array, head: Head, targets_N: mx.array) -> mx.array:
-    """The summed cross-entropy where no gradient is wanted: nothing is kept of a shard but its sums."""
     parts = _forward(hidden_ND, head, targets_N)
-    return _loss(parts, _normalizer(parts))
+    normalizer, output = _normalizer(parts), head.output
+    n_shards, bias = len(head.shards), [] if head.bias_V is None else [head.bias_V]
 
+    def pull_back(primals: tuple[mx.array, list[mx.array]], cotangent_N: mx.array, _: mx.array) -> tuple[Any, Any]:
+        hidden_ND, *weights = primals[1]
+        slopes = _Slopes(parts, normalizer, output, -cotangent_N[:, None])
+        of_hidden_ND, of_weights = _gradients(slopes, hidden_ND, weights[:n_shards], head_trains, weights[n_shards:])
+        return mx.zeros_like(cotangent_N), [of_hidden_ND, *(of_weights or map(mx.zeros_like, weights))]
 
-def _with_gradients(loss: mx.array, inputs: Arrays, gradients: list[mx.array], scale: float) -> mx.array:
-    """The loss, made known to MLX as a function of `inputs`; `gradients` are those of `scale` times it.
-
-    Memory is held by whoever names it: the shards must not be seen from here, or old ones would stay when they are
-    updated, and each gradient is let go as it is multiplied, or it would stay beside the product.
-    """
-
-    def pull_back(primals: tuple[mx.array, Arrays], cotangent: mx.array, _: mx.array) -> tuple[mx.array, Arrays]:
-        factor = cotangent / scale
-        return mx.zeros_like(cotangent), [(gradients.pop(0) * factor).astype(x.dtype) for x in primals[1]]
-
-    function: Any = mx.custom_function(lambda loss, _: loss)
+    function: Any = mx.custom_function(lambda logps_N, _: logps_N)
     function.vjp(pull_back)
-    return function(mx.stop_gradient(loss), inputs)
+    return function(mx.stop_gradient(_log_probabilities(parts, normalizer)), [hidden_ND, *head.shards, *bias])
+
+
+def log_probabilities_alone(hidden_ND: mx.array, head: Head, targets_N: mx.array) -> mx.array:
+    """The same where no gradient is wanted: nothing is kept of a shard but its sums."""
+    parts = _forward(hidden_ND, head, targets_N)
+    return _log_probabilities(parts, _normalizer(parts))
 
 
 class _Part(NamedTuple):
@@ -120,29 +97,6 @@ class _Normalizer(NamedTuple):
 
     reference: mx.array  # the largest of the parts'
     total: mx.array
-
-
-def _loss_and_gradient(
-    hidden_ND: mx.array, head: Head, targets_N: mx.array, scale: float, consume: Consume | None
-) -> tuple[mx.array, mx.array]:
-    """The loss, and the gradient of `scale` times it by the hidden states, float32; the head's goes to `consume`."""
-    parts = _forward(hidden_ND, head, targets_N)
-    normalizer = _normalizer(parts)
-    gradient_ND, bias_gradients, done = mx.zeros(hidden_ND.shape), [], [normalizer.total]
-    for i, shard_RD in enumerate(head.shards):
-        (kept_NR,) = mx.depends([parts[i].exponentials_NR], done)
-        slopes_NR = _slopes(parts[i]._replace(exponentials_NR=kept_NR), normalizer, head.output, scale)
-        products_NR = slopes_NR.astype(hidden_ND.dtype)
-        gradient_ND = gradient_ND + products_NR @ shard_RD
-        done = [gradient_ND]
-        if consume is not None:
-            bias_gradients.append(mx.sum(slopes_NR, axis=0))
-            done = [*done, *consume(i, products_NR.T @ hidden_ND)]
-    if consume is not None and head.bias_V is not None:
-        gradient_V = mx.concatenate(bias_gradients).astype(head.bias_V.dtype)
-        done = [*done, *consume(len(head.shards), gradient_V)]
-    (gradient_ND,) = mx.depends([gradient_ND], done)
-    return _loss(parts, normalizer), gradient_ND
 
 
 def _forward(hidden_ND: mx.array, head: Head, targets_N: mx.array) -> list[_Part]:
@@ -183,23 +137,54 @@ def _target(parts: Sequence[_Part]) -> mx.array:
     return mx.sum(mx.concatenate([part.target for part in parts], axis=1), axis=1, keepdims=True)
 
 
-def _loss(parts: Sequence[_Part], normalizer: _Normalizer) -> mx.array:
+def _log_probabilities(parts: Sequence[_Part], normalizer: _Normalizer) -> mx.array:
     """Differences of logits first: with logits of 1e4, float32 has a thousandth left for a log-sum-exp."""
-    return mx.sum((normalizer.reference - _target(parts)) + mx.log(normalizer.total))
+    return -((normalizer.reference - _target(parts)) + mx.log(normalizer.total))[:, 0]
 
 
-def _slopes(part: _Part, normalizer: _Normalizer, output: Output, scale: float) -> mx.array:
-    """The gradient of `scale` times the loss by the head's products, (N, R), float32.
+class _Slopes(NamedTuple):
+    """The gradient of the negative log-probabilities, each times its worth (N, 1), by the head's products."""
 
-    By the logits it is p, and p - 1 at the target. That one is made from the target's logit in float32: where p is
-    nearly 1, p - 1 of a rounded p would be noise, and an exponential that became 0 does not know its logit.
-    """
-    exponentials_NR = part.exponentials_NR.astype(mx.float32)
-    # What was not kept comes back; without a soft cap no one asks for it and it is never computed.
-    logits_NR = mx.log(mx.maximum(exponentials_NR, SMALLEST)) + part.reference
-    factor = mx.exp(part.reference - normalizer.reference) / normalizer.total * scale
-    slopes_NR = output.pull_back(exponentials_NR * factor, logits_NR)
-    of_target = (mx.exp(part.target - normalizer.reference) / normalizer.total - 1) * scale
-    unchanged = mx.take_along_axis(slopes_NR, part.place, axis=1)
-    at_place = mx.where(part.inside, output.pull_back(of_target, part.target), unchanged)
-    return mx.put_along_axis(slopes_NR, part.place, at_place, axis=1)
+    parts: list[_Part]  # each is let go as it is used
+    normalizer: _Normalizer
+    output: Output
+    worth: mx.array
+
+    def of_shard(self, number: int, done: Sequence[mx.array]) -> mx.array:
+        """(N, R), float32; not before `done` is computed.
+
+        By the logits it is p, and p - 1 at the target. That one is made from the target's logit in float32: where p is
+        nearly 1, p - 1 of a rounded p would be noise, and an exponential that became 0 does not know its logit.
+        """
+        part, normalizer = self.parts[number], self.normalizer
+        self.parts[number] = part._replace(exponentials_NR=part.reference)
+        (exponentials_NR,) = mx.depends([part.exponentials_NR], [*done])
+        exponentials_NR = exponentials_NR.astype(mx.float32)
+        # What was not kept comes back; without a soft cap no one asks for it and it is never computed.
+        logits_NR = mx.log(mx.maximum(exponentials_NR, SMALLEST)) + part.reference
+        factor = mx.exp(part.reference - normalizer.reference) / normalizer.total * self.worth
+        slopes_NR = self.output.pull_back(exponentials_NR * factor, logits_NR)
+        of_target = (mx.exp(part.target - normalizer.reference) / normalizer.total - 1) * self.worth
+        unchanged = mx.take_along_axis(slopes_NR, part.place, axis=1)
+        at_place = mx.where(part.inside, self.output.pull_back(of_target, part.target), unchanged)
+        return mx.put_along_axis(slopes_NR, part.place, at_place, axis=1)
+
+
+def _gradients(
+    slopes: _Slopes, hidden_ND: mx.array, shards: Arrays, head_trains: bool, bias: Arrays
+) -> tuple[mx.array, list[mx.array]]:
+    """By the hidden states, and by the shards and the bias where the head trains, one shard after the other."""
+    of_hidden_ND, of_shards, of_bias = mx.zeros(hidden_ND.shape), [], []
+    done = [slopes.worth]
+    for number, shard_RD in enumerate(shards):
+        slopes_NR = slopes.of_shard(number, done)
+        rounded_NR = slopes_NR.astype(hidden_ND.dtype)
+        of_hidden_ND = of_hidden_ND + rounded_NR @ shard_RD
+        done = [of_hidden_ND]
+        if head_trains:
+            of_bias.append(mx.sum(slopes_NR, axis=0))
+            of_shards.append(rounded_NR.T @ hidden_ND)
+            done.append(of_shards[-1])
+    (of_hidden_ND,) = mx.depends([of_hidden_ND], done)
+    of_bias = [mx.concatenate(of_bias).astype(each.dtype) for each in bias if head_trains]
+    return of_hidden_ND.astype(hidden_ND.dtype), [*of_shards, *of_bias]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlxtune.backends.mlx.head.cross_entropy import Head, slices, trained_head_loss
+from mlxtune.backends.mlx.head.cross_entropy import Head, log_probabilities, slices
 from mlxtune.backends.mlx.head.probe import FoundHead, head_input
 from mlxtune.backends.mlx.passes.layout import Layout, lay_out
 from mlxtune.backends.mlx.passes.packing import attention_by_rows, modules_that_attend
 from mlxtune.backends.mlx.passes.stand_in import Call, as_it_is, layers_of, standing_in
 from mlxtune.data.types import Batch
 
-HeadLoss = Callable[[mx.array, mx.array], mx.array]
+OfHead = Callable[[mx.array, mx.array], mx.array]
 
 
 class Form(NamedTuple):
@@ -88,34 +88,34 @@ class Forward:
 
         return self._run(layout, {**calls, last: gather})[0]
 
-    def loss(self, layout: Layout, hidden: mx.array | None, head_loss: HeadLoss | None = None) -> mx.array:
-        """The summed cross-entropy of the supervised tokens; nats, float32.
+    def log_probabilities(self, layout: Layout, hidden: mx.array | None, of_head: OfHead | None = None) -> mx.array:
+        """Of the supervised tokens, (N,), nats, float32.
 
-        head_loss: in the sharded form, the loss from what enters the head (N, D) and the targets.
+        of_head: in the sharded form, these from what enters the head (N, D) and the targets.
         """
         if not self.form.sharded:
-            return mx.sum(cross_entropy(self.logits(layout, hidden), layout.targets_N))
-        return (head_loss or self.head_loss)(self._entering_head(layout, hidden), layout.targets_N)
+            return -cross_entropy(self.logits(layout, hidden), layout.targets_N)
+        return (of_head or self.of_head)(self._entering_head(layout, hidden), layout.targets_N)
 
     def loss_and_logits(self, layout: Layout, hidden: mx.array | None) -> tuple[mx.array, mx.array]:
-        """Both, of one pass. In the sharded form the logits are those of the head as it was found."""
+        """The summed cross-entropy and the logits, of one pass; in the sharded form, of the head as it was found."""
         if not self.form.sharded:
             logits_NV = self.logits(layout, hidden)
             return mx.sum(cross_entropy(logits_NV, layout.targets_N)), logits_NV
         assert self.head is not None
         entered_ND = self._entering_head(layout, hidden)
-        return self.head_loss(entered_ND, layout.targets_N), self.head.logits(entered_ND)
+        return -mx.sum(self.of_head(entered_ND, layout.targets_N)), self.head.logits(entered_ND)
 
     def _entering_head(self, layout: Layout, hidden: mx.array | None) -> mx.array:
         """Of the supervised tokens, (N, D)."""
         assert self.head is not None
         return head_input(self.head, lambda: self.logits(layout, hidden))[0]
 
-    def head_loss(self, hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
-        """The loss of the head as the model has it, which may train."""
+    def of_head(self, hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
+        """Log-probabilities of the head as the model has it, which may train."""
         assert self.head is not None
         head = Head(slices(self.head.weight), self.head.bias, self.head.output)
-        return trained_head_loss(hidden_ND, head, targets_N)
+        return log_probabilities(hidden_ND, head, targets_N, head_trains=True)
 
     def _run(self, layout: Layout, calls: dict[int, Call]) -> mx.array:
         with standing_in(self.layers, calls), attention_by_rows(self.attending):

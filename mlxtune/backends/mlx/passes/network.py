@@ -1,22 +1,16 @@
-"""A model in its form, and the loss of a batch as a function of the weights that train.
+"""A model in its form, and what an objective makes of a batch as a function of the weights that train.
 
 N supervised tokens, D hidden size
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
-from mlxtune.backends.mlx.head.cross_entropy import (
-    Head,
-    cut,
-    head_loss,
-    loss_alone,
-    slices,
-    trained_head_loss,
-)
+from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities, log_probabilities_alone, slices
 from mlxtune.backends.mlx.passes.forward import Forward
 from mlxtune.backends.mlx.passes.layout import Layout
 from mlxtune.backends.mlx.prefix.prefix import Prefix
@@ -24,6 +18,7 @@ from mlxtune.backends.mlx.update.parameters import Arrays
 from mlxtune.backends.mlx.update.tensors import SHARD, shard_names
 from mlxtune.backends.shards import shard_rows
 from mlxtune.data.types import Batch
+from mlxtune.objectives.base import Found
 
 
 class Network:
@@ -80,32 +75,40 @@ class Network:
             layout = layout._replace(tokens=mx.depends([layout.tokens], list(after))[0])
         return layout, hidden
 
-    def loss_and_gradients(
-        self, layout: Layout, hidden: mx.array | None, weights: Arrays, scale: float
-    ) -> tuple[mx.array, Arrays]:
-        """The summed loss, and the gradient of `scale` times it."""
+    def found_and_gradients(
+        self,
+        batch: Batch,
+        weights: Arrays,
+        judge: Callable[[mx.array], Found],
+        scale: float,
+        after: Sequence[mx.array] = (),
+    ) -> tuple[Found, Arrays]:
+        """What `judge` makes of a batch's log-probabilities, and the gradient of `scale` times its loss.
 
-        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array]:
-            loss = self.loss(layout, hidden, weights, scale)
-            return loss * scale, loss
+        after: what is to be computed before.
+        """
+        layout, hidden = self.inputs(batch, after)
 
-        (_, loss), gradients = mx.value_and_grad(scaled_loss)(weights)
-        return loss, gradients
+        def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array, Mapping[str, mx.array]]:
+            self.put(weights)
+            of_head = partial(log_probabilities, head_trains=self.head_trains)
+            loss_sum, metrics = judge(self._log_probabilities(layout, hidden, weights, of_head))
+            return loss_sum * scale, loss_sum, metrics
 
-    def loss(self, layout: Layout, hidden: mx.array | None, weights: Arrays, scale: float) -> mx.array:
-        """The summed loss, to be multiplied by `scale` and differentiated by the weights."""
-        self.put(weights)
+        (_, loss_sum, metrics), gradients = mx.value_and_grad(scaled_loss)(weights)
+        return Found(loss_sum, metrics), gradients
 
-        def of_head(hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
-            head = self._head(weights)
-            return (trained_head_loss if self.head_trains else head_loss)(hidden_ND, head, targets_N, scale)
+    def log_probabilities(self, batch: Batch, weights: Arrays) -> mx.array:
+        """Of the supervised tokens, (N,), with nothing kept for a gradient."""
+        return self._log_probabilities(*self.inputs(batch), weights, log_probabilities_alone)
 
-        return self.forward.loss(layout, hidden, of_head)
+    def _log_probabilities(
+        self, layout: Layout, hidden: mx.array | None, weights: Arrays, of_head: Callable[..., mx.array]
+    ) -> mx.array:
+        def entering(hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
+            return of_head(hidden_ND, self._head(weights), targets_N)
 
-    def evaluate(self, batch: Batch, weights: Arrays) -> mx.array:
-        """The summed loss, with nothing kept for a gradient."""
-        layout, hidden = self.inputs(batch)
-        return self.forward.loss(layout, hidden, lambda h, targets_N: loss_alone(h, self._head(weights), targets_N))
+        return self.forward.log_probabilities(layout, hidden, entering)
 
     def _head(self, weights: Arrays) -> Head:
         head = self.forward.head

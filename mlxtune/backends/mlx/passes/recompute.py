@@ -116,7 +116,7 @@ class Check(NamedTuple):
 
         def loss(weights: Arrays) -> mx.array:
             model.update(tree_unflatten([*weights.items()]))
-            return self.forward.loss(layout, hidden)
+            return -mx.sum(self.forward.log_probabilities(layout, hidden))
 
         model.train()
         try:

@@ -2,13 +2,15 @@
 
 import zlib
 from importlib.metadata import version
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from mlxtune.backends.base import Job, Work
 from mlxtune.backends.mlx.prefix.prefix import FILE_TYPES
+from mlxtune.backends.references import References
 from mlxtune.backends.row_file import LAYERS_AT_ONCE, PAYS_FROM, RowFile, Tokens
 from mlxtune.errors import BadSetting
 from mlxtune.format import counted, size
@@ -70,19 +72,31 @@ def _distinct(work: Work) -> list[Tokens]:
 
 def _file(job: Job, work: Work, rows: list[Tokens], first: int, width: int, dtype: mx.Dtype) -> RowFile:
     """The name says all that the content depends on: weights, layers, type, rows, and what computes."""
+    parts = {"first": first, "type": str(dtype), "width": width, "layers at once": LAYERS_AT_ONCE, **_computes(work)}
+    return RowFile(_folder(job) / RowFile.key(parts, rows), rows, width, FILE_TYPES[dtype])
+
+
+def references_file(job: Job, work: Work, references: References, words: str) -> Path | None:
+    """Where the log-probabilities under the start's model are kept, if anything is. words: the form of the passes."""
+    if job.prefix_cache == "off":
+        return None
+    parts = {"rows": references.key(), "words": words, **_computes(work)}
+    return _folder(job, "references") / f"{RowFile.key(parts, [])}.bin"
+
+
+def _computes(work: Work) -> dict[str, Any]:
+    """The weights, and all that computes with them."""
     device = mx.device_info()
-    parts = {
+    return {
         "model": work.model_fingerprint,
-        "first": first,
-        "type": str(dtype),
-        "width": width,
-        "layers at once": LAYERS_AT_ONCE,
         "largest": work.batch_tokens,
         "pass": PASS,
         "mlx": version("mlx"),
         "mlx-lm": version("mlx-lm"),
         "device": str(device.get("device_name", device)),
     }
+
+
+def _folder(job: Job, what: str = "prefix") -> Path:
     model = str(job.folder.resolve()).encode()
-    folder = cache_folder() / "prefix" / f"{job.folder.name}-{np.uint32(zlib.crc32(model)):08x}"
-    return RowFile(folder / RowFile.key(parts, rows), rows, width, FILE_TYPES[dtype])
+    return cache_folder() / what / f"{job.folder.name}-{np.uint32(zlib.crc32(model)):08x}"

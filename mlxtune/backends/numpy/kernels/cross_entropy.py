@@ -1,8 +1,9 @@
-"""The head and the loss in one: logits, their cross-entropy, and the gradient, in one buffer of logits.
+"""The head and the loss in one: logits, log-probabilities of targets, and the gradient, in one buffer of logits.
 
 N supervised tokens, D features, V vocabulary. A chunk's logits are turned into their own gradient in place.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,16 @@ BLOCK_ELEMENTS = 1 << 18  # logits that stay in the cache while they are worked 
 MERGE_ELEMENTS = 1 << 22  # of the head's gradient at once, where a second chunk is added to it
 
 
+class Worth(NamedTuple):
+    """slopes: what the log-probabilities of these tokens of the batch are worth, the derivative of the loss by each.
+
+    is_pointwise: it can be asked of some of the tokens, else of all at once.
+    """
+
+    slopes: Callable[[Array, slice], Array]
+    is_pointwise: bool
+
+
 class Block(NamedTuple):
     """A few rows; their logits become what they are asked for, in place."""
 
@@ -22,63 +33,70 @@ class Block(NamedTuple):
     targets_N: Array
 
 
-def loss_sum(hidden_ND: Array, head_VD: Array, targets_N: Array, ws: Workspace) -> float:
-    """The summed cross-entropy, nats."""
-    total = 0.0
+def log_probabilities(hidden_ND: Array, head_VD: Array, targets_N: Array, ws: Workspace) -> Array:
+    """Of each target, nats, (N,)."""
+    logps_N = np.empty(len(hidden_ND), hidden_ND.dtype)
     for rows in _chunks(len(hidden_ND), len(head_VD)):
         logits_NV = _logits(hidden_ND[rows], head_VD, ws)
-        total += sum(threads.each(_block_loss, _blocks(logits_NV, targets_N[rows])))
-    return total
+        logps_N[rows] = _joined(threads.each(_block, _blocks(logits_NV, targets_N[rows])))[0]
+    return logps_N
 
 
-def loss_sum_and_gradients(
-    hidden_ND: Array, head_VD: Array, targets_N: Array, scale: float, head_gradient_VD: Array | None, ws: Workspace
-) -> tuple[float, Array]:
-    """The summed loss, and the gradient of `scale` times it: of the hidden states, and written for the head.
+def log_probabilities_and_gradients(
+    hidden_ND: Array, head_VD: Array, targets_N: Array, worth: Worth, head_gradient_VD: Array | None, ws: Workspace
+) -> tuple[Array, Array]:
+    """The log-probabilities, and the gradient of what they are worth: of the hidden states, and written for the head.
 
-    dlogits = scale * (softmax - onehot) = factor * (exponentials - sum * onehot), factor = scale / sum
+    dlogits = slope * (onehot - softmax) = factor * (exponentials - sum * onehot), factor = -slope / sum
 
     The factor is a token's, and is put on the (N, D) arrays instead of the (N, V) one: hidden_ND is overwritten.
     """
-    total, gradient_ND = 0.0, ws("d_hidden", *hidden_ND.shape)
-
-    def turn(block: Block) -> tuple[float, Array]:
-        sums_N, loss = _exponentials(*block)
-        block.logits_NV[np.arange(len(sums_N)), block.targets_N] -= sums_N
-        return loss, np.divide(scale, sums_N, out=sums_N)
-
-    for rows in _chunks(len(hidden_ND), len(head_VD)):
+    logps_N, gradient_ND = np.empty(len(hidden_ND), hidden_ND.dtype), ws("d_hidden", *hidden_ND.shape)
+    chunks, slopes_N = _chunks(len(hidden_ND), len(head_VD)), None
+    if not worth.is_pointwise and chunks[1:]:  # the logits of all chunks are not there at once
+        slopes_N = worth.slopes(log_probabilities(hidden_ND, head_VD, targets_N, ws), slice(None))
+    for rows in chunks:
         logits_NV = _logits(hidden_ND[rows], head_VD, ws)
-        losses, factors = zip(*threads.each(turn, _blocks(logits_NV, targets_N[rows])), strict=True)
-        total, factors_N1 = total + sum(losses), np.concatenate(factors)[:, None]
+        logps_N[rows], sums_N = _joined(threads.each(_turned, _blocks(logits_NV, targets_N[rows])))
+        slopes = worth.slopes(logps_N[rows], rows) if slopes_N is None else slopes_N[rows]
+        factors_N1 = np.divide(-slopes, sums_N, out=sums_N)[:, None]
         np.matmul(logits_NV, head_VD, out=gradient_ND[rows])
         gradient_ND[rows] *= factors_N1
         if head_gradient_VD is not None:
             hidden_ND[rows] *= factors_N1
             _write_or_add(logits_NV, hidden_ND[rows], head_gradient_VD, add=rows.start > 0)
-    return total, gradient_ND
+    return logps_N, gradient_ND
 
 
 def _logits(hidden_ND: Array, head_VD: Array, ws: Workspace) -> Array:
     return np.matmul(hidden_ND, head_VD.T, out=ws("logits", len(hidden_ND), len(head_VD)))
 
 
-def _exponentials(logits_NV: Array, targets_N: Array) -> tuple[Array, float]:
-    """exp(logit - largest) in place; their sums, (N,), and the summed loss."""
+def _block(block: Block) -> tuple[Array, Array]:
+    """exp(logit - largest) in place; the log-probabilities and the sums of the exponentials, (N,) each."""
+    logits_NV, targets_N = block
     logits_NV -= logits_NV.max(-1, keepdims=True)
-    of_targets = float(logits_NV[np.arange(len(logits_NV)), targets_N].sum())
+    of_targets_N = logits_NV[np.arange(len(logits_NV)), targets_N]
     np.exp(logits_NV, out=logits_NV)
     sums_N = logits_NV.sum(-1)
-    return sums_N, float(np.log(sums_N).sum()) - of_targets
+    return of_targets_N - np.log(sums_N), sums_N
+
+
+def _turned(block: Block) -> tuple[Array, Array]:
+    """The same, and the exponentials less their sum at the target."""
+    logps_N, sums_N = _block(block)
+    block.logits_NV[np.arange(len(sums_N)), block.targets_N] -= sums_N
+    return logps_N, sums_N
+
+
+def _joined(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    logps, sums = zip(*parts, strict=True)
+    return np.concatenate(logps), np.concatenate(sums)
 
 
 def _chunks(n_tokens: int, n_vocabulary: int) -> list[slice]:
     step = max(1, CHUNK_ELEMENTS // n_vocabulary)
     return [slice(start, min(start + step, n_tokens)) for start in range(0, n_tokens, step)]
-
-
-def _block_loss(block: Block) -> float:
-    return _exponentials(*block)[1]
 
 
 def _blocks(logits_NV: Array, targets_N: Array) -> list[Block]:
