@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlxtune.backends.mlx.head import cross_entropy
-from mlxtune.backends.mlx.head.cross_entropy import Head, cut, head_loss, loss_alone, shard_rows, trained_head_loss
+from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities, log_probabilities_alone, shard_rows
 from mlxtune.backends.mlx.head.output import IDENTITY, Output
 
 N, D, V = 37, 24, 301
@@ -41,25 +41,31 @@ def make_problem(*, bias=False, confident=0.0):
     return Problem(hidden_ND, head_VD, random.standard_normal(V, np.float32) if bias else None, targets_N)
 
 
-def by_torch(problem, output):
-    """Everything in float64."""
+def by_torch(problem, output, worth_N=None):
+    """Everything in float64. worth_N: of each log-probability; the loss is then minus what they are worth together."""
     leaves = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in problem[:3] if x is not None]
     products_NV = leaves[0] @ leaves[1].T + (leaves[2] if len(leaves) == 3 else 0)
     logits_NV = products_NV * output.factor
     if output.cap:
         logits_NV = output.cap * torch.tanh(logits_NV / output.cap)
-    loss = torch.nn.functional.cross_entropy(logits_NV, torch.tensor(problem.targets_N), reduction="sum")
-    return Result(loss.item(), [gradient.numpy() for gradient in torch.autograd.grad(loss, leaves)])
+    losses_N = torch.nn.functional.cross_entropy(logits_NV, torch.tensor(problem.targets_N), reduction="none")
+    loss = losses_N.sum() if worth_N is None else (losses_N * torch.tensor(worth_N, dtype=torch.float64)).sum()
+    sign = 1 if worth_N is None else -1
+    return Result(loss.item(), [sign * gradient.numpy() for gradient in torch.autograd.grad(loss, leaves)])
 
 
-def in_shards(problem, output, rows, dtype=mx.float32, scale=1.0, factor=1.0):
+def loss_of(hidden_ND, head, targets_N, *, head_trains=True):
+    return -mx.sum(log_probabilities(hidden_ND, head, targets_N, head_trains=head_trains))
+
+
+def in_shards(problem, output, rows, dtype=mx.float32, factor=1.0):
     """The gradient is of `factor` times the loss, divided by it again."""
     hidden_ND, head_VD, bias_V = (None if x is None else mx.array(x).astype(dtype) for x in problem[:3])
     targets_N = mx.array(problem.targets_N)
 
     def loss(inputs):
         hidden_ND, shards, *bias = inputs
-        return factor * trained_head_loss(hidden_ND, Head(shards, bias[0] if bias else None, output), targets_N, scale)
+        return factor * loss_of(hidden_ND, Head(shards, bias[0] if bias else None, output), targets_N)
 
     inputs = [hidden_ND, cut(head_VD, rows), *([] if bias_V is None else [bias_V])]
     value, (gradient_ND, by_shard, *by_bias) = mx.value_and_grad(loss)(inputs)
@@ -116,7 +122,7 @@ def test_loss_and_every_gradient_are_those_of_mlx_on_whole_logits(output):
 def test_without_a_gradient_the_loss_is_the_same(rows):
     problem = make_problem(bias=True)
     hidden_ND, head_VD, bias_V, targets_N = (mx.array(x) for x in problem)
-    loss = loss_alone(hidden_ND, Head(cut(head_VD, rows), bias_V, OUTPUTS["both"]), targets_N)
+    loss = -mx.sum(log_probabilities_alone(hidden_ND, Head(cut(head_VD, rows), bias_V, OUTPUTS["both"]), targets_N))
     assert abs(loss.item() / by_torch(problem, OUTPUTS["both"]).loss - 1) < LOSS_TOLERANCE
 
 
@@ -142,7 +148,7 @@ def test_a_target_whose_exponential_became_zero_still_has_its_gradient_under_a_s
 
 
 FAULTS = {
-    "_slopes": lambda slopes_NR: 1.001 * slopes_NR,
+    "of_shard": lambda slopes_NR: 1.001 * slopes_NR,
     "_normalizer": lambda normalizer: normalizer._replace(total=1.001 * normalizer.total),
     "_target": lambda target: 1.001 * target,
 }
@@ -150,8 +156,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_the_comparison_catches_a_fault_of_a_tenth_of_a_percent_in(name, monkeypatch):
-    problem, right = make_problem(), getattr(cross_entropy, name)
-    monkeypatch.setattr(cross_entropy, name, lambda *arguments: FAULTS[name](right(*arguments)))
+    home = cross_entropy._Slopes if name == "of_shard" else cross_entropy
+    problem, right = make_problem(), getattr(home, name)
+    monkeypatch.setattr(home, name, lambda *arguments: FAULTS[name](right(*arguments)))
     assert not agree(in_shards(problem, IDENTITY, rows=64), by_torch(problem, IDENTITY))
 
 
@@ -185,29 +192,38 @@ def test_in_16_bits_errors_are_small_and_those_of_the_plain_way(output, confiden
     assert max(gradient_errors) < min(tolerance, 2 * max(plain_errors))
 
 
-def test_the_gradient_is_of_what_is_differentiated_whatever_scale_was_announced():
-    problem = make_problem()
-    exact = by_torch(problem, IDENTITY)
-    assert agree(in_shards(problem, IDENTITY, 64, scale=3.0), exact)
-    assert agree(in_shards(problem, IDENTITY, 64, scale=0.25, factor=1024.0), exact)
+@EVERY_SHARDING
+@EVERY_OUTPUT
+def test_each_tokens_gradient_is_multiplied_by_what_its_log_probability_is_worth(rows, output):
+    problem = make_problem(bias=True)
+    worth_N = np.random.default_rng(3).standard_normal(N).astype(np.float32)
+    hidden_ND, head_VD, bias_V, targets_N = (mx.array(x) for x in problem)
+
+    def judged(inputs):
+        logps_N = log_probabilities(inputs[0], Head(inputs[1], inputs[2], output), targets_N, head_trains=True)
+        return mx.sum(mx.array(worth_N) * logps_N)
+
+    value, (gradient_ND, by_shard, by_bias) = mx.value_and_grad(judged)([hidden_ND, cut(head_VD, rows), bias_V])
+    gradients = [numbers(gradient_ND), numbers(mx.concatenate(by_shard)), numbers(by_bias)]
+    assert agree(Result(-value.item(), gradients), by_torch(problem, output, worth_N))
 
 
-def test_in_float16_an_announced_loss_scale_keeps_small_gradients():
+def test_in_float16_a_loss_scale_keeps_small_gradients():
     """All is sure but for 1e-7 of each other token: below what float16 has, unless it is scaled before."""
     problem = make_problem(bias=True)
     bias_V = np.where(np.arange(V) == 0, np.float32(16.0), np.float32(0.0))
     sure = rounded(Problem(0.1 * problem.hidden_ND, problem.head_VD, bias_V, np.zeros(N, np.int64)), mx.float16)
     others_VD = by_torch(sure, IDENTITY).gradients[1][1:]
 
-    def error(scale):
-        ours_VD = in_shards(sure, IDENTITY, 64, mx.float16, scale, factor=2.0**16).gradients[1][1:]
+    def error(factor):
+        ours_VD = in_shards(sure, IDENTITY, 64, mx.float16, factor).gradients[1][1:]
         return np.abs(ours_VD - others_VD).max() / np.abs(others_VD).max()
 
     assert error(2.0**16) < 3e-3
     assert error(1.0) > 0.03
 
 
-# A frozen head, and one that is updated on the way
+# A frozen head
 
 
 def test_a_frozen_head_gives_the_same_gradient_of_the_hidden_states_and_none_of_its_own():
@@ -215,29 +231,12 @@ def test_a_frozen_head_gives_the_same_gradient_of_the_hidden_states_and_none_of_
     hidden_ND, head_VD, targets_N = mx.array(problem.hidden_ND), mx.array(problem.head_VD), mx.array(problem.targets_N)
 
     def loss(hidden_ND, shards):
-        return head_loss(hidden_ND, Head(shards), targets_N)
+        return loss_of(hidden_ND, Head(shards), targets_N, head_trains=False)
 
     value, (gradient_ND, by_shard) = mx.value_and_grad(loss, argnums=(0, 1))(hidden_ND, cut(head_VD, 64))
     exact = by_torch(problem, IDENTITY)
     assert agree(Result(value.item(), [numbers(gradient_ND)]), exact._replace(gradients=exact.gradients[:1]))
     assert not any(mx.any(gradient).item() for gradient in by_shard)
-
-
-def test_what_is_consumed_is_the_gradient_of_each_shard_then_of_the_bias_times_the_scale():
-    problem, consumed = make_problem(bias=True), []
-
-    def consume(i, gradient):
-        assert i == len(consumed)
-        consumed.append(gradient)
-        return [gradient]
-
-    hidden_ND, head_VD, bias_V, targets_N = (mx.array(x) for x in problem)
-    head = Head(cut(head_VD, 64), bias_V, OUTPUTS["both"])
-    loss = mx.value_and_grad(lambda hidden_ND: 8 * head_loss(hidden_ND, head, targets_N, 8.0, consume))
-    value, gradient_ND = loss(hidden_ND)
-    gradients = [gradient_ND, mx.concatenate(consumed[:-1]), consumed[-1]]
-    ours = Result(value.item() / 8, [numbers(gradient) / 8 for gradient in gradients])
-    assert agree(ours, by_torch(problem, OUTPUTS["both"]))
 
 
 # Shards

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from mlxtune.backends.mlx.head.cross_entropy import Head, cut, head_loss, loss_alone, shard_rows, trained_head_loss
+from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities, log_probabilities_alone, shard_rows
 
 
 def peak(run):
@@ -25,24 +25,9 @@ def large(n, d, vocabulary=64_000):
 
 def of_trained(shards, hidden_ND, targets_N):
     def loss(inputs):
-        return trained_head_loss(inputs[0], Head(inputs[1]), targets_N)
+        return -mx.sum(log_probabilities(inputs[0], Head(inputs[1]), targets_N, head_trains=True))
 
     return mx.value_and_grad(loss)([hidden_ND, shards])
-
-
-def of_consumed(shards, hidden_ND, targets_N):
-    """Steps of gradient descent, each shard's in place of the shard. Takes the list's shards away."""
-    taken, after = list(shards), []
-    shards.clear()
-
-    def consume(i, gradient):
-        after.append(taken[i] - 0.1 * gradient)
-        return after[-1:]
-
-    loss = mx.value_and_grad(lambda hidden_ND: head_loss(hidden_ND, Head(taken), targets_N, consume=consume))
-    result = loss(hidden_ND)
-    taken.clear()
-    return result, after
 
 
 def test_a_trained_head_needs_less_than_half_of_the_plain_losss_memory():
@@ -66,35 +51,30 @@ def test_of_16_bit_logits_exponentials_of_16_bits_are_kept():
     assert peak(lambda: of_trained(shards, hidden_ND, targets_N)) < 1.3 * 256 * 64_000 * 4
 
 
-def test_consumed_gradients_are_never_there_together():
-    hidden_ND, head_VD, targets_N = large(n=8, d=128)
-    of_head = head_VD.nbytes
+def test_an_objective_over_log_probabilities_takes_hardly_more_than_their_sum():
+    hidden_ND, head_VD, targets_N = large(n=256, d=16)
     shards = cut(head_VD, shard_rows(64_000))
-    del head_VD
-    returned = peak(lambda: of_trained(shards, hidden_ND, targets_N))
-    consumed = peak(lambda: of_consumed(shards, hidden_ND, targets_N))
-    assert of_head < returned < 1.5 * of_head
-    assert consumed < of_head / 2
+    of_sum = peak(lambda: of_trained(shards, hidden_ND, targets_N))
 
+    def margin(inputs):
+        logps_N = log_probabilities(inputs[0], Head(inputs[1]), targets_N, head_trains=True)
+        return mx.logaddexp(mx.array(0.0), mx.sum(logps_N[128:]) - mx.sum(logps_N[:128]))
 
-def test_all_is_consumed_before_the_gradient_of_the_hidden_states_is_given():
-    hidden_ND, head_VD, targets_N = large(n=8, d=8, vocabulary=20_000)
-    (_, gradient_ND), after = of_consumed(cut(head_VD, 4000), hidden_ND, targets_N)
-    mx.eval(gradient_ND)
-    mx.synchronize()
-    before = mx.get_active_memory()
-    assert peak(lambda: after) <= 0  # nothing is left to do
-    assert mx.get_active_memory() == before
+    assert peak(lambda: mx.value_and_grad(margin)([hidden_ND, shards])) < 1.05 * of_sum
 
 
 def test_no_gradient_of_a_frozen_head_is_held():
     hidden_ND, head_VD, targets_N = large(n=8, d=128)
     shards = cut(head_VD, shard_rows(64_000))
-    frozen = mx.value_and_grad(lambda hidden_ND: head_loss(hidden_ND, Head(shards), targets_N))
+
+    def loss(hidden_ND):
+        return -mx.sum(log_probabilities(hidden_ND, Head(shards), targets_N, head_trains=False))
+
+    frozen = mx.value_and_grad(loss)
     assert peak(lambda: frozen(hidden_ND)) < head_VD.nbytes / 4
 
 
 def test_without_a_gradient_no_exponentials_are_kept():
     hidden_ND, head_VD, targets_N = large(n=256, d=8)
     shards = cut(head_VD, shard_rows(64_000))
-    assert peak(lambda: loss_alone(hidden_ND, Head(shards), targets_N)) < 0.6 * 256 * 64_000 * 4
+    assert peak(lambda: log_probabilities_alone(hidden_ND, Head(shards), targets_N)) < 0.6 * 256 * 64_000 * 4

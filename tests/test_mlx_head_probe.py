@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models import llama
 from mlx_lm.tuner.lora import LoRALinear
 
-from mlxtune.backends.mlx.head.cross_entropy import Head, cut, trained_head_loss
+from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities
 from mlxtune.backends.mlx.head.output import IDENTITY, Output
 from mlxtune.backends.mlx.head.probe import head_input, probe
 
@@ -94,7 +94,8 @@ def test_the_loss_in_shards_gives_the_gradients_of_the_models_own_loss(family):
     def in_shards(weights, shards):
         model.update(weights)
         hidden_BTD = head_input(head, lambda: model(TOKENS_BT[:, :-1]))
-        return trained_head_loss(hidden_BTD.reshape(-1, 32), Head(shards, head.bias, head.output), TARGETS_N)
+        shared = Head(shards, head.bias, head.output)
+        return -mx.sum(log_probabilities(hidden_BTD.reshape(-1, 32), shared, TARGETS_N, head_trains=True))
 
     def own(weights):
         model.update(weights)

@@ -11,6 +11,7 @@ from mlxtune.backends.numpy.arrays import Workspace
 from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels import cross_entropy
 from mlxtune.backends.numpy.kernels.attention import Heads, attend, attend_backward
+from mlxtune.backends.numpy.kernels.cross_entropy import Worth
 from mlxtune.backends.numpy.kernels.linear import Linear, LowRank, input_gradient, linear, weight_gradients
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
 from mlxtune.backends.numpy.kernels.rotary import rotate, rotate_backward
@@ -91,13 +92,24 @@ def projection(x, d_out, order="C"):
 
 
 def head(x, d_out):
-    """The loss as an array of one; dropped into chunks of two tokens."""
+    """The log-probabilities; in chunks of two tokens."""
+    return head_in_one_go(x, d_out, is_pointwise=True)
+
+
+def head_in_one_go(x, d_out, *, is_pointwise=False):
+    """The slopes may be asked of all tokens at once."""
     ws, targets = Workspace(x["x"].dtype.type), np.arange(len(x["x"])) % len(x["weight"])
-    d_weight = np.empty_like(x["weight"])
-    scale = 1.0 if d_out is None else float(d_out[0])
-    loss, d_x = cross_entropy.loss_sum_and_gradients(x["x"].copy(), x["weight"], targets, scale, d_weight, ws)
-    assert loss == pytest.approx(cross_entropy.loss_sum(x["x"], x["weight"], targets, ws), rel=1e-6)
-    return np.array([loss], x["x"].dtype), {"x": d_x, "weight": d_weight}
+    d_weight, asked = np.empty_like(x["weight"]), []
+
+    def slopes(logps_N, tokens):
+        asked.append(len(logps_N))
+        return np.ones_like(logps_N) if d_out is None else d_out[tokens]
+
+    worth = Worth(slopes, is_pointwise)
+    logps, d_x = cross_entropy.log_probabilities_and_gradients(x["x"].copy(), x["weight"], targets, worth, d_weight, ws)
+    assert len(asked) == (-(-len(logps) // 2) if is_pointwise else 1)
+    np.testing.assert_allclose(logps, cross_entropy.log_probabilities(x["x"], x["weight"], targets, ws), rtol=1e-6)
+    return logps, {"x": d_x, "weight": d_weight}
 
 
 QKV = {"q": (3, 2 * 150, 4), "k": (3, 150, 4), "v": (3, 150, 4)}
@@ -111,6 +123,7 @@ CASES: dict[str, tuple[Case, dict[str, tuple[int, ...]]]] = {
     "linear": (projection, LINEAR),
     "linear, features first": (partial(projection, order="F"), LINEAR),
     "head": (head, {"x": (7, 5), "weight": (11, 5)}),
+    "head, asked at once": (head_in_one_go, {"x": (7, 5), "weight": (11, 5)}),
 }
 EVERY_CASE = pytest.mark.parametrize("name", CASES)
 
@@ -190,7 +203,7 @@ def torch_twins(torch):
 
     def head(x, weight):
         targets = torch.arange(len(x)) % len(weight)
-        return functional.cross_entropy(x @ weight.T, targets, reduction="sum")[None]
+        return -functional.cross_entropy(x @ weight.T, targets, reduction="none")
 
     return {
         "norm": lambda x, weight: functional.rms_norm(x, weight.shape, weight, EPSILON),
@@ -201,6 +214,7 @@ def torch_twins(torch):
         "linear": linear,
         "linear, features first": partial(linear, features_first=True),
         "head": head,
+        "head, asked at once": head,
     }
 
 

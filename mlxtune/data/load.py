@@ -30,12 +30,14 @@ class Examples:
     pairs: bool = False  # each row is a pair of answers
 
 
-def load(settings: DataSettings, tokenizer: Tokenizer, *, seed: int, stops: Collection[int] = ()) -> Dataset:
+def load(
+    settings: DataSettings, tokenizer: Tokenizer, *, seed: int, stops: Collection[int] = (), pairs: bool = False
+) -> Dataset:
     """The training and validation rows. Every fault of the files is found before anything is tokenized.
 
     Raises BadData, BadSetting or Missing; several at once as Faults.
     """
-    return prepare(read(settings), settings, tokenizer, seed=seed, stops=stops)
+    return prepare(read(settings, pairs=pairs), settings, tokenizer, seed=seed, stops=stops)
 
 
 def read(settings: DataSettings, *, pairs: bool = False) -> Examples:

@@ -12,7 +12,7 @@ from typing import Any
 from mlxtune.models.aliases import TINY
 from mlxtune.recipe.recipe import read
 
-RECIPE = Path(__file__).parent / "assets" / "recipe.yaml"
+RECIPE = Path(__file__).parent.parent / "assets" / "recipe.yaml"
 OF_ANY_SCHEDULE = ("name", "learning_rate", "warmup_steps")
 OF_THE_LENGTH = {"train": ("max_steps", "eval_every"), "schedule": ("warmup_steps",), "checkpoint": ("save_every",)}
 
