@@ -11,7 +11,7 @@ from mlxtune.objectives.sft import Sft
 POLICY = np.array([-10.0, -11.0, -12.0, -11.5])
 REFERENCE = np.array([-10.5, -10.8, -11.0, -12.0])
 ROWS = np.arange(4)
-OBJECTIVES = [Sft(), Dpo(), Dpo(beta=0.7), Dpo(loss_type="hinge"), Dpo(beta=3.0, loss_type="hinge")]
+OBJECTIVES = [Sft(), Dpo(), Dpo(beta=0.7), Dpo(loss_type="hinge"), Dpo(beta=0.02, loss_type="hinge")]
 
 
 def targets(rows_N=ROWS, reference_B=REFERENCE):
