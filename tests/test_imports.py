@@ -22,7 +22,8 @@ run inference bench doctor
 planning
 recipe
 engine export report
-feed validating
+feed
+validating
 memory
 backends
 strategies optim objectives models data

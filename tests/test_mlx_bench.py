@@ -75,7 +75,7 @@ def test_the_rows_are_ragged_and_mlx_lm_pads_nearly_half_of_its_batches():
 
 
 def test_every_technique_of_the_mlx_backend_is_in_the_table():
-    assert {*cases.TECHNIQUES} == {*Form._fields, ours.KEPT, ours.ORDERED}
+    assert {*cases.TECHNIQUES} == {*Form._fields, ours.KEPT}
 
 
 @pytest.mark.parametrize("variation", cases.variations(), ids=lambda variation: variation.words)
