@@ -18,6 +18,7 @@ PACKAGE = Path(mlxtune.__file__).parent
 LEVELS = """
 __main__
 cli
+front
 run inference bench doctor
 planning
 recipe

@@ -57,13 +57,13 @@ def evaluate(
     from mlxtune.report.waiting import doing
 
     with doing("measuring the loss"):
+        from mlxtune import front
         from mlxtune.cli.runs import print_json
-        from mlxtune.inference import score
         from mlxtune.recipe.recipe import build
         from mlxtune.report.score import show
 
         recipe = build({}, overrides)
-        found = score(recipe.model.name, adapter, recipe.data, recipe.backend)
+        found = front.evaluate(recipe.model.name, recipe.data, adapter=adapter, backend=recipe.backend)
     if json:
         print_json(found._asdict())
     else:

@@ -71,9 +71,9 @@ def run(
 def _one(path: Path, overrides: dict[str, object], *, foreign: bool, dry_run: bool, json: bool) -> Found:
     """Run a recipe or check it. Its error is told here, so that the next has its turn."""
     from mlxtune.cli.runs import plan
+    from mlxtune.front import train
     from mlxtune.recipe.recipe import build, read
     from mlxtune.report.console import console, error
-    from mlxtune.run import session as runs
 
     if dry_run and not json:
         print(f"# {line(str(path))}")
@@ -83,7 +83,7 @@ def _one(path: Path, overrides: dict[str, object], *, foreign: bool, dry_run: bo
             if dry_run:
                 return Found(str(path), 0, plan=plan(recipe, json=json))
             with closing(console(json=json)) as report:
-                end = runs.start(recipe, [report])
+                end = train(recipe, [report])
     except MlxtuneError as fault:
         error(fault)
         return Found(str(path), fault.exit_code)

@@ -13,11 +13,11 @@ from mlxtune.recipe.recipe import Recipe, as_tree
 
 def run_one(recipe: Recipe, resume: str, *, json: bool) -> None:
     """Run, print, and end with the run's exit code."""
+    from mlxtune.front import train
     from mlxtune.report.console import console
-    from mlxtune.run import session as run
 
     with closing(console(json=json)) as report:
-        end = run.start(recipe, [report], resume)
+        end = train(recipe, [report], resume=resume)
     finish(end, json=json)
 
 
