@@ -34,6 +34,7 @@ class Feed(NamedTuple):
     packed: bool
     eval_cost: float = 1.0  # a validated token's time in that of a trained one
     rows_per_example: int = 1
+    needs_reference: bool = False  # what the model of the start makes of each row: all are evaluated once
 
     def windows(self, epoch: int) -> list[list[tuple[int, ...]]]:
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""

@@ -39,8 +39,17 @@ def feed_of(recipe: Recipe, dataset: Dataset, selection: Selection, n_layers: in
     Packed is what is likely; whether it is so is known when the learner is prepared.
     """
     train, cost = recipe.train, validating.cost(selection, n_layers)
-    rows, sizes = (dataset.train, dataset.valid), (train.batch_size, train.grad_accum)
-    feed = Feed(*rows, *sizes, train.seed, packed=True, eval_cost=cost, rows_per_example=dataset.rows_per_example)
+    feed = Feed(
+        dataset.train,
+        dataset.valid,
+        train.batch_size,
+        train.grad_accum,
+        train.seed,
+        packed=True,
+        eval_cost=cost,
+        rows_per_example=dataset.rows_per_example,
+        needs_reference=recipe.objective.needs_reference,
+    )
     return affordable(train, feed)
 
 
@@ -162,9 +171,12 @@ def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
 
 
 def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows]:
-    """The shapes of the largest batches."""
-    train, evaluated = largest_batches(setup, feed, steps)
-    return micro_batch(feed.train, train), micro_batch(feed.evaluated, evaluated)
+    """The shapes of the largest batches. All rows are evaluated where the model of the start is asked first."""
+    trained, validated = largest_batches(setup, feed, steps)
+    train, evaluated = micro_batch(feed.train, trained), micro_batch(feed.evaluated, validated)
+    if feed.needs_reference:
+        evaluated = max(train, evaluated, key=lambda rows: rows.places(packed=setup.packs))
+    return train, evaluated
 
 
 def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int]]:
