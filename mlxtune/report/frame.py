@@ -79,8 +79,17 @@ def _pairs(tally: Tally) -> list[Pair]:
         ("cache", Text(size(memory.cache_memory_bytes if memory else math.nan))),
         ("checkpoint", Text(count(tally.checkpoint.step) if tally.checkpoint else words.UNKNOWN)),
     ]
-    said += [(name.replace("_", " "), Text(decimals(value))) for name, value in (step.metrics if step else {}).items()]
+    said += [(_short(name), Text(f"{value:.4g}")) for name, value in (step.metrics if step else {}).items()]
     return said + ([("overflowed", Text(f"{count(tally.skipped)} steps", style=WARN))] if tally.skipped else [])
+
+
+def _short(metric: str) -> str:
+    """A metric's name in a narrow column.
+
+    >>> _short("reward_margin"), _short("chosen_logp")
+    ('margin', 'chosen')
+    """
+    return metric.removeprefix("reward_").removesuffix("_logp").replace("_", " ")
 
 
 def _best(tally: Tally) -> Text:
