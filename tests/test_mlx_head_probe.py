@@ -12,7 +12,7 @@ from mlx_lm.tuner.lora import LoRALinear
 
 from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities
 from mlxtune.backends.mlx.head.output import IDENTITY, Output
-from mlxtune.backends.mlx.head.probe import head_input, probe
+from mlxtune.backends.mlx.head.probe import probe, stopped_at
 
 VOCABULARY = 97
 SHAPE = {
@@ -68,6 +68,12 @@ def make_model(module, changes, model_class=None):
 def family(request):
     module, changes, output = FAMILIES[request.param]
     return make_model(module, changes), output
+
+
+def head_input(head, call):
+    with stopped_at(head) as entered:
+        call()
+    return entered[0]
 
 
 def logits_of(head, hidden_BTD):

@@ -5,8 +5,8 @@ shows what the model does to them, one that stops the model shows what entered.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -63,26 +63,24 @@ def is_asked(model: nn.Module, module: nn.Module) -> bool:
     return _answers(model, module, "__call__") is not None
 
 
-def head_input(head: FoundHead, call: Callable[[], Any]) -> mx.array:
-    """The hidden states that enter the head when `call` runs the model: (B, T, D), after the final norm.
+@contextmanager
+def stopped_at(head: FoundHead) -> Iterator[list[mx.array]]:
+    """Within, the model runs up to its head; what enters it is put into the list, (B, T, D), after the final norm.
 
-    The model runs no further than there. It may be used inside a function that MLX differentiates.
+    The block may be inside a function that MLX differentiates. It ends where the head is called.
     """
+    entered: list[mx.array] = []
 
     def stop(hidden_BTD: mx.array) -> mx.array:
-        raise _Stop(hidden_BTD)
+        entered.append(hidden_BTD)
+        raise _Stop
 
-    with _instead(head.module, head.method, stop):
-        try:
-            call()
-        except _Stop as stopped:
-            return stopped.hidden_BTD
-    raise AssertionError("the model was probed, and its head is not called now")
+    with _instead(head.module, head.method, stop), suppress(_Stop):
+        yield entered
 
 
 class _Stop(Exception):
-    def __init__(self, hidden_BTD: mx.array) -> None:
-        self.hidden_BTD = hidden_BTD
+    """The head is called."""
 
 
 @contextmanager

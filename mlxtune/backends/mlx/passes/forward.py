@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlxtune.backends.mlx.head.cross_entropy import Head, log_probabilities, slices
-from mlxtune.backends.mlx.head.probe import FoundHead, head_input
+from mlxtune.backends.mlx.head.probe import FoundHead, stopped_at
 from mlxtune.backends.mlx.passes.layout import Layout, lay_out
 from mlxtune.backends.mlx.passes.packing import attention_by_rows, modules_that_attend
 from mlxtune.backends.mlx.passes.stand_in import Call, as_it_is, layers_of, standing_in
@@ -48,7 +48,8 @@ class Forward:
     """
 
     def __init__(self, model: nn.Module, first: int, form: Form, head: FoundHead | None = None) -> None:
-        self.model, self.layers, self.form, self.head = model, layers_of(model), form, head
+        self.model, self.layers, self.form = model, layers_of(model), form
+        self.head = head if form.sharded else None
         self.first = first if form.split else 0
         self.around: dict[int, Call] = {}
         self.attending = modules_that_attend() if form.packed else []
@@ -75,10 +76,14 @@ class Forward:
 
     def logits(self, layout: Layout, hidden: mx.array | None) -> mx.array:
         """Of the supervised tokens, (N, V), from the hidden states of `prefix`."""
+        logits = self._run(layout, self._calls(layout, hidden))
+        return logits[0] if self.form.gathered else logits.reshape(-1, logits.shape[-1])[layout.chosen_N]
+
+    def _calls(self, layout: Layout, hidden: mx.array | None) -> dict[int, Call]:
+        """Stand-ins for a pass from the hidden states of `prefix` on; the last layer hands on what carries loss."""
         calls = {**_entering(self.first, hidden), **self.around}
         if not self.form.gathered:
-            logits = self._run(layout, calls)
-            return logits.reshape(-1, logits.shape[-1])[layout.chosen_N]
+            return calls
         last = len(self.layers) - 1
         run: Call = calls.get(last, as_it_is)
 
@@ -86,30 +91,27 @@ class Forward:
             hidden = run(layer, hidden, *arguments, **named)
             return hidden.reshape(-1, hidden.shape[-1])[layout.chosen_N][None]
 
-        return self._run(layout, {**calls, last: gather})[0]
+        return {**calls, last: gather}
 
     def log_probabilities(self, layout: Layout, hidden: mx.array | None, of_head: OfHead | None = None) -> mx.array:
         """Of the supervised tokens, (N,), nats, float32.
 
         of_head: in the sharded form, these from what enters the head (N, D) and the targets.
         """
-        if not self.form.sharded:
+        if self.head is None:
             return -cross_entropy(self.logits(layout, hidden), layout.targets_N)
-        return (of_head or self.of_head)(self._entering_head(layout, hidden), layout.targets_N)
+        with stopped_at(self.head) as entered:
+            self._run(layout, self._calls(layout, hidden))
+        return (of_head or self.of_head)(entered[0][0], layout.targets_N)
 
     def loss_and_logits(self, layout: Layout, hidden: mx.array | None) -> tuple[mx.array, mx.array]:
         """The summed cross-entropy and the logits, of one pass; in the sharded form, of the head as it was found."""
-        if not self.form.sharded:
+        if self.head is None:
             logits_NV = self.logits(layout, hidden)
             return mx.sum(cross_entropy(logits_NV, layout.targets_N)), logits_NV
-        assert self.head is not None
-        entered_ND = self._entering_head(layout, hidden)
-        return -mx.sum(self.of_head(entered_ND, layout.targets_N)), self.head.logits(entered_ND)
-
-    def _entering_head(self, layout: Layout, hidden: mx.array | None) -> mx.array:
-        """Of the supervised tokens, (N, D)."""
-        assert self.head is not None
-        return head_input(self.head, lambda: self.logits(layout, hidden))[0]
+        with stopped_at(self.head) as entered:
+            self._run(layout, self._calls(layout, hidden))
+        return -mx.sum(self.of_head(entered[0][0], layout.targets_N)), self.head.logits(entered[0][0])
 
     def of_head(self, hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
         """Log-probabilities of the head as the model has it, which may train."""

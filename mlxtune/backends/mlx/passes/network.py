@@ -91,8 +91,8 @@ class Network:
 
         def scaled_loss(weights: Arrays) -> tuple[mx.array, mx.array, Mapping[str, mx.array]]:
             self.put(weights)
-            of_head = partial(log_probabilities, head_trains=self.head_trains)
-            loss_sum, metrics = judge(self._log_probabilities(layout, hidden, weights, of_head))
+            of_head = self._of_head(weights, partial(log_probabilities, head_trains=self.head_trains))
+            loss_sum, metrics = judge(self.forward.log_probabilities(layout, hidden, of_head))
             return loss_sum * scale, loss_sum, metrics
 
         (_, loss_sum, metrics), gradients = mx.value_and_grad(scaled_loss)(weights)
@@ -100,15 +100,10 @@ class Network:
 
     def log_probabilities(self, batch: Batch, weights: Arrays) -> mx.array:
         """Of the supervised tokens, (N,), with nothing kept for a gradient."""
-        return self._log_probabilities(*self.inputs(batch), weights, log_probabilities_alone)
+        return self.forward.log_probabilities(*self.inputs(batch), self._of_head(weights, log_probabilities_alone))
 
-    def _log_probabilities(
-        self, layout: Layout, hidden: mx.array | None, weights: Arrays, of_head: Callable[..., mx.array]
-    ) -> mx.array:
-        def entering(hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
-            return of_head(hidden_ND, self._head(weights), targets_N)
-
-        return self.forward.log_probabilities(layout, hidden, entering)
+    def _of_head(self, weights: Arrays, compute: Callable[..., mx.array]) -> Callable[[mx.array, mx.array], mx.array]:
+        return lambda hidden_ND, targets_N: compute(hidden_ND, self._head(weights), targets_N)
 
     def _head(self, weights: Arrays) -> Head:
         head = self.forward.head
