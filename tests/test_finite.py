@@ -73,12 +73,12 @@ def test_an_infinite_second_moment_is_seen_though_its_weight_stays_finite():
     mx = pytest.importorskip("mlx.core")
     from mlxtune.backends.mlx.update.finite import Watch
     from mlxtune.backends.mlx.update.parameters import Trained
-    from mlxtune.optim.adamw import Moments
+    from mlxtune.optim.adamw import AdamW
 
     fine = mx.array([1.0, 2.0])
-    broken = Trained({"w": fine}, {"w": Moments(fine, mx.array([1.0, np.inf]))}, {})
-    assert Watch(broken).not_finite() == ("w.v",)
-    assert Watch(broken._replace(moments={"w": Moments(fine, fine)})).not_finite() == ()
+    broken = Trained({"w": fine}, {"w": (fine, mx.array([1.0, np.inf]))}, {})
+    assert Watch(broken, AdamW()).not_finite() == ("w.v",)
+    assert Watch(broken._replace(slots={"w": (fine, fine)}), AdamW()).not_finite() == ()
 
 
 def broken_model(folder, value, names):

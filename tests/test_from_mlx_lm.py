@@ -1,3 +1,4 @@
+import inspect
 from typing import Any
 
 import pytest
@@ -5,6 +6,8 @@ import pytest
 from mlxtune.errors import BadSetting, Faults
 from mlxtune.recipe.from_mlx_lm import translate
 from mlxtune.recipe.from_mlx_lm.keys import ALWAYS, DEFAULTS, REFUSED, SAME
+from mlxtune.recipe.from_mlx_lm.optimizer import ARGUMENTS
+from mlxtune.recipe.recipe import build
 
 
 def refusal(config: dict[str, Any]) -> str:
@@ -51,7 +54,7 @@ def test_an_empty_file_is_what_mlx_lm_does_by_default():
         "model": {"name": "Qwen/Qwen3-0.6b"},
         "data": {"path": "mlx-community/WikiSQL", "max_seq_length": 2048, "loss_on": "all"},
         "strategy": {"name": "lora", "last_n": 16, "rank": 8, "scale": 20.0, "dropout": 0.0},
-        "optimizer": {"name": "adamw", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0},
+        "optimizer": {"name": "adam", "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
         "schedule": {"name": "constant", "learning_rate": 1e-5},
         "train": {
             "batch_size": 4,
@@ -71,13 +74,37 @@ def test_a_null_is_the_default_as_in_mlx_lm():
     assert translate(dict.fromkeys(DEFAULTS))[0] == translate({})[0]
 
 
-def test_the_optimizers_defaults_are_those_of_mlx():
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_the_optimizers_arguments_and_defaults_are_those_of_mlx(name):
     optim = pytest.importorskip("mlx.optimizers")
-    for name, kind in (("adam", optim.Adam), ("adamw", optim.AdamW)):
-        made, ours = kind(learning_rate=1e-5), translate({"optimizer": name})[0]["optimizer"]
-        assert (ours["beta1"], ours["beta2"]) == tuple(made.betas)
-        assert ours["epsilon"] == made.eps
-        assert ours["weight_decay"] == getattr(made, "weight_decay", 0.0)
+    theirs = inspect.signature({"adam": optim.Adam, "adamw": optim.AdamW, "sgd": optim.SGD}[name]).parameters
+    assert {key: each.default for key, each in theirs.items() if key != "learning_rate"} == ARGUMENTS[name]
+
+
+GIVEN = {
+    "adam": {"betas": [0.8, 0.95], "eps": 1e-4, "bias_correction": True},
+    "adamw": {"betas": [0.8, 0.95], "eps": 1e-4, "weight_decay": 0.2, "bias_correction": True},
+    "sgd": {"weight_decay": 0.2},
+    "sgd momentum": {"momentum": 0.8, "weight_decay": 0.2},
+    "sgd nesterov": {"momentum": 0.8, "nesterov": True},
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_a_translated_optimizer_makes_the_steps_of_mlxs(case):
+    mx, optim = pytest.importorskip("mlx.core"), pytest.importorskip("mlx.optimizers")
+    name = case.partition(" ")[0]
+    config = {"optimizer": name, "optimizer_config": {name: GIVEN[case]}, "fine_tune_type": "full"}
+    ours = build(translate(config)[0], {}).optimizer
+    theirs = {"adam": optim.Adam, "adamw": optim.AdamW, "sgd": optim.SGD}[name](learning_rate=1e-2, **GIVEN[case])
+    start, gradients = mx.random.normal((5,), key=mx.random.key(0)), mx.random.normal((20, 5), key=mx.random.key(1))
+    weight, slots, expected = start, ours.init(mx, (5,)), {"w": start}
+    for step, gradient in enumerate(gradients, start=1):
+        scalars = ours.scalars(mx, step, 1e-2)
+        weight, slots = ours.update(mx, scalars, weight, gradient, slots, decays=ours.decays((5,)))
+        expected = theirs.apply_gradients({"w": gradient}, expected)
+    assert mx.allclose(weight, expected["w"], rtol=1e-5, atol=1e-6)
+    assert not mx.allclose(weight, start, atol=1e-2)
 
 
 def test_iterations_are_micro_batches_and_become_steps():
@@ -151,7 +178,9 @@ def test_a_translated_schedule_has_mlxs_rates():
         ({"optimizer_config": {"adam": {"weight_decay": 0.1}}}, "adam.weight_decay: expected a key"),
         ({"optimizer_config": {"adam": {"beta": [0.9, 0.99]}}}, "The nearest is betas."),
         ({"optimizer_config": {"adam": {"betas": 0.9}}}, "expected two numbers, found 0.9"),
-        ({"optimizer": "muon"}, "expected adam or adamw, found 'muon'"),
+        ({"optimizer": "sgd", "optimizer_config": {"sgd": {"dampening": 0.1}}}, "multiply the learning rate by 1 - "),
+        ({"optimizer": "sgd", "optimizer_config": {"sgd": {"betas": [0.9, 0.99]}}}, "sgd.betas: expected a key"),
+        ({"optimizer": "muon"}, "expected adam, adamw or sgd, found 'muon'"),
         ({"fine_tune_type": "dora"}, "lora is the nearest."),
         ({"num_layers": "all"}, "or -1 for all layers, found 'all'"),
         ({"iters": 0}, "iters: expected a whole number above 0, found 0"),
@@ -175,7 +204,7 @@ def test_what_cannot_be_kept_is_refused(config, told):
 
 
 def test_all_faults_are_told_at_once():
-    config = {"optimizer": "sgd", "report_to": "wandb", "iter": 5, "fine_tune_type": "dora", "seeds": 1}
+    config = {"optimizer": "muon", "report_to": "wandb", "iter": 5, "fine_tune_type": "dora", "seeds": 1}
     found = refusal(config)
     assert all(f"{key}: expected" in found for key in config)
     assert "The nearest is iters." in found

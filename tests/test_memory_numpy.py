@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,10 @@ from mlxtune.memory.numpy import moments, resident
 from mlxtune.memory.setup import Rows, Setup, rows_of
 from mlxtune.models import config as model_config
 from mlxtune.models.dimensions import Dimensions
+from mlxtune.optim.adam import Adam
 from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.optimizer import Optimizer
+from mlxtune.optim.sgd import Sgd
 from mlxtune.strategies.choose import select
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -27,6 +31,7 @@ LORA = Lora(rank=4, dropout=0.2)
 OF_ATTENTION = Lora(rank=8, dropout=0.1, target=("q_proj", "v_proj"))
 ONE_LAYER, NO_INPUT = Lora(rank=2, last_n=1), Lora(rank=2, dropout=0.3, target=("q_proj",), last_n=1)
 OF_MLP = Lora(rank=3, target=("gate_proj", "down_proj"), last_n=2)
+MOMENTUM = partial(Sgd, momentum=0.9)
 SHORT, LONG, RAGGED = (23,), (150,), (150, 31, 70, 97)  # below one block of queries, and above two
 
 
@@ -44,6 +49,7 @@ class Case(NamedTuple):
     grad_checkpoint: bool = False
     moments: str = "fp32"
     low_precision: Any = None
+    optimizer: Any = AdamW  # its kind
     prefix_cache: str = "auto"
     row_threads: int = 1
     chunk: int = cross_entropy.CHUNK_ELEMENTS
@@ -65,6 +71,11 @@ CASES = {
     "full, masters": Case("llama", precision="bf16", low_precision="master"),
     "full, stochastic": Case("llama", precision="bf16", low_precision="stochastic"),
     "full, moments in 16 bits": Case("llama", moments="bf16"),
+    "full, sgd": Case("llama", optimizer=Sgd),
+    "full, sgd, masters": Case("llama", optimizer=Sgd, precision="bf16", low_precision="master"),
+    "full, sgd, momentum in 16 bits": Case("llama", optimizer=MOMENTUM, moments="bf16"),
+    "last 1, sgd, momentum": Case("llama, tied", LastN(last_n=1), optimizer=MOMENTUM, accumulate=2),
+    "lora, adam": Case("llama", LORA, optimizer=Adam),
     "full, checkpoints": Case("llama", grad_checkpoint=True),
     "full, checkpoints, never evaluated": Case("qwen3", grad_checkpoint=True, evaluated=None),
     "full, checkpoints, one layer": Case("llama", grad_checkpoint=True, changes=(("num_hidden_layers", 1),)),
@@ -125,9 +136,8 @@ class Found(NamedTuple):
 
 def ran(case: Case, folder) -> Found:
     write_model(folder, **{**KINDS[case.kind], **dict(case.changes)})
-    optimizer = AdamW(moments=case.moments, low_precision=case.low_precision)
     settings = {"grad_checkpoint": case.grad_checkpoint, "prefix_cache": case.prefix_cache, "batch_rows": len(RAGGED)}
-    made = learner(folder, case.strategy, case.precision, optimizer=optimizer, **settings)
+    made = learner(folder, case.strategy, case.precision, optimizer=optimizer_of(case), **settings)
     trained = [batch_of(case.lengths, case, seed) for seed in range(2 * case.accumulate)]
     made.step(trained[: case.accumulate], 1e-3)
     evaluated = [] if case.evaluated is None else [batch_of(case.evaluated, case, seed=99)]
@@ -139,6 +149,11 @@ def ran(case: Case, folder) -> Found:
     kept = sum(lengths) - len(lengths) if keeps else 0
     rows = (rows_of(b.lengths_B.tolist(), b.n_supervised, case.multiple) for b in (trained[0], *evaluated))
     return Found(made, planned(case, folder), next(rows), next(rows, None), kept)
+
+
+def optimizer_of(case: Case) -> Optimizer:
+    made: Optimizer = case.optimizer(moments=case.moments, low_precision=case.low_precision)
+    return made
 
 
 def planned(case: Case, folder) -> Setup:
@@ -153,8 +168,7 @@ def planned(case: Case, folder) -> Setup:
         selection=select(case.strategy, anatomy),
         dimensions=dimensions,
         element_bytes=4,
-        moment_bytes=4 if case.moments == "bf16" else 8,
-        master_bytes=4 if case.low_precision == "master" else 0,
+        optimizer=optimizer_of(case),
         accumulates=case.accumulate > 1,
         grad_checkpoint=case.grad_checkpoint,
         keeps_prefix=False,
@@ -203,7 +217,7 @@ def test_the_parts_are_those_of_their_names(tmp_path):
     trained = made.state.weights.nbytes
     assert held.trainable_weights == trained
     assert held.frozen_weights == made.flat.buffer.nbytes - trained
-    assert held.optimizer == made.state.m.nbytes + made.state.v.nbytes
+    assert held.optimizer == sum(slot.nbytes for slot in made.state.slots)
     assert made.gradient_sum is not None
     assert held.gradients == made.gradient.buffer.nbytes + made.gradient_sum.nbytes
     assert held.data == made.prefix.bytes > 0

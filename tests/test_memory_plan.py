@@ -13,6 +13,8 @@ from tests.support_memory import text_of, whole_folder
 LORA = {"strategy.name": "lora", "strategy.rank": 8}
 FULL = {"strategy.name": "full"}
 LAST = {"strategy.last_n": 2}
+SGD = {"optimizer.name": "sgd"}
+MOMENTUM = SGD | {"optimizer.momentum": 0.9}
 NOT_OF_A_STEP = ("evaluation", "pass of the frozen layers")
 KEPT, NOT_KEPT = {"backend.prefix_cache": "on"}, {"backend.prefix_cache": "off"}
 
@@ -36,6 +38,13 @@ CASES = {
     "full, recomputed": Case(FULL | {"backend.grad_checkpoint": True}, {}, 4),
     "full, accumulated, bf16": Case(FULL | {"train.grad_accum": 2, "backend.precision": "bf16"}, {}, 1, 128),
     "lora": Case(LORA, {"num_hidden_layers": 6}),
+    "full, adam that decays": Case(FULL | {"optimizer.name": "adam", "optimizer.weight_decay": 0.1}, {}, 1, 64),
+    "full, sgd": Case(FULL | SGD, {}, 1, 64),
+    "full, sgd, bf16": Case(FULL | SGD | {"backend.precision": "bf16"}, {"vocab_size": 8000}, 1, 64),
+    "full, sgd, momentum": Case(
+        FULL | MOMENTUM | {"optimizer.nesterov": True, "optimizer.weight_decay": 0.1}, {}, 1, 64
+    ),
+    "last 2, sgd, momentum in bf16": Case(LAST | NOT_KEPT | MOMENTUM | {"optimizer.moments": "bf16"}, {}, 1, 64),
 }
 
 

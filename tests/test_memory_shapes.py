@@ -14,6 +14,7 @@ LAST_2 = 2 * LAYER + D + HEAD
 ADAPTERS = 4 * (4 * D + 2 * (D + D // 2) + 3 * (D + F))  # of one layer, rank 4
 LORA = {"strategy__name": "lora", "strategy__rank": 4}
 KEPT = {"backend__prefix_cache": "on"}
+MOMENTUM = {"optimizer__name": "sgd", "optimizer__momentum": 0.9}
 # Settings, changes of the config; then bytes: frozen, trained, of the optimizer
 BY_HAND = {
     "last 2, bf16": ({"strategy__last_n": 2}, {}, (2 * (ALL - LAST_2), 2 * LAST_2, 8 * LAST_2)),
@@ -36,6 +37,14 @@ BY_HAND = {
     "full, fp32": ({"strategy__name": "full", "backend__precision": "fp32"}, {}, (0, 4 * ALL, 8 * ALL)),
     "full, masters": ({"strategy__name": "full", "optimizer__low_precision": "master"}, {}, (0, 2 * ALL, 12 * ALL)),
     "full, moments in 16 bits": ({"strategy__name": "full", "optimizer__moments": "bf16"}, {}, (0, 2 * ALL, 4 * ALL)),
+    "full, sgd": ({"strategy__name": "full", "optimizer__name": "sgd"}, {}, (0, 2 * ALL, 0)),
+    "full, sgd, momentum": ({"strategy__name": "full", **MOMENTUM}, {}, (0, 2 * ALL, 4 * ALL)),
+    "full, sgd, momentum in 16 bits, masters": (
+        {"strategy__name": "full", **MOMENTUM, "optimizer__moments": "bf16", "optimizer__low_precision": "master"},
+        {},
+        (0, 2 * ALL, 6 * ALL),
+    ),
+    "full, adam": ({"strategy__name": "full", "optimizer__name": "adam"}, {}, (0, 2 * ALL, 8 * ALL)),
     "lora of the layers": (
         {**LORA, "strategy__target": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")},
         {},
@@ -116,6 +125,8 @@ def test_what_is_said_to_take_less_takes_less(tmp_path, backend):
 
     assert taken(backend__grad_checkpoint=True) < taken()
     assert taken(optimizer__moments="bf16") < taken()
+    assert taken(optimizer__name="sgd") < taken(**MOMENTUM) < taken()
+    assert taken(optimizer__name="adam") == taken()
     assert taken(strategy__last_n=2) < taken()
     assert taken(strategy__head=False) < taken()
     assert taken(optimizer__low_precision="master") > taken()

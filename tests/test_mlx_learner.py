@@ -16,8 +16,10 @@ from mlxtune.backends.mlx.passes import self_check
 from mlxtune.backends.mlx.passes.forward import WHOLE, cross_entropy
 from mlxtune.backends.mlx.update import parameters
 from mlxtune.data.types import Batch
-from mlxtune.optim import adamw, clip
+from mlxtune.optim import clip, rounding
+from mlxtune.optim.adam import Adam
 from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.sgd import Sgd
 from mlxtune.storage import checkpoint
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -29,6 +31,7 @@ LAST = LastN(last_n=2)
 DROPOUT = Lora(rank=4, scale=2.0, dropout=0.1)
 MASTER = AdamW(low_precision="master")
 BF16_MOMENTS = AdamW(moments="bf16")
+MOMENTUM_IN_BF16 = Sgd(momentum=0.9, nesterov=True, moments="bf16")
 KINDS = {
     "fp32": (LAST, "fp32", {}),
     "no clipping": (LAST, "fp32", {"clip_norm": None}),
@@ -42,6 +45,11 @@ KINDS = {
     "fp32, moments in bf16": (LAST, "fp32", {"optimizer": BF16_MOMENTS}),
     "bf16, moments in bf16": (LAST, "bf16", {"optimizer": BF16_MOMENTS, "clip_norm": None}),
     "fp16 full, moments in bf16": (Full(), "fp16", {"optimizer": BF16_MOMENTS}),
+    "bf16 adam": (LAST, "bf16", {"optimizer": Adam(weight_decay=0.1)}),
+    "fp16 sgd": (LAST, "fp16", {"optimizer": Sgd(weight_decay=0.1)}),
+    "bf16 sgd master": (LAST, "bf16", {"optimizer": Sgd(low_precision="master")}),
+    "bf16 sgd, momentum in bf16": (LAST, "bf16", {"optimizer": MOMENTUM_IN_BF16}),
+    "fp32 lora, sgd": (DROPOUT, "fp32", {"optimizer": Sgd()}),
 }
 EVERY_KIND = pytest.mark.parametrize(("strategy", "precision", "changes"), KINDS.values(), ids=KINDS)
 
@@ -310,8 +318,10 @@ def test_moments_and_masters_have_the_type_that_is_set_and_weights_keep_theirs(m
     learner = make_learner(model, strategy, precision, **changes)
     before = {name: array.dtype for name, array in learner.trained.weights.items()}
     run_steps(learner, [0])
-    kept_in = "BF16" if changes.get("optimizer") == BF16_MOMENTS else "F32"
-    assert {tensor.info.dtype for tensor in learner.optimizer_state()} == {kept_in}
+    optimizer = changes.get("optimizer", AdamW())
+    kept_in = "BF16" if optimizer.moments == "bf16" else "F32"
+    has_state = optimizer.slots or optimizer.low_precision == "master"
+    assert {tensor.info.dtype for tensor in learner.optimizer_state()} == ({kept_in} if has_state else set())
     assert {name: array.dtype for name, array in learner.trained.weights.items()} == before
 
 
@@ -330,14 +340,14 @@ def shares_of_v(folder, steps=150):
                 {name: scale * gradient for name, gradient in given.items()},
             )
             learner.step(window(0), 1e-3)
-    pairs = zip(made.trained.moments.values(), exact.trained.moments.values(), strict=True)
-    return np.concatenate([np.array(a.v.astype(mx.float32) / b.v - 1).ravel() for a, b in pairs]).astype(np.float64)
+    pairs = zip(made.trained.slots.values(), exact.trained.slots.values(), strict=True)
+    return np.concatenate([np.array(a[1].astype(mx.float32) / b[1] - 1).ravel() for a, b in pairs]).astype(np.float64)
 
 
 def test_v_in_bfloat16_is_that_of_float32_on_average_and_would_not_be_by_rounding_to_nearest(model, monkeypatch):
     error = shares_of_v(model)
     assert abs(error.mean()) < 4 * error.std() / math.sqrt(error.size) < 1e-3
-    monkeypatch.setattr(adamw, "stochastic", lambda _xp, array, *_: array)  # the cast after it rounds to the nearest
+    monkeypatch.setattr(rounding, "stochastic", lambda _xp, array, *_: array)  # the cast after it rounds to the nearest
     assert shares_of_v(model).mean() > 0.05
 
 
@@ -346,7 +356,7 @@ def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model):
     held, said = [], []
     for learner in (exact, half):
         run_steps(learner, [0])
-        held.append(sum(array.nbytes for moments in learner.trained.moments.values() for array in moments))
+        held.append(sum(array.nbytes for slots in learner.trained.slots.values() for array in slots))
         said.append(sum(tensor.info.bytes for tensor in learner.optimizer_state()))
     assert held == said == [2 * held[1], held[1]]
 
@@ -414,7 +424,7 @@ def test_gradients_too_small_for_float16_come_through_with_the_loss_scale(quiet_
     assert norms[0] == pytest.approx(norms[1], rel=0.05)
 
 
-@pytest.mark.parametrize("optimizer", [AdamW(), MASTER, BF16_MOMENTS], ids=["stochastic", "master", "moments in bf16"])
+@pytest.mark.parametrize("optimizer", [AdamW(), MASTER, BF16_MOMENTS, Sgd(), MOMENTUM_IN_BF16], ids=str)
 def test_an_overflow_leaves_every_byte_as_it_was_and_halves_the_scale(model, optimizer):
     learner = make_learner(model, LAST, "fp16", optimizer=optimizer)
     run_steps(learner, [0])

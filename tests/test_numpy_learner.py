@@ -9,12 +9,14 @@ from mlxtune.backends.base import Learner
 from mlxtune.backends.numpy import device, threads, update
 from mlxtune.backends.numpy import learner as learner_module
 from mlxtune.backends.numpy.arrays import Workspace
-from mlxtune.backends.numpy.update import Noise, State
+from mlxtune.backends.numpy.update import Noise, Rule, State
 from mlxtune.backends.numpy.weights import round_to, widen
 from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
-from mlxtune.optim import adamw
-from mlxtune.optim.adamw import AdamW, Moments
+from mlxtune.optim import rounding
+from mlxtune.optim.adam import Adam
+from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.sgd import Sgd
 from mlxtune.storage import checkpoint
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -26,7 +28,15 @@ from tests.support_numpy import KINDS, learner, random_batch, worst, write_model
 LAST, LORA = LastN(last_n=1), Lora(rank=4, scale=2.0, dropout=0.2)
 RATE = 1e-3
 BF16_MOMENTS = AdamW(moments="bf16")
-OPTIMIZERS = ("stochastic", "master", "moments in bf16")
+OPTIMIZERS = {
+    "stochastic": AdamW(),
+    "master": AdamW(low_precision="master"),
+    "moments in bf16": BF16_MOMENTS,
+    "adam": Adam(weight_decay=0.1, moments="bf16"),
+    "sgd": Sgd(weight_decay=0.1),
+    "sgd, momentum, master": Sgd(momentum=0.9, low_precision="master"),
+    "sgd, nesterov": Sgd(momentum=0.9, nesterov=True, moments="bf16"),
+}
 EVERY_STRATEGY = pytest.mark.parametrize("strategy", [LAST, LORA, Full(), LastN(last_n=2, head=True)])
 
 
@@ -67,22 +77,33 @@ def test_clipping_scales_the_gradient_and_reports_the_norm_before(model):
     norm = free.step(batches, RATE).grad_norm
     assert norm == pytest.approx(clipped.step(batches, RATE).grad_norm)
     assert norm == pytest.approx(np.linalg.norm(free.gradient_sum.astype(np.float64)), rel=1e-6)
-    assert worst(clipped.state.m, free.state.m * 0.5 / norm) < 1e-5
+    assert worst(clipped.state.slots[0], free.state.slots[0] * 0.5 / norm) < 1e-5
 
 
-def test_the_update_in_blocks_is_that_of_optim(monkeypatch):
+IN_BLOCKS = [AdamW(weight_decay=0.1), Adam(weight_decay=0.1), Adam(), Sgd(weight_decay=0.1), Sgd(momentum=0.9)]
+
+
+@pytest.mark.parametrize("optimizer", IN_BLOCKS, ids=str)
+@pytest.mark.parametrize("n_decaying", [0, 100, 128, 1000])
+def test_the_update_in_blocks_is_that_of_optim(optimizer, n_decaying, monkeypatch):
     monkeypatch.setattr(update, "BLOCK", 64)
     random = np.random.default_rng(0)
-    weight, gradient, m, v = (random.normal(size=1000).astype(np.float32) for _ in range(4))
-    v = np.abs(v)
-    state = State(weight.copy(), weight.copy(), m.copy(), v.copy())
+    weight, gradient = (random.normal(size=1000).astype(np.float32) for _ in range(2))
+    slots = tuple(np.abs(random.normal(size=1000)).astype(np.float32) for _ in optimizer.slots)
+    state = State(weight.copy(), weight.copy(), tuple(slot.copy() for slot in slots))
     state = state._replace(exact=state.weights)
-    settings = AdamW(weight_decay=0.1)
     for step in range(1, 51):
-        scalars = adamw.scalars(np, settings, step, RATE)
-        weight, (m, v) = adamw.update(np, scalars, weight, 0.5 * gradient, Moments(m, v), decays=True)
-        update.update(state, gradient, 0.5, 1000, "fp32", scalars, Noise(0, step))
-    for found, expected in ((state.weights, weight), (state.m, m), (state.v, v)):
+        scalars = optimizer.scalars(np, step, RATE)
+        given = {
+            decays: optimizer.update(np, scalars, weight, 0.5 * gradient, slots, decays=decays) for decays in (1, 0)
+        }
+        weight, *slots = (
+            np.concatenate([with_decay[:n_decaying], without[n_decaying:]])
+            for with_decay, without in zip(*((each[0], *each[1]) for each in given.values()), strict=True)
+        )
+        slots = tuple(slots)
+        update.update(state, gradient, Rule(optimizer, scalars, 0.5, n_decaying, "fp32", Noise(0, step)))
+    for found, expected in zip((state.weights, *state.slots), (weight, *slots), strict=True):
         assert worst(found, expected) < 1e-6
 
 
@@ -101,7 +122,7 @@ def test_weight_decay_leaves_norms_and_biases_alone_unless_asked(decay_all, mode
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("optimizer", [AdamW(), AdamW(low_precision="master"), BF16_MOMENTS], ids=OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @EVERY_STRATEGY
 def test_a_resumed_run_ends_with_the_same_bytes(strategy, optimizer, precision, model, tmp_path):
     settings = {"optimizer": optimizer}
@@ -263,10 +284,14 @@ def test_float32_stays_float32_in_every_intermediate(kind, strategy, tmp_path, m
     made = learner(write_model(tmp_path, **KINDS[kind]), strategy)
     for buffer in (made.flat, made.gradient):
         buffer.buffer = buffer.buffer.view(Strict)
-    made.state = State(*(array.view(Strict) for array in made.state))
+    weights, exact, slots = made.state
+    made.state = State(weights.view(Strict), exact.view(Strict), tuple(slot.view(Strict) for slot in slots))
     assert math.isfinite(made.step(window(0), RATE).loss.loss_sum)
     assert math.isfinite(made.evaluate(random_batch()).loss_sum)
-    assert all(array.dtype == np.float32 for array in (*made.state, made.gradient.buffer, made.flat.buffer))
+    assert all(
+        array.dtype == np.float32
+        for array in (*made.state[:2], *made.state.slots, made.gradient.buffer, made.flat.buffer)
+    )
 
 
 def test_the_strict_array_catches_what_numpy_widens():
@@ -334,8 +359,8 @@ def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model, tmp_p
     saved = save(tmp_path, 1, half)
     header = 8 + int.from_bytes((saved / checkpoint.OPTIMIZER).read_bytes()[:8], "little")
     assert (saved / checkpoint.OPTIMIZER).stat().st_size == header + trained
-    for made, optimizer in ((exact, "fp32"), (half, "bf16")):
-        said = sizes(made.anatomy, made.selection, master=False, moments=optimizer).optimizer_bytes
+    for made in (exact, half):
+        said = sizes(made.anatomy, made.selection, made.job.optimizer.slot_bytes, 0).optimizer_bytes
         assert said == sum(tensor.info.bytes for tensor in made.optimizer_state())
 
 
@@ -347,7 +372,7 @@ def shares_of_v(made, exact, steps=150):
         for each in (made, exact):
             each._update(gradient, 1.0, RATE)
             each.steps += 1
-    return widen(made.state.v).astype(np.float64) / exact.state.v - 1
+    return widen(made.state.slots[1]).astype(np.float64) / exact.state.slots[1] - 1
 
 
 def test_v_in_bfloat16_is_that_of_float32_on_average_and_would_not_be_by_rounding_to_nearest(model, monkeypatch):
@@ -359,7 +384,7 @@ def test_v_in_bfloat16_is_that_of_float32_on_average_and_would_not_be_by_roundin
         round_to(array, "bf16")
         return array
 
-    monkeypatch.setattr(adamw, "stochastic", nearest)
+    monkeypatch.setattr(rounding, "stochastic", nearest)
     assert shares_of_v(learner(model, optimizer=BF16_MOMENTS), learner(model)).mean() > 0.05
 
 

@@ -5,8 +5,10 @@ import pytest
 
 from mlxtune.backends.base import Sampling
 from mlxtune.backends.numpy.speaker import NumpySpeaker
-from mlxtune.optim import adamw
+from mlxtune.optim import rounding
+from mlxtune.optim.adam import Adam
 from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.sgd import Sgd
 from mlxtune.storage import checkpoint
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -102,6 +104,33 @@ def test_a_run_begun_on_one_goes_on_on_the_other(makers, strategy, precision, tm
     assert found == pytest.approx(expected, rel=tolerance)
 
 
+OTHERS = {
+    "adam": Adam(weight_decay=0.1),
+    "sgd": Sgd(weight_decay=0.1),
+    "sgd, momentum": Sgd(momentum=0.9),
+    "sgd, nesterov": Sgd(momentum=0.9, nesterov=True, weight_decay=0.1, decay_norms_and_biases=True),
+}
+
+
+@pytest.mark.parametrize("optimizer", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("makers", [(learner, mlx_learner), (mlx_learner, learner)], ids=["to MLX", "to NumPy"])
+def test_a_run_with_another_optimizer_goes_on_on_the_other_backend(makers, optimizer, tmp_path):
+    """Its steps agree before and after."""
+    folder = write_model(tmp_path / "model", **KINDS["llama, tied"])
+    giver, taker = (make(folder, Full(), optimizer=optimizer, clip_norm=1.0) for make in makers)
+    first = [*windows(8)]
+    for window in first:
+        found, expected = (made.step(window, 1e-2) for made in (giver, taker))
+        assert found.loss.loss_sum == pytest.approx(expected.loss.loss_sum, rel=1e-4)
+    hand_over(giver, taker, tmp_path / "run")
+    given, taken = ({t.info: t.read().tobytes() for t in made.optimizer_state()} for made in (giver, taker))
+    assert given == taken
+    assert len(given) == len(optimizer.slots) * len(giver.selection.train)
+    for window in first[:3]:
+        found, expected = (made.step(window, 1e-2) for made in (giver, taker))
+        assert found.loss.loss_sum == pytest.approx(expected.loss.loss_sum, rel=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_master_copies_are_handed_over(precision, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS["llama"])
@@ -135,8 +164,8 @@ def test_losses_of_fifty_steps_with_moments_in_bfloat16_agree(tmp_path, monkeypa
     settings = {"strategy": LastN(last_n=2), "optimizer": BF16_MOMENTS}
     ours, theirs = (losses_of_fifty(make(folder, **settings)) for make in (learner, mlx_learner))
     assert np.abs(ours / theirs - 1).max() < 2e-4
-    rounding = adamw.stochastic
-    monkeypatch.setattr(adamw, "stochastic", lambda xp, array, *rest: rounding(xp, 1.01 * array, *rest))
+    stochastic = rounding.stochastic
+    monkeypatch.setattr(rounding, "stochastic", lambda xp, array, *rest: stochastic(xp, 1.01 * array, *rest))
     for make, expected in ((learner, theirs), (mlx_learner, ours)):
         assert np.abs(losses_of_fifty(make(folder, **settings)) / expected - 1).max() > 3e-4
 

@@ -15,7 +15,6 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 WITHOUT_FLAG = {
     "data.now",
     "data.valid_share",
-    "optimizer.name",
     "optimizer.beta1",
     "optimizer.beta2",
     "optimizer.epsilon",
@@ -43,6 +42,12 @@ def test_recipes_are_shipped():
 
 def test_every_setting_has_a_flag_or_is_listed_as_without():
     assert {flag.key for flag in FLAGS} | WITHOUT_FLAG == set(every_key())
+
+
+def test_the_help_names_every_optimizer_and_the_default():
+    (said,) = (flag.help for flag in FLAGS if flag.key == "optimizer.name")
+    assert {*every_key()["optimizer.name"]} == {*re.findall(r"\w+", said)} - {"or", "Default"}
+    assert said.endswith(f"Default: {build({}, {}).optimizer.name}.")
 
 
 def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
@@ -76,6 +81,10 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(tmp_path, text, neare
 def test_a_setting_of_another_strategy_is_refused_and_says_whose_it_is():
     with pytest.raises(BadSetting, match=r"strategy\.rank is a setting of lora"):
         build({}, {"strategy.rank": 4})
+    with pytest.raises(BadSetting, match=r"optimizer\.momentum is a setting of sgd"):
+        build({"optimizer": {"momentum": 0.9}}, {})
+    with pytest.raises(BadSetting, match=r"optimizer\.beta1 is a setting of adam and adamw"):
+        build({"optimizer": {"name": "sgd", "beta1": 0.9}}, {})
     with pytest.raises(BadSetting, match="min_learning_rate is a setting of cosine and linear"):
         build({}, {"schedule.min_learning_rate": 1e-6})
 
@@ -100,6 +109,10 @@ def test_all_faults_are_told_at_once():
         {"train.batch_size": True},
         {"backend.precision": "int8"},
         {"optimizer.beta2": 1.0},
+        {"optimizer.name": "muon"},
+        {"optimizer.name": "sgd", "optimizer.nesterov": True},
+        {"optimizer.name": "sgd", "optimizer.moments": "bf16"},
+        {"optimizer.name": "sgd", "optimizer.momentum": 1.0},
         {"schedule.learning_rate": float("nan")},
     ],
     ids=str,

@@ -34,6 +34,7 @@ BASE = {
     "backend.precision": "fp32",
 }
 LORA = {"strategy.name": "lora", "train.max_steps": 2}
+ADAM, SGD = {"optimizer.name": "adam"}, {"optimizer.name": "sgd"}
 COSINE = {"schedule.name": "cosine", "train.max_steps": 4}
 BF16 = {"backend.precision": "bf16", "schedule.learning_rate": 1e-5}
 
@@ -52,6 +53,9 @@ CHANGES = {
     "strategy.alpha": (16.0, LORA),
     "strategy.dropout": (0.5, LORA),
     "strategy.target": (("q_proj",), LORA),
+    "optimizer.name": ("adam", {"optimizer.weight_decay": 0.9}),
+    "optimizer.momentum": (0.9, SGD),
+    "optimizer.nesterov": (True, {**SGD, "optimizer.momentum": 0.9}),
     "optimizer.beta1": (0.5, {}),
     "optimizer.beta2": (0.5, {}),
     "optimizer.epsilon": (1e-2, {}),
@@ -82,7 +86,6 @@ ELSEWHERE = {
     "model.revision",
     "data.path",
     "data.now",
-    "optimizer.name",
     "backend.name",
     "backend.system_blas",
     "backend.prefix_cache",
@@ -128,9 +131,23 @@ def test_every_setting_is_tried():
     assert set(CHANGES) | ELSEWHERE == set(every_key())
 
 
-@pytest.mark.parametrize("key", CHANGES)
-def test_changed_alone_it_changes_what_is_seen(observed, key):
-    value, base = CHANGES[key]
+# Settings of several optimizers, which each of them has to obey.
+OF_OTHERS = {
+    "adam beta1": ("optimizer.beta1", 0.5, ADAM),
+    "adam beta2": ("optimizer.beta2", 0.5, ADAM),
+    "adam epsilon": ("optimizer.epsilon", 1e-2, ADAM),
+    "adam weight_decay": ("optimizer.weight_decay", 0.9, ADAM),
+    "adam moments": ("optimizer.moments", "bf16", ADAM),
+    "sgd weight_decay": ("optimizer.weight_decay", 0.9, SGD),
+    "sgd decay_norms": ("optimizer.decay_norms_and_biases", True, {**SGD, "optimizer.weight_decay": 0.9}),
+    "sgd low_precision": ("optimizer.low_precision", "master", {**BF16, **SGD}),
+    "sgd moments": ("optimizer.moments", "bf16", {**SGD, "optimizer.momentum": 0.9}),
+}
+EVERY_CHANGE = {key: (key, *change) for key, change in CHANGES.items()} | OF_OTHERS
+
+
+@pytest.mark.parametrize(("key", "value", "base"), EVERY_CHANGE.values(), ids=EVERY_CHANGE)
+def test_changed_alone_it_changes_what_is_seen(observed, key, value, base):
     common = {**BASE, **base}
     without = observed(dict(common))
     assert isinstance(without, str) == (key == "data.skip_bad_rows"), without  # bad rows are refused without it

@@ -12,6 +12,7 @@ from tests.support_cli import BACKENDS, TEXT_ROWS, model, write
 from tests.support_memory import outline_folder
 
 LORA = ("--strategy", "lora")
+SGD = ("--optimizer", "sgd")
 COSINE = ("--schedule", "cosine")
 CONTEXT = context(model_config.read(BUILT_IN))
 # Options that a run of 10 steps on 12 rows of text is given, and how its refusal begins.
@@ -45,6 +46,13 @@ REFUSED = {
     ("--seed", 2**31): "--seed: expected a number below 2147483648, found 2147483648.",
     ("--seed", -1): "--seed: expected 0 or more, found -1.",
     ("--epochs", 1): "--max-steps: expected max_steps or epochs, found max_steps 10 and epochs 1.",
+    ("--momentum", 0.9): "--momentum: expected no such setting with optimizer adamw, found 0.9.",
+    ("--optimizer", "adam", "--nesterov"): "--nesterov: expected no such setting with optimizer adam, found True.",
+    (*SGD, "--nesterov"): "--nesterov: expected a setting that does something, found true with a momentum of 0.",
+    (*SGD, "--moments", "bf16"): "--moments: expected a setting that does something, found bf16 with sgd as it is set",
+    (*SGD, "--momentum", 1): "--momentum: expected a number below 1, found 1.0.",
+    (*SGD, "--momentum", -0.1): "--momentum: expected 0 or more, found -0.1.",
+    ("--optimizer", "lion"): "--optimizer: expected adamw or adam or sgd, found 'lion'.",
     ("--memory-limit", "1kB"): "--memory-limit: expected a run that fits 1.0 kB, found one that needs",
     ("--memory-limit", 0): "--memory-limit: expected 1 or more, found 0.",
     ("--loss-on", "last"): "--loss-on: expected auto or all where rows are text, which has no turns, found last",
@@ -99,6 +107,7 @@ def test_a_warmup_is_compared_with_the_steps_of_the_epochs(mlxtune, tmp_path):
         ("optimizer: {low_precision: master}\nbackend: {precision: fp32}", "master with precision fp32"),
         ("optimizer: {decay_norms_and_biases: true, weight_decay: 0.0}", "true with a weight decay of 0"),
         ("optimizer: {decay_norms_and_biases: true}\nstrategy: {name: lora}", "true with strategy lora"),
+        ("optimizer: {name: sgd, epsilon: 1.0e-6}", "expected no such setting with optimizer sgd"),
         ("optimizer: {epsilon: 1.0e-50}", "expected a number above 1e-30"),
     ],
 )

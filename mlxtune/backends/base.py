@@ -9,7 +9,7 @@ from pydantic import Field
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.events import Event, Memory
 from mlxtune.objectives.choose import SFT, Objective
-from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.optimizer import Optimizer
 from mlxtune.settings import section
 from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import Strategy
@@ -62,7 +62,7 @@ class StepResult(NamedTuple):
     loss: LossSum
     grad_norm: float  # of the mean gradient, before clipping
     skipped: bool  # fp16: the scaled gradient overflowed and nothing was updated
-    not_finite: tuple[str, ...] = ()  # names of weights and moments that hold NaN or infinity after the step
+    not_finite: tuple[str, ...] = ()  # names of weights and slots that hold NaN or infinity after the step
 
 
 class Job(NamedTuple):
@@ -71,7 +71,7 @@ class Job(NamedTuple):
     folder: Path  # a checked model folder
     precision: str
     strategy: Strategy
-    optimizer: AdamW
+    optimizer: Optimizer
     clip_norm: float | None
     seed: int
     objective: Objective = SFT
@@ -138,7 +138,7 @@ class Learner(Protocol):
         ...
 
     def optimizer_state(self) -> Iterator[Tensor]:
-        """Moments and master copies, in a fixed order."""
+        """The optimizer's slots and master copies, in a fixed order."""
         ...
 
     def scalars(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def checks() -> list[Check]:
         room(
             "disk for runs",
             Path.cwd(),
-            "A checkpoint is what trains, and two float32 moments of it: 10 bytes a parameter in 16 bits.",
+            "A checkpoint is what trains, and AdamW's two float32 moments of it: 10 bytes a parameter in 16 bits.",
             "Free some space, or put the run on a larger disk with --out.",
         ),
     ]

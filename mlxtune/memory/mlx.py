@@ -30,9 +30,9 @@ FLOAT32 = 4
 SHARD_ARRAYS = {False: 5, True: 3}
 # A buffer that MLX uses again is up to two pages larger than what is asked for: on average each that is kept is one.
 KEPT_ARRAYS, PAGE_BYTES = 20, 1 << 14
-# Arrays of one parameter, float32, that AdamW holds beside weight, gradient and moments; stochastic rounding
-# of the weight adds some, and moments of 16 bits others.
-ADAMW_ARRAYS, ROUNDING_ARRAYS, MOMENT_ARRAYS = 2, 2, 2.5
+# Arrays of one parameter, float32, that an update holds beside weight, gradient, slots and the optimizer's own arrays:
+# for stochastic rounding of the weight, and for each slot of 16 bits.
+ROUNDING_ARRAYS, SLOT_ARRAYS = 2, 1.25
 
 
 def moments(setup: Setup, rows: Rows, evaluated: Rows | None) -> dict[str, Parts]:
@@ -47,7 +47,7 @@ def moments(setup: Setup, rows: Rows, evaluated: Rows | None) -> dict[str, Parts
 
 def resident(setup: Setup) -> Parts:
     """What is there between two steps."""
-    base, selection = setup.anatomy.parameters, setup.selection
+    base, selection, optimizer = setup.anatomy.parameters, setup.selection, setup.optimizer
     trains = set(selection.train)
     gone = _prefix_names(setup) if setup.keeps_prefix else ()
     frozen = sum(p.bytes for name, p in base.items() if name not in trains and not name.startswith(gone))
@@ -55,7 +55,7 @@ def resident(setup: Setup) -> Parts:
         frozen_weights=frozen,
         trainable_weights=sum(weight for _, weight in trained(setup)),
         optimizer=sum(
-            n * (setup.moment_bytes + (setup.master_bytes if weight < FLOAT32 * n else 0))
+            n * (optimizer.slot_bytes + (optimizer.master_bytes if weight < FLOAT32 * n else 0))
             for n, weight in trained(setup)
         ),
     )
@@ -224,9 +224,10 @@ def _updates(setup: Setup) -> int:
 
 
 def _update_element_bytes(setup: Setup) -> int:
-    rounds = setup.element_bytes < FLOAT32 and not setup.master_bytes and not setup.selection.adapters
-    widens = setup.moment_bytes < 2 * FLOAT32
-    return int(FLOAT32 * (ADAMW_ARRAYS + rounds * ROUNDING_ARRAYS + widens * MOMENT_ARRAYS))
+    optimizer = setup.optimizer
+    rounds = setup.element_bytes < FLOAT32 and not optimizer.master_bytes and not setup.selection.adapters
+    widened = len(optimizer.slots) if optimizer.moments == "bf16" else 0
+    return int(FLOAT32 * (optimizer.update_arrays + rounds * ROUNDING_ARRAYS + widened * SLOT_ARRAYS))
 
 
 def _forward_only(setup: Setup, rows: Rows) -> Parts:

@@ -37,12 +37,12 @@ def resident(setup: Setup, kept_tokens: int = 0) -> Parts:
     kept_tokens: read in the distinct rows whose frozen layers' output is kept, of training and validation.
     """
     trained, frozen = _trained(setup), _frozen(setup)
-    masters = 0 if setup.selection.adapters else setup.master_bytes
+    masters = 0 if setup.selection.adapters else setup.optimizer.master_bytes
     return Parts(
         frozen_weights=FLOAT_BYTES * frozen,
         trainable_weights=FLOAT_BYTES * trained,
         gradients=FLOAT_BYTES * trained * (2 if setup.accumulates else 1),
-        optimizer=(setup.moment_bytes + masters) * trained,
+        optimizer=(setup.optimizer.slot_bytes + masters) * trained,
         data=FLOAT_BYTES * kept_tokens * setup.dimensions.hidden_size,
     )
 

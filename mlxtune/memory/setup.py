@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mlxtune.models.dimensions import Dimensions
+from mlxtune.optim.optimizer import Optimizer
 from mlxtune.strategies.selection import Anatomy, Selection
 
 
@@ -19,8 +20,7 @@ class Setup(NamedTuple):
     selection: Selection
     dimensions: Dimensions
     element_bytes: int  # of a hidden state
-    moment_bytes: int  # of m and v together, of one parameter
-    master_bytes: int  # of the float32 copy of a 16-bit weight; 0 without
+    optimizer: Optimizer
     accumulates: bool
     grad_checkpoint: bool
     keeps_prefix: bool  # the frozen layers are not in memory while the run trains

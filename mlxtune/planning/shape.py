@@ -28,7 +28,6 @@ from mlxtune.recipe.recipe import Recipe
 from mlxtune.storage.checkpoint import CheckpointSettings
 from mlxtune.strategies.choose import check_layers
 from mlxtune.strategies.selection import Anatomy, Selection
-from mlxtune.strategies.size import MASTER_BYTES, MOMENT_BYTES
 
 PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
@@ -117,7 +116,7 @@ class Trained(NamedTuple):
 
 def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool, on_gpu: bool) -> Setup:
     """All that memory depends on but the rows."""
-    train, optimizer, precision = recipe.train, recipe.optimizer, recipe.backend.precision
+    train, precision = recipe.train, recipe.backend.precision
     return Setup(
         backend=backend,
         gpu=on_gpu,
@@ -125,8 +124,7 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool
         selection=model.selection,
         dimensions=model.dimensions,
         element_bytes=4 if backend == "numpy" else PRECISION_BYTES[precision],
-        moment_bytes=MOMENT_BYTES[optimizer.moments],
-        master_bytes=MASTER_BYTES if optimizer.low_precision == "master" else 0,
+        optimizer=recipe.optimizer,
         accumulates=train.grad_accum > 1,
         grad_checkpoint=recipe.backend.grad_checkpoint,
         keeps_prefix=keeps_prefix and model.selection.first_layer > 0,

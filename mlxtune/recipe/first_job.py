@@ -1,8 +1,8 @@
 """The first job of a newcomer: the built-in model on the built-in rows, with settings of which it is known to learn.
 
 A job that names no recipe, no model and no data has the settings of the demo's recipe in the place of the defaults,
-which are for large models. What the flags say otherwise wins, and takes what belongs to it along: another strategy or
-schedule has its own settings, and another length its own validations and checkpoints.
+which are for large models. What the flags say otherwise wins, and takes what belongs to it along: another strategy,
+optimizer or schedule has its own settings, and another length its own validations and checkpoints.
 """
 
 from collections.abc import Mapping
@@ -26,8 +26,9 @@ def settings(overrides: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if overrides.get("model.name") not in (None, TINY) or overrides.get("data.path") is not None:
         return {}
     tree = read(RECIPE)
-    if overrides.get("strategy.name") not in (None, tree["strategy"]["name"]):
-        del tree["strategy"]
+    for section in ("strategy", "optimizer"):
+        if overrides.get(f"{section}.name") not in (None, tree[section]["name"]):
+            del tree[section]
     if overrides.get("schedule.name") not in (None, tree["schedule"]["name"]):
         tree["schedule"] = {key: tree["schedule"][key] for key in OF_ANY_SCHEDULE}
     if overrides.keys() & {"train.max_steps", "train.epochs"}:

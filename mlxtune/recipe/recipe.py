@@ -22,6 +22,7 @@ from mlxtune.models.settings import ModelSettings
 from mlxtune.objectives.choose import Objective
 from mlxtune.objectives.sft import Sft
 from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.choose import AnyOptimizer
 from mlxtune.optim.schedule import Constant, Schedule, check_length
 from mlxtune.settings import section
 from mlxtune.storage.checkpoint import CheckpointSettings
@@ -46,7 +47,7 @@ class Recipe:
     data: DataSettings = Field(default_factory=DataSettings)
     objective: Objective = Field(default_factory=Sft)
     strategy: Strategy = Field(default_factory=LastN)
-    optimizer: AdamW = Field(default_factory=AdamW)
+    optimizer: AnyOptimizer = Field(default_factory=AdamW)
     schedule: Schedule = Field(default_factory=Constant)
     train: TrainSettings = Field(default_factory=TrainSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
@@ -71,6 +72,8 @@ class Recipe:
             _idle("data.loss_on", self.data.loss_on, "with pairs of answers: what is before the answers cancels out")
         if optimizer.low_precision is not None and backend.precision == "fp32":
             _idle("optimizer.low_precision", optimizer.low_precision, "with precision fp32, which rounds nothing")
+        if optimizer.moments != "fp32" and not optimizer.slots:
+            _idle("optimizer.moments", optimizer.moments, f"with {optimizer.name} as it is set, which has no state")
 
 
 def _idle(key: str, value: str, why: str) -> NoReturn:
@@ -83,7 +86,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "data": (DataSettings,),
     "objective": get_args(Objective),
     "strategy": get_args(Strategy),
-    "optimizer": (AdamW,),
+    "optimizer": get_args(AnyOptimizer),
     "schedule": get_args(Schedule),
     "train": (TrainSettings,),
     "checkpoint": (CheckpointSettings,),
@@ -206,7 +209,7 @@ def _chosen(name: str, tree: Tree) -> str:
 
 
 def _known(tree: Tree) -> set[str]:
-    """The keys that this tree's choice of strategy and schedule has; all where the choice itself is wrong."""
+    """The keys that this tree's choices of kinds have; all of a section where its choice is wrong."""
     known = set()
     for key, owners in every_key().items():
         name = key.partition(".")[0]

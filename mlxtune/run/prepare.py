@@ -82,8 +82,8 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     fingerprints = {"model": model_fingerprint(folder, tell), "data": fingerprint(dataset)}
     notes = (*learner.selection.notes, *dataset.notes, *notes, *said)
     learner.plan(_work(feed, paces, dataset, fingerprints["model"]))
-    master = recipe.optimizer.low_precision == "master"
-    size = sizes(learner.anatomy, learner.selection, master, recipe.optimizer.moments)
+    optimizer = recipe.optimizer
+    size = sizes(learner.anatomy, learner.selection, optimizer.slot_bytes, optimizer.master_bytes)
     setup = run_shape.of_learner(recipe, learner, config)
     limit_bytes = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
     kept_tokens = run_shape.kept_tokens(recipe, setup, feed)

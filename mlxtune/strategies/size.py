@@ -5,9 +5,6 @@ from typing import NamedTuple
 
 from mlxtune.strategies.selection import Anatomy, Parameter, Selection
 
-MOMENT_BYTES = {"fp32": 8, "bf16": 4}  # m and v
-MASTER_BYTES = 4  # a float32 copy of a 16-bit weight
-
 
 class Sizes(NamedTuple):
     trainable_tensors: int
@@ -21,12 +18,12 @@ class Sizes(NamedTuple):
     full_bytes: int  # weights, gradients and optimizer state if all of the base model trained
 
 
-def sizes(anatomy: Anatomy, selection: Selection, master: bool, moments: str = "fp32") -> Sizes:
-    """The sizes of a run. master: whether 16-bit weights have float32 master copies. moments: what they are stored in.
+def sizes(anatomy: Anatomy, selection: Selection, slot_bytes: int, master_bytes: int) -> Sizes:
+    """The sizes of a run. Of its optimizer, slot_bytes: of one element; master_bytes: the same of a 16-bit weight.
 
     >>> from mlxtune.strategies.example import TWO_LAYERS
     >>> from mlxtune.strategies.last_n import LastN, select
-    >>> sizes(TWO_LAYERS, select(LastN(last_n=1), TWO_LAYERS), master=False).trainable_parameters
+    >>> sizes(TWO_LAYERS, select(LastN(last_n=1), TWO_LAYERS), 8, 0).trainable_parameters
     148
     """
     base = anatomy.parameters
@@ -40,8 +37,8 @@ def sizes(anatomy: Anatomy, selection: Selection, master: bool, moments: str = "
         _bytes(trained),
         _bytes(frozen),
         _bytes(trained),
-        _optimizer_bytes(trained, master, moments),
-        2 * _bytes(base.values()) + _optimizer_bytes(base.values(), master, moments),
+        _optimizer_bytes(trained, slot_bytes, master_bytes),
+        2 * _bytes(base.values()) + _optimizer_bytes(base.values(), slot_bytes, master_bytes),
     )
 
 
@@ -62,9 +59,8 @@ def _bytes(parameters: Iterable[Parameter]) -> int:
     return sum(parameter.bytes for parameter in parameters)
 
 
-def _optimizer_bytes(parameters: Iterable[Parameter], master: bool, moments: str) -> int:
-    each = MOMENT_BYTES[moments]
+def _optimizer_bytes(parameters: Iterable[Parameter], slot_bytes: int, master_bytes: int) -> int:
     return sum(
-        parameter.size * (each + (MASTER_BYTES if master and parameter.bytes < 4 * parameter.size else 0))
+        parameter.size * (slot_bytes + (master_bytes if parameter.bytes < 4 * parameter.size else 0))
         for parameter in parameters
     )

@@ -35,7 +35,7 @@ from mlxtune.backends.row_file import drop_older
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory, Notice
 from mlxtune.objectives.base import Found, Targets
-from mlxtune.optim import adamw, clip
+from mlxtune.optim import clip
 from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import select
 
@@ -156,11 +156,11 @@ class MlxLearner:
         count = sum(self.job.objective.count(len(batch.rows), batch.n_supervised) for batch in batches)
         rounding_key = mx.random.key(2 * (self.job.seed * STREAMS_PER_SEED + self.steps) + 1)
         self.model.train()
-        scalars = adamw.scalars(mx, self.job.optimizer, self.updates + 1, learning_rate)
+        scalars = self.job.optimizer.scalars(mx, self.updates + 1, learning_rate)
         rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
         found, norm, after = self._updated(batches, self.scale.value / count, rule)
         self._set(after)
-        watch = Watch(after)
+        watch = Watch(after, self.job.optimizer)
         mx.eval(*found.arrays(), norm, *after.arrays(), *watch.arrays())
         return self._result(_sums(found, count), _number(norm), watch.not_finite())
 
@@ -225,8 +225,8 @@ class MlxLearner:
         return tensors.weight_tensors(self.trained)
 
     def optimizer_state(self) -> Iterator[Tensor]:
-        """Moments and master copies."""
-        return tensors.optimizer_tensors(self.trained)
+        """The optimizer's slots and master copies."""
+        return tensors.optimizer_tensors(self.trained, self.job.optimizer)
 
     def scalars(self) -> dict[str, Any]:
         """Counts, the loss scale, and the form of the passes, on which the last bits depend."""
@@ -239,7 +239,7 @@ class MlxLearner:
 
     def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
         """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
-        self._set(tensors.from_files(self.trained, _load(weights), _load(optimizer)))
+        self._set(tensors.from_files(self.trained, self.job.optimizer, _load(weights), _load(optimizer)))
         self.steps, self.updates = scalars["steps"], scalars["updates"]
         self.scale = LossScale(*scalars["loss_scale"])
         if scalars.get("form", self.network.words) != self.network.words:

@@ -20,7 +20,7 @@ from mlxtune.backends.numpy.kernels.cross_entropy import Worth
 from mlxtune.backends.numpy.layout import Layout
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.prefix import Prefix
-from mlxtune.backends.numpy.update import Noise, State, update
+from mlxtune.backends.numpy.update import Noise, Rule, State, update
 from mlxtune.backends.numpy.weights import Sources
 from mlxtune.backends.references import References
 from mlxtune.data.packed import pack
@@ -30,12 +30,12 @@ from mlxtune.models.shapes import EMBEDDING, HEAD
 from mlxtune.models.shapes import shapes as base_shapes
 from mlxtune.models.weights import header
 from mlxtune.objectives.base import Found, Targets
-from mlxtune.optim import adamw, clip
+from mlxtune.optim import clip
 from mlxtune.storage.files import Tensor
 from mlxtune.strategies.choose import select
 
 NORM_BLOCK = 1 << 15
-MOMENT_TYPES = {"fp32": np.float32, "bf16": np.uint16}  # bfloat16 in words
+SLOT_TYPES = {"fp32": np.float32, "bf16": np.uint16}  # bfloat16 in words
 
 
 class NumpyLearner:
@@ -77,7 +77,8 @@ class NumpyLearner:
         begin = self.layout.trained_begin
         trained = buffer[begin:]
         exact = trained.copy() if self._masters else trained
-        self.state = State(trained, exact, *adamw.init(np, trained.shape, MOMENT_TYPES[self.job.optimizer.moments]))
+        slots = self.job.optimizer.init(np, trained.shape, SLOT_TYPES[self.job.optimizer.moments])
+        self.state = State(trained, exact, slots)
         self.gradient = Flat(self.layout, np.zeros_like(trained), begin)
         self.gradient_sum: Array | None = None  # of the micro-batches, where there are several
         ws = Workspace()
@@ -157,26 +158,25 @@ class NumpyLearner:
 
     def _update(self, gradient: Array, factor: float, learning_rate: float) -> bool:
         """Whether everything is finite after it."""
-        settings = self.job.optimizer
-        scalars = adamw.scalars(np, settings, self.updates + 1, learning_rate)
-        noise = Noise(self.job.seed, self.steps)
-        finite = update(self.state, gradient, factor, self._n_decaying, self._kept_in, scalars, noise)
+        optimizer, noise = self.job.optimizer, Noise(self.job.seed, self.steps)
+        scalars = optimizer.scalars(np, self.updates + 1, learning_rate)
+        rule = Rule(optimizer, scalars, factor, self._n_decaying, self._kept_in, noise)
+        finite = update(self.state, gradient, rule)
         self.updates += 1
         return finite
 
     def _not_finite(self) -> tuple[str, ...]:
-        """Names of the weights and moments that are not."""
-        parts = {"": self.state.weights, ".m": self.state.m, ".v": self.state.v}
-        flats = {ending: Flat(self.layout, part, self.layout.trained_begin) for ending, part in parts.items()}
+        """Names of the weights and slots that are not."""
+        flats = {"": self._flat(self.state.weights), **{f".{name}": flat for name, flat in self._slots().items()}}
         names = ((name, ending) for name in self.layout.trained for ending in flats)
         return tuple(name + ending for name, ending in names if not is_finite(flats[ending][name]))
 
     @property
     def _n_decaying(self) -> int:
         """Matrices come before vectors."""
-        if adamw.decays(self.job.optimizer, (2,)):
+        if self.job.optimizer.decays((2,)):
             return self.layout.size - self.layout.trained_begin
-        return self.layout.vectors_begin - self.layout.trained_begin if adamw.decays(self.job.optimizer, (2, 2)) else 0
+        return self.layout.vectors_begin - self.layout.trained_begin if self.job.optimizer.decays((2, 2)) else 0
 
     @property
     def _kept_in(self) -> str:
@@ -201,13 +201,13 @@ class NumpyLearner:
         return (weights.as_tensor(name, self.flat[name], self._kept_in) for name in self.layout.trained)
 
     def optimizer_state(self) -> Iterator[Tensor]:
-        """Moments, and master copies where there are some."""
-        m, v, exact = (Flat(self.layout, part, self.layout.trained_begin) for part in self._kept_exactly())
-        kept_in = self.job.optimizer.moments
+        """The optimizer's slots, and master copies where there are some."""
+        slots = self._slots()
         for name in self.layout.trained:
-            yield weights.as_tensor(f"{name}.m", m[name], kept_in)
-            yield weights.as_tensor(f"{name}.v", v[name], kept_in)
+            for slot, flat in slots.items():
+                yield weights.as_tensor(f"{name}.{slot}", flat[name], self.job.optimizer.moments)
         if self._masters:
+            exact = self._flat(self.state.exact)
             for name in self.layout.trained:
                 yield weights.as_tensor(f"{name}.master", exact[name], "fp32")
 
@@ -215,8 +215,12 @@ class NumpyLearner:
     def _masters(self) -> bool:
         return self._kept_in != "fp32" and self.job.optimizer.low_precision == "master"
 
-    def _kept_exactly(self) -> tuple[Array, Array, Array]:
-        return self.state.m, self.state.v, self.state.exact
+    def _slots(self) -> dict[str, Flat]:
+        return dict(zip(self.job.optimizer.slots, map(self._flat, self.state.slots), strict=True))
+
+    def _flat(self, part: Array) -> Flat:
+        """A buffer of the trained part's length, by parameters' names."""
+        return Flat(self.layout, part, self.layout.trained_begin)
 
     def scalars(self) -> dict[str, Any]:
         """Counts, and the loss scale, which float32 gradients do not need and MLX goes on with."""
@@ -226,10 +230,10 @@ class NumpyLearner:
         """Continue from what `weights`, `optimizer_state` and `scalars` gave, here or on MLX."""
         for name, info in header(weights_file).items():
             weights.fill(self.flat[name], info)
-        kept = dict(zip(("m", "v", "master"), self._kept_exactly(), strict=True))
+        kept = {**self._slots(), "master": self._flat(self.state.exact)}
         for name, info in header(optimizer).items():
             parameter, _, what = name.rpartition(".")
-            weights.fill(Flat(self.layout, kept[what], self.layout.trained_begin)[parameter], info)
+            weights.fill(kept[what][parameter], info)
         self.steps, self.updates = scalars["steps"], scalars["updates"]
         self.scale = loss_scale.LossScale(*scalars["loss_scale"])
 
@@ -247,8 +251,9 @@ class NumpyLearner:
         """Nothing to give back."""
 
     def _held_bytes(self) -> int:
-        arrays = {id(array): array for array in (self.flat.buffer, *self.state, self.gradient.buffer)}
-        del arrays[id(self.state.weights)]  # a part of the flat buffer
+        state = self.state
+        arrays = {id(array): array for array in (self.flat.buffer, state.exact, *state.slots, self.gradient.buffer)}
+        arrays.pop(id(state.weights), None)  # a part of the flat buffer
         more = 0 if self.gradient_sum is None else self.gradient_sum.nbytes
         return sum(array.nbytes for array in arrays.values()) + more + self.prefix.bytes
 

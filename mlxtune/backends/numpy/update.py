@@ -1,22 +1,28 @@
-"""AdamW over a flat buffer, in place, in blocks that stay in the cache: `optim.adamw` has the formula.
+"""One step of the optimizer over flat buffers, in blocks that stay in the cache.
 
-Array by array, as `optim.adamw.update` works, every intermediate goes out to memory and back. Over four million weights
-that took 32 ms on one core, by blocks 15 ms, and by blocks and in place 10 ms.
+Each block has the optimizer's own `update`. Over whole arrays every intermediate would go out to memory and back: of
+four million weights AdamW's took 32 ms on one core that way, by blocks 15 ms, and by blocks and in place 10 ms. So the
+two optimizers that most runs have are done in place: see `backends.numpy.moments`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.backends.numpy import threads
+from mlxtune.backends.numpy import moments, threads
 from mlxtune.backends.numpy.arrays import Array, is_finite
+from mlxtune.backends.numpy.moments import Part
 from mlxtune.backends.numpy.weights import round_to, widen
-from mlxtune.optim.adamw import Moments, Scalars, rounded
-from mlxtune.optim.rounding import stochastic
+from mlxtune.optim.adam import Adam
+from mlxtune.optim.adamw import AdamW
+from mlxtune.optim.optimizer import Optimizer
+from mlxtune.optim.rounding import rounded, stochastic
 
-BLOCK = 1 << 18  # elements: 1 MiB of each of weight, gradient, m, v and what is between
-ROUNDING_STREAM, MOMENT_STREAM = 1 << 32, (1 << 32) + 1  # beside those of the adapters' dropout
+IN_PLACE: Mapping[type[Optimizer], Callable[[Any, Part], None]] = {AdamW: moments.adamw, Adam: moments.adam}
+BLOCK = 1 << 18  # elements: 1 MiB of each of weight, gradient, slots and what is between
+ROUNDING_STREAM, SLOT_STREAM = 1 << 32, (1 << 32) + 1  # beside those of the adapters' dropout
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -25,8 +31,7 @@ class State(NamedTuple):
 
     weights: Array
     exact: Array
-    m: Array  # float32, or bfloat16 as words of 16 bits
-    v: Array  # as m
+    slots: tuple[Array, ...]  # as the optimizer names them; float32, or bfloat16 as words of 16 bits
 
 
 class Noise(NamedTuple):
@@ -40,55 +45,63 @@ class Noise(NamedTuple):
         return np.random.Generator(self._philox(begin, ROUNDING_STREAM)).integers(0, 2**16, count, np.uint32)
 
     def bits(self, begin: int, count: int) -> NDArray[np.uint32]:
-        """For moments, uniform over all of uint32: raw words, twice as fast as integers in a range."""
-        raw = self._philox(begin, MOMENT_STREAM).random_raw((count + 1) // 2)
+        """For slots, uniform over all of uint32: raw words, twice as fast as integers in a range."""
+        raw = self._philox(begin, SLOT_STREAM).random_raw((count + 1) // 2)
         return np.asarray(raw).view(np.uint32)[:count]
 
     def _philox(self, begin: int, stream: int) -> np.random.Philox:
         return np.random.Philox(key=self.seed, counter=[0, begin, self.step, stream])
 
 
-def update(
-    state: State, gradients: Array, factor: float, n_decaying: int, precision: str, s: Scalars, noise: Noise
-) -> bool:
-    """One step of all weights; whether they and their moments are finite after it.
+class Rule(NamedTuple):
+    """How one step changes the weights.
 
     factor: what clipping multiplies the gradient by. n_decaying: so many elements decay, from the first on; the others
     do not. precision: what the weights are kept in.
     """
-    in_words = state.m.dtype == np.uint16
+
+    optimizer: Optimizer
+    scalars: Any  # the optimizer's, of this step
+    factor: float
+    n_decaying: int
+    precision: str
+    noise: Noise
+
+
+def update(state: State, gradients: Array, rule: Rule) -> bool:
+    """One step of all weights; whether they and their slots are finite after it."""
+    noise, precision, in_words = rule.noise, rule.precision, rule.optimizer.moments == "bf16"
 
     def block(begin: int) -> bool:
         place = slice(begin, begin + BLOCK)
-        exact, m, v = state.exact[place], state.m[place], state.v[place]
-        exact_m, exact_v = (widen(m), widen(v)) if in_words else (m, v)
-        adamw(exact, gradients[place], exact_m, exact_v, factor, s, exact[: max(0, n_decaying - begin)])
-        if in_words:
-            near = rounded(np, Moments(exact_m, exact_v), noise.bits(begin, exact.size))
-            m[...], v[...] = (array.view(np.uint32) >> 16 for array in near)
+        exact, kept = state.exact[place], tuple(slot[place] for slot in state.slots)
+        slots = tuple(map(widen, kept)) if in_words else kept
+        _change(rule, Part(exact, gradients[place], slots, rule.factor, max(0, rule.n_decaying - begin)))
+        if in_words and kept:
+            near = rounded(np, slots, noise.bits(begin, exact.size))
+            for slot, words in zip(kept, near, strict=True):
+                slot[...] = words.view(np.uint32) >> 16
         if precision != "fp32" and state.exact is state.weights:
             exact[...] = stochastic(np, exact, DTYPES[precision], noise.words(begin, exact.size))
         weights = state.weights[place]
         if precision == "fp16" or state.exact is not state.weights:
             weights[...] = exact
             round_to(weights, precision)  # fp16: also what is too large for it, to infinity
-        return is_finite(weights) and is_finite(m) and is_finite(v)
+        return is_finite(weights) and all(map(is_finite, kept))
 
     return all(threads.each(block, range(0, gradients.size, BLOCK)))
 
 
-def adamw(weight: Array, gradient: Array, m: Array, v: Array, factor: float, s: Scalars, decaying: Array) -> None:
-    """`optim.adamw.update` of factor * gradient, in place, with one multiplication less. decaying: part of weight."""
-    x = np.multiply(gradient, s.beta1_rest * factor)
-    m *= s.beta1
-    m += x
-    np.multiply(gradient, gradient, out=x)
-    x *= s.beta2_rest * factor**2
-    v *= s.beta2
-    v += x
-    np.sqrt(v, out=x)
-    x += s.epsilon / s.v_correction
-    np.divide(m, x, out=x)
-    x *= s.rate / s.v_correction
-    decaying *= s.keep
-    weight -= x
+def _change(rule: Rule, part: Part) -> None:
+    """The optimizer's step of one block, in place."""
+    in_place = IN_PLACE.get(type(rule.optimizer))
+    if in_place is not None:
+        in_place(rule.scalars, part)
+        return
+    end = part.n_decaying
+    for place, decays in ((slice(0, end), True), (slice(end, None), False)):
+        weight, slots = part.weight[place], tuple(slot[place] for slot in part.slots)
+        gradient = part.gradient[place] * part.factor
+        weight[...], after = rule.optimizer.update(np, rule.scalars, weight, gradient, slots, decays=decays)
+        for slot, new in zip(slots, after, strict=True):
+            slot[...] = new

@@ -17,7 +17,6 @@ METRICS = "leave it out: every step is a line of metrics.jsonl in the run's fold
 ROWS = "leave it out: a run validates as many rows as a fifth of its time allows, all where --eval-every is given"
 EVAL = "leave it out, and run `mlxtune eval` afterwards"
 MASKED = "leave it out: only answers carry loss; --loss-on last is mlx-lm's last answer alone, --loss-on all no mask"
-ADAMW = "leave it out: the optimizer is AdamW; --weight-decay 0 makes it Adam"
 
 FLAGS: Mapping[str, Ours] = {
     "--iters": Ours(("--max-steps N",), "the number of steps is an option of `mlxtune train`"),
@@ -36,7 +35,7 @@ FLAGS: Mapping[str, Ours] = {
     "--test": Ours((), EVAL),
     "--test-batches": Ours((), EVAL),
     "--mask-prompt": Ours((), MASKED),
-    "--optimizer": Ours((), ADAMW),
+    "--optimizer": Ours(("--optimizer adamw|adam|sgd",), LEAVE_OUT),
     "--lr-schedule": Ours(("--schedule constant|linear|cosine",), LEAVE_OUT),
     "--warmup": Ours(("--warmup-steps N",), LEAVE_OUT),
     "--grad-accumulation-steps": Ours(("--grad-accum N",), LEAVE_OUT),

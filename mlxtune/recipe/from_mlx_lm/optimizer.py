@@ -5,12 +5,20 @@ from typing import Any
 
 from mlxtune.recipe.from_mlx_lm.work import Translation
 
+# The arguments of those that are here too, with their defaults (mlx/optimizers/optimizers.py).
+ADAM: Mapping[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8, "bias_correction": False}
+ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "adam": ADAM,
+    "adamw": {**ADAM, "weight_decay": 0.01},
+    "sgd": {"momentum": 0.0, "weight_decay": 0.0, "dampening": 0.0, "nesterov": False},
+}
+
 
 def optimizer(work: Translation) -> None:
-    """adam is adamw without decay; the other optimizers are refused."""
+    """adam, adamw and sgd have the same names and formulas here; the other optimizers are refused."""
     name = str(work.value("optimizer")).lower()
-    if name not in ("adam", "adamw"):
-        work.refuse("optimizer", "adam or adamw", repr(name), "adamw is the nearest.")
+    if name not in ARGUMENTS:
+        work.refuse("optimizer", "adam, adamw or sgd", repr(name), "adamw is the nearest.")
         return
     every = work.value("optimizer_config")
     if not work.is_section("optimizer_config", every):
@@ -19,27 +27,34 @@ def optimizer(work: Translation) -> None:
         if other != name and settings:
             work.notes.append(f"optimizer_config.{other}: nothing reads it with optimizer {name}.")
     given = every.get(name) or {}
-    if work.is_section(f"optimizer_config.{name}", given):
-        _adamw(work, name, given)
+    if not work.is_section(f"optimizer_config.{name}", given):
+        return
+    work.refuse_unknown(f"optimizer_config.{name}", given, ARGUMENTS[name])
+    values = {**ARGUMENTS[name], **given}
+    work.recipe["optimizer"] = {"name": name, **(_sgd if name == "sgd" else _adam)(work, name, values)}
+    if values.get("weight_decay") and work.value("fine_tune_type") == "full":
+        work.set("optimizer.decay_norms_and_biases", True)  # mlx-lm decays whatever trains
 
 
-def _adamw(work: Translation, name: str, given: Mapping[str, Any]) -> None:
-    known = {"betas": [0.9, 0.999], "eps": 1e-8, "bias_correction": False}
-    known |= {"weight_decay": 0.01} if name == "adamw" else {}
-    work.refuse_unknown(f"optimizer_config.{name}", given, known)
-    values = {**known, **given}
+def _adam(work: Translation, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of adam and adamw."""
     betas = values["betas"]
     if not isinstance(betas, list | tuple) or len(betas) != 2:
         work.refuse(f"optimizer_config.{name}.betas", "two numbers", repr(betas))
-        return
-    decay = values.get("weight_decay", 0.0)
-    moments = {"beta1": betas[0], "beta2": betas[1], "epsilon": values["eps"]}
-    work.recipe["optimizer"] = {"name": "adamw", **moments, "weight_decay": decay}
-    if decay and work.value("fine_tune_type") == "full":
-        work.set("optimizer.decay_norms_and_biases", True)  # mlx-lm decays whatever trains
+        return {}
     if not values["bias_correction"]:
         # Without it the first update is (1 - beta1) g / sqrt((1 - beta2) g^2) = 3.2 times the rate.
         work.notes.append("optimizer: bias correction is on; without it mlx-lm's first steps are three times as large.")
+    decay = {"weight_decay": values["weight_decay"]} if name == "adamw" else {}
+    return {"beta1": betas[0], "beta2": betas[1], "epsilon": values["eps"], **decay}
+
+
+def _sgd(work: Translation, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dampening makes every step smaller by one factor, so that a smaller rate does the same."""
+    if values["dampening"]:
+        remedy = "Take it out, and multiply the learning rate by 1 - dampening: the steps are the same."
+        work.refuse(f"optimizer_config.{name}.dampening", "0 or no such key", repr(values["dampening"]), remedy)
+    return {key: values[key] for key in ("momentum", "nesterov", "weight_decay")}
 
 
 def schedule(work: Translation, steps: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from mlxtune.backends.mlx.update.parameters import Trained
+from mlxtune.optim.optimizer import Optimizer
 
 
 class Bits(NamedTuple):
@@ -52,15 +53,17 @@ class Largest(NamedTuple):
 
 
 class Watch:
-    """The weights and moments of a step that are to be finite.
+    """The weights and slots of a step that are to be finite.
 
-    A first moment that is not finite makes its weight so in the same step, and a second one that is NaN too. An
-    infinite second moment leaves its weight as it is, for ever; so it is looked at itself.
+    Most slots that are not finite make their weight so in the same step; an optimizer's `silent` ones may not, so they
+    are looked at themselves.
     """
 
-    def __init__(self, trained: Trained) -> None:
+    def __init__(self, trained: Trained, optimizer: Optimizer) -> None:
         self.largest = {name: Largest.of(array) for name, array in trained.weights.items()}
-        self.largest |= {f"{name}.v": Largest.of(both.v, signed=False) for name, both in trained.moments.items()}
+        for slot in optimizer.silent:
+            arrays = {name: slots[optimizer.slots.index(slot)] for name, slots in trained.slots.items()}
+            self.largest |= {f"{name}.{slot}": Largest.of(array, signed=False) for name, array in arrays.items()}
 
     def arrays(self) -> Iterator[mx.array]:
         """For the step's one evaluation."""

@@ -7,7 +7,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.backends.mlx.update.parameters import Arrays, Trained
-from mlxtune.optim.adamw import Moments
+from mlxtune.optim.optimizer import Optimizer
 from mlxtune.storage.files import Tensor, TensorInfo
 
 DTYPE_NAMES = {mx.float32: "F32", mx.float16: "F16", mx.bfloat16: "BF16"}
@@ -34,21 +34,22 @@ def weight_tensors(trained: Trained) -> Iterator[Tensor]:
     return (as_tensor(name, [*arrays.values()]) for name, arrays in by_parameter(trained.weights))
 
 
-def optimizer_tensors(trained: Trained) -> Iterator[Tensor]:
-    """Moments and master copies."""
+def optimizer_tensors(trained: Trained, optimizer: Optimizer) -> Iterator[Tensor]:
+    """Slots under their names, and master copies."""
     for name, arrays in by_parameter(trained.weights):
-        moments = [trained.moments[key] for key in arrays]
-        yield as_tensor(f"{name}.m", [m for m, _ in moments])
-        yield as_tensor(f"{name}.v", [v for _, v in moments])
+        for place, slot in enumerate(optimizer.slots):
+            yield as_tensor(f"{name}.{slot}", [trained.slots[key][place] for key in arrays])
     for name, arrays in by_parameter(trained.masters):
         yield as_tensor(f"{name}.master", [*arrays.values()])
 
 
-def from_files(like: Trained, weights: Mapping[str, mx.array], optimizer: Mapping[str, mx.array]) -> Trained:
+def from_files(
+    like: Trained, optimizer: Optimizer, weights: Mapping[str, mx.array], state: Mapping[str, mx.array]
+) -> Trained:
     """The state that `weight_tensors` and `optimizer_tensors` wrote, evaluated: the files may go away."""
-    m, v = _parts(like.weights, optimizer, ".m"), _parts(like.weights, optimizer, ".v")
-    moments = {name: Moments(m[name], v[name]) for name in like.weights}
-    trained = Trained(_parts(like.weights, weights), moments, _parts(like.masters, optimizer, ".master"))
+    slots = [_parts(like.weights, state, f".{slot}") for slot in optimizer.slots]
+    of_each = {name: tuple(parts[name] for parts in slots) for name in like.weights}
+    trained = Trained(_parts(like.weights, weights), of_each, _parts(like.masters, state, ".master"))
     mx.eval(*trained.arrays())
     return trained
 
