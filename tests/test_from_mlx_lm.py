@@ -152,7 +152,7 @@ def test_a_translated_schedule_has_mlxs_rates():
         ({"optimizer_config": {"adam": {"beta": [0.9, 0.99]}}}, "The nearest is betas."),
         ({"optimizer_config": {"adam": {"betas": 0.9}}}, "expected two numbers, found 0.9"),
         ({"optimizer": "muon"}, "expected adam or adamw, found 'muon'"),
-        ({"fine_tune_type": "dora"}, "lora is the nearest."),
+        ({"fine_tune_type": "another"}, "lora is the nearest."),
         ({"num_layers": "all"}, "or -1 for all layers, found 'all'"),
         ({"iters": 0}, "iters: expected a whole number above 0, found 0"),
         ({"batch_size": 4, "iters": True}, "found True"),
@@ -175,7 +175,7 @@ def test_what_cannot_be_kept_is_refused(config, told):
 
 
 def test_all_faults_are_told_at_once():
-    config = {"optimizer": "sgd", "report_to": "wandb", "iter": 5, "fine_tune_type": "dora", "seeds": 1}
+    config = {"optimizer": "sgd", "report_to": "wandb", "iter": 5, "fine_tune_type": "another", "seeds": 1}
     found = refusal(config)
     assert all(f"{key}: expected" in found for key in config)
     assert "The nearest is iters." in found
