@@ -1,10 +1,14 @@
 """Every kind of adapter around a linear module of MLX, and what modules say that they can do."""
 
+import re
+from pathlib import Path
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 
+import mlxtune.backends.mlx
 from mlxtune.adapters.adapter import KINDS, make
 from mlxtune.adapters.kind import Settings
 from mlxtune.backends.mlx.model import linear, lora
@@ -72,6 +76,25 @@ def test_a_linear_module_says_its_widths_and_whether_an_adapter_can_sit_on_it():
     assert linear.describe(Fused(8, 6)) == (8, 6, False)
     assert [linear.describe(module) for module in (nn.Embedding(8, 6), nn.RMSNorm(8))] == [None, None]
     assert [linear.table_rows(module) for module in (nn.Embedding(8, 6), nn.Linear(8, 6))] == [8, None]
+
+
+class Bent(nn.Linear):
+    """Changes its product."""
+
+    def __call__(self, x):
+        return mx.tanh(super().__call__(x))
+
+
+def test_a_module_says_which_method_is_its_product_and_nothing_else():
+    modules = (nn.Linear(8, 6), nn.Embedding(8, 6), Bent(8, 6), nn.RMSNorm(8))
+    assert [linear.product(module) for module in modules] == ["__call__", "as_linear", None, None]
+
+
+def test_no_other_file_of_the_backend_compares_the_type_of_a_linear_module():
+    folder = Path(mlxtune.backends.mlx.__file__).parent
+    compares = re.compile(r"(isinstance|issubclass|type)\(.*nn\.(Linear|Embedding|Quantized)")
+    found = {path.name for path in folder.rglob("*.py") if compares.search(path.read_text(encoding="utf-8"))}
+    assert found == {"linear.py"}
 
 
 def test_a_module_of_packed_numbers_says_so():

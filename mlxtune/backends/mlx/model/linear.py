@@ -24,6 +24,17 @@ def describe(module: nn.Module) -> Linear | None:
     return Linear(n_in, n_out, takes_adapter=type(module) is nn.Linear)
 
 
+def product(module: nn.Module) -> str | None:
+    """The name of the method that is a module's product with its matrix, and nothing else; None where there is none.
+
+    Of a linear module it is its call, of an embedding that serves as a head `as_linear`; a subclass may change them.
+    """
+    for kind, method in ((nn.Linear, "__call__"), (nn.Embedding, "as_linear")):
+        if isinstance(module, kind) and getattr(type(module), method) is getattr(kind, method):
+            return method
+    return None
+
+
 def table_rows(module: nn.Module) -> int | None:
     """The rows of an embedding, whose table is a head's matrix where the two are tied; None for other modules."""
     return module.weight.shape[0] if isinstance(module, nn.Embedding) else None
