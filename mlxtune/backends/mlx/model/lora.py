@@ -57,7 +57,7 @@ class _Source:
     """The first array that is drawn has the adapter's key; each after it has a key of its own."""
 
     def __init__(self, weight: mx.array, key: mx.array) -> None:
-        self.weight, self.key = weight, key
+        self.weight, self.key = weight.astype(mx.float32), key
 
     def uniform(self, bound: float, shape: Shape) -> mx.array:
         drawn = mx.random.uniform(-bound, bound, shape, key=self.key)
