@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlxtune import engine
+from mlxtune.adapters import folder as adapters
 from mlxtune.backends.base import BackendSettings, Sampling, Speaker
 from mlxtune.backends.choose import speaker as make_speaker
 from mlxtune.data import special as specials
@@ -17,7 +18,6 @@ from mlxtune.data.special import Special
 from mlxtune.data.template import prompt_text
 from mlxtune.data.tokens import prompt_tokens
 from mlxtune.errors import BadData, BadModel
-from mlxtune.export import adapter as adapters
 from mlxtune.models import config as model_config
 from mlxtune.models import hub, stopping, tokenizer, weights
 from mlxtune.models.aliases import TINY

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mlxtune.adapters.adapter import parameters
 from mlxtune.backends.base import Job
 from mlxtune.data.types import Batch
 from mlxtune.errors import MlxtuneError
@@ -127,8 +128,8 @@ class Torch:
         begins = {tensor.info.name: torch.tensor(np.array(tensor.read())) for tensor in learner.weights()}
         made = []
         for adapter in adapters:
-            a, b = (torch.nn.Parameter(begins[f"{adapter.module}.lora_{part}"].float()) for part in "ab")
-            modules[adapter.module].register_forward_hook(_low_rank(a, b, adapter.scale))
+            a, b = (torch.nn.Parameter(begins[name].float()) for name in parameters([adapter]))
+            modules[adapter.module].register_forward_hook(_low_rank(a, b, adapter.settings.scale))
             made += [a, b]
         return made
 

@@ -98,7 +98,7 @@ TRAIN = {
     "no layers": lambda _: ("--last-n", 0),
     "a target that is nowhere": lambda _: ("--strategy", "lora", "--target", "w_proj"),
     "a rank of 0": lambda _: ("--strategy", "lora", "--rank", 0),
-    "an unknown strategy": lambda _: ("--strategy", "dora"),
+    "an unknown strategy": lambda _: ("--strategy", "another"),
     "a negative rate": lambda _: ("--learning-rate", -1e-3),
     "a rate that is no number": lambda _: ("--learning-rate", "nan"),
     "a negative norm": lambda _: ("--clip-norm", -1),

@@ -181,7 +181,7 @@ def test_a_translated_schedule_has_mlxs_rates():
         ({"optimizer": "sgd", "optimizer_config": {"sgd": {"dampening": 0.1}}}, "multiply the learning rate by 1 - "),
         ({"optimizer": "sgd", "optimizer_config": {"sgd": {"betas": [0.9, 0.99]}}}, "sgd.betas: expected a key"),
         ({"optimizer": "muon"}, "expected adam, adamw or sgd, found 'muon'"),
-        ({"fine_tune_type": "dora"}, "lora is the nearest."),
+        ({"fine_tune_type": "another"}, "lora is the nearest."),
         ({"num_layers": "all"}, "or -1 for all layers, found 'all'"),
         ({"iters": 0}, "iters: expected a whole number above 0, found 0"),
         ({"batch_size": 4, "iters": True}, "found True"),
@@ -204,7 +204,7 @@ def test_what_cannot_be_kept_is_refused(config, told):
 
 
 def test_all_faults_are_told_at_once():
-    config = {"optimizer": "muon", "report_to": "wandb", "iter": 5, "fine_tune_type": "dora", "seeds": 1}
+    config = {"optimizer": "muon", "report_to": "wandb", "iter": 5, "fine_tune_type": "another", "seeds": 1}
     found = refusal(config)
     assert all(f"{key}: expected" in found for key in config)
     assert "The nearest is iters." in found

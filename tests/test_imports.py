@@ -27,7 +27,9 @@ feed
 validating
 memory
 backends
-strategies optim objectives models data
+strategies
+adapters
+optim objectives models data
 storage
 settings prefetch
 errors events checks

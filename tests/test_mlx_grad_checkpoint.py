@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from mlx_lm.models import llama
 
+from mlxtune.adapters.adapter import make
+from mlxtune.adapters.kind import Settings
 from mlxtune.backends.base import Job
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.model import lora
-from mlxtune.backends.mlx.model.lora import LoraLinear
+from mlxtune.backends.mlx.model.lora import AdapterLinear
 from mlxtune.backends.mlx.passes import recompute, self_check
 from mlxtune.backends.mlx.passes.choose import KEEPS_ALL, RowsToCheck
 from mlxtune.backends.mlx.passes.forward import WHOLE
@@ -20,7 +22,6 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
-from mlxtune.strategies.selection import LoraAdapter
 from tests.support_architectures import ARCHITECTURES, write_architecture
 from tests.support_models import contents, make_batch, step_peak_bytes, write_model
 
@@ -82,12 +83,12 @@ def test_every_gradient_of_each_architecture_keeps_its_bits(name, tmp_path):
 
 
 def test_dropout_is_a_function_of_seed_step_micro_batch_and_adapter():
-    adapter = LoraAdapter("linear", rank=4, scale=1.0, dropout=0.25, shape=(64, 64))
-    modules = [LoraLinear(nn.Linear(64, 64), adapter, number, mx.random.key(0)) for number in range(2)]
+    adapter = make("lora", "linear", (64, 64), Settings(rank=4, scale=1.0, dropout=0.25))
+    modules = [AdapterLinear(nn.Linear(64, 64), adapter, number, mx.random.key(0)) for number in range(2)]
 
     def dropped(*place, number):
         lora.seed_dropout(*place)
-        return [bytes(modules[number]._dropped(mx.ones((64, 64)))) for _ in range(2)]
+        return [bytes(modules[number].dropped(mx.ones((64, 64)))) for _ in range(2)]
 
     places = [(*place, number) for place in product(range(2), repeat=3) for number in range(2)]
     masks = {place: dropped(*place[:3], number=place[3]) for place in places}

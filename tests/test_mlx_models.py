@@ -12,6 +12,7 @@ from mlx_lm.utils import load_adapters
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from mlxtune.adapters import folder as folders
 from mlxtune.backends.base import Job
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.model.keys import rope_only
@@ -154,7 +155,7 @@ def test_adapters_load_in_mlx_lm_and_give_the_same_logits(folder, tmp_path, stra
     start = logits(whole_model(learner), batch)
     changed_by_steps(learner)
     adapter.write(tmp_path / "adapter", learner.weights(), learner.anatomy, learner.selection, {})
-    adapter.settle(tmp_path / "adapter")
+    folders.settle(tmp_path / "adapter")
     loaded = load_adapters(load_lazily(folder, "fp32"), str(tmp_path / "adapter"))
     loaded.eval()
     ours = logits(whole_model(learner), batch)

@@ -12,7 +12,8 @@ from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels import cross_entropy
 from mlxtune.backends.numpy.kernels.attention import Heads, attend, attend_backward
 from mlxtune.backends.numpy.kernels.cross_entropy import Worth
-from mlxtune.backends.numpy.kernels.linear import Linear, LowRank, input_gradient, linear, weight_gradients
+from mlxtune.backends.numpy.kernels.linear import Linear, input_gradient, linear, weight_gradients
+from mlxtune.backends.numpy.kernels.lora import LowRank, Seat
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
 from mlxtune.backends.numpy.kernels.rotary import rotate, rotate_backward
 from mlxtune.backends.numpy.kernels.swiglu import swiglu, swiglu_backward
@@ -81,7 +82,8 @@ def projection(x, d_out, order="C"):
     """order: F has the features first in the memory of inputs and outputs."""
     ws, dropout = Workspace(x["x"].dtype.type), Dropout(seed=1, step=2, micro_batch=0)
     given, d = np.asarray(x["x"], order=order), {name: np.empty_like(array) for name, array in x.items()}
-    adapter = LowRank(slice(2, 6), x["a"], x["b"], d["a"], d["b"], scale=1.5, dropout=0.3, number=4)
+    seat = Seat(slice(2, 6), x["weight"][2:6], number=4)
+    adapter = LowRank(seat, x["a"], x["b"], d["a"], d["b"], scale=1.5, dropout=0.3)
     module = Linear(x["weight"], x["bias"], d["weight"], d["bias"], (adapter,))
     out = linear(given, module, np.empty((len(given), len(x["weight"])), given.dtype, order=order), dropout, ws)
     if d_out is not None:

@@ -1,11 +1,11 @@
 """Generating with the cache, adapters of a run, and the loss of a model that is only read."""
 
-import json
-
 import numpy as np
 import pytest
 
-from mlxtune.backends.base import Adapter, Sampling
+from mlxtune.adapters import folder as folders
+from mlxtune.adapters.folder import Saved
+from mlxtune.backends.base import Sampling
 from mlxtune.backends.numpy.sampling import choose
 from mlxtune.backends.numpy.speaker import NumpySpeaker
 from mlxtune.errors import BadModel
@@ -77,7 +77,7 @@ STRATEGIES = [Lora(rank=4, scale=2.0), LastN(last_n=1), LastN(last_n=1, head=Tru
 
 def saved(made, run):
     export.write(run / "adapter", made.weights(), made.anatomy, made.selection, {})
-    export.settle(run / "adapter")
+    folders.settle(run / "adapter")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -87,7 +87,7 @@ def test_a_saved_adapter_speaks_as_the_learner_that_made_it(strategy, tmp_path):
     for _ in range(3):
         made.step([batch], 1e-2)
     saved(made, tmp_path)
-    spoken = speaker(folder, export.find(tmp_path / "adapter")).evaluate(batch)
+    spoken = speaker(folder, folders.find(tmp_path / "adapter")).evaluate(batch)
     assert spoken.loss_sum == pytest.approx(made.evaluate(batch).loss_sum, rel=1e-5)
     assert spoken.loss_sum != pytest.approx(speaker(folder).evaluate(batch).loss_sum, rel=1e-2)
 
@@ -97,7 +97,7 @@ def test_an_adapter_of_another_model_is_refused(strategy, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS["llama, tied"])
     made = learner(folder, strategy)
     saved(made, tmp_path)
-    adapter = export.find(tmp_path / "adapter")
+    adapter = folders.find(tmp_path / "adapter")
     for key, value in (("hidden_size", 64), ("num_hidden_layers", 1)):
         other = write_model(tmp_path / key, **{**KINDS["llama, tied"], key: value})
         with pytest.raises(BadModel, match="adapter"):
@@ -108,7 +108,5 @@ def test_an_adapter_of_a_kind_that_is_not_there_is_refused(tmp_path):
     folder = write_model(tmp_path / "model", **KINDS["llama"])
     made = learner(folder, STRATEGIES[0])
     saved(made, tmp_path)
-    document = json.loads((tmp_path / "adapter" / export.CONFIG).read_bytes())
-    (tmp_path / "adapter" / export.CONFIG).write_text(json.dumps({**document, "fine_tune_type": "dora"}))
-    with pytest.raises(BadModel, match="dora"):
-        speaker(folder, Adapter(tmp_path / "adapter", untied_head=False))
+    with pytest.raises(BadModel, match="another"):
+        speaker(folder, Saved(tmp_path / "adapter", "another", settings=None))

@@ -106,7 +106,7 @@ def with_peft(model, learner):
     """PEFT's LoRA on the learner's modules, with A and B copied from it."""
     import peft
 
-    first = learner.selection.adapters[0]
+    first = learner.selection.adapters[0].settings
     modules = [adapter.module for adapter in learner.selection.adapters]
     alpha = first.scale * first.rank
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=first.rank, lora_alpha=alpha, target_modules=modules))

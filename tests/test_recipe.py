@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlxtune.adapters.adapter import NAMES
 from mlxtune.cli.options import FLAGS
 from mlxtune.errors import BadSetting, Faults
 from mlxtune.recipe.recipe import as_tree, as_yaml, build, every_key, parse_changes, read
@@ -79,7 +80,7 @@ def test_an_unknown_key_is_an_error_that_names_the_nearest(tmp_path, text, neare
 
 
 def test_a_setting_of_another_strategy_is_refused_and_says_whose_it_is():
-    with pytest.raises(BadSetting, match=r"strategy\.rank is a setting of lora"):
+    with pytest.raises(BadSetting, match=rf"strategy\.rank is a setting of {' and '.join(sorted(NAMES))}"):
         build({}, {"strategy.rank": 4})
     with pytest.raises(BadSetting, match=r"optimizer\.momentum is a setting of sgd"):
         build({"optimizer": {"momentum": 0.9}}, {})
@@ -104,7 +105,7 @@ def test_all_faults_are_told_at_once():
         {"backend.precision": "fp32", "optimizer.low_precision": "master"},
         {"strategy.last_n": 0},
         {"strategy.last_n": "most"},
-        {"strategy.name": "dora"},
+        {"strategy.name": "another"},
         {"train.batch_size": 2.5},
         {"train.batch_size": True},
         {"backend.precision": "int8"},

@@ -11,10 +11,10 @@ from pathlib import Path
 import filelock
 import pytest
 
+from mlxtune.adapters import folder as adapter
 from mlxtune.backends.base import LossSum
 from mlxtune.errors import BadRun, BadSetting
 from mlxtune.events import Checkpoint, End, Eval, Start, Step
-from mlxtune.export import adapter
 from mlxtune.run import session as run
 from mlxtune.run.prepare import prepare
 from mlxtune.run.signals import ASKING

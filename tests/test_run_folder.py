@@ -11,9 +11,10 @@ from pathlib import Path
 import filelock
 import pytest
 
+from mlxtune.adapters import folder as adapter
 from mlxtune.errors import BadModel, BadRun, BadSetting, MlxtuneError
 from mlxtune.events import Start, Step
-from mlxtune.export import adapter
+from mlxtune.export.adapter import _published
 from mlxtune.recipe.recipe import build
 from mlxtune.run import folder as run_folder
 from mlxtune.run import identity as run_identity
@@ -479,7 +480,7 @@ def test_an_adapter_names_its_base_model_and_no_path(recipe, out, tmp_path, name
     ],
 )
 def test_a_base_model_is_published_by_its_id_or_last_name(name, published):
-    assert adapter._published(name) == published
+    assert _published(name) == published
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "cut"])

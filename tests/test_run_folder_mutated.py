@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mlxtune.adapters import folder as adapter
 from mlxtune.engine import Progress
 from mlxtune.errors import LONGEST, MlxtuneError
 from mlxtune.events import Step
-from mlxtune.export import adapter
 from mlxtune.recipe.recipe import build, flat
 from mlxtune.report.log import replay, rewind
 from mlxtune.run import folder as run_folder

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from mlxtune.adapters.adapter import NAMES
 from mlxtune.cli.app import app
 from mlxtune.cli.flags import FLAGS
 from mlxtune.recipe.from_mlx_lm.flags import FLAGS as OF_MLX_LM
@@ -51,7 +52,7 @@ def test_the_version_is_that_of_the_project(mlxtune):
         (("train", "--batch-size", "four"), "--batch-size: expected a whole number, found 'four'."),
         (("train", "--learning-rate", "fast"), "--learning-rate: expected a number, found 'fast'."),
         (("train", "--loss-on", "none"), "--loss-on: expected auto, all, assistant or last, found 'none'."),
-        (("train", "--strategy", "dora"), "--strategy: expected last-n or lora or full, found 'dora'."),
+        (("train", "--strategy", "all"), f"--strategy: expected last-n or {' or '.join(NAMES)} or full, found 'all'."),
         (("train", "--memory-limit", "plenty"), "--memory-limit: expected bytes, like 24GB"),
         (("train", "--memory-limit", "_"), "--memory-limit: expected bytes, like 24GB"),
         (("train", "--memory-limit", "9" * 400), "--memory-limit: expected bytes, like 24GB"),
@@ -101,7 +102,7 @@ def test_flags_of_mlx_lm_are_answered_with_options_that_the_verb_has(refused, ve
 
 def test_the_table_of_the_readme_has_the_answers(refused):
     told = refused("train", "--iters", 10, "--num-layers", 4, "--fine-tune-type", "lora", "--adapter-path", "x")
-    for answer in ("--max-steps N", "--last-n N", "--strategy last-n|lora|full", "--out RUN"):
+    for answer in ("--max-steps N", "--last-n N", f"--strategy last-n|{'|'.join(NAMES)}|full", "--out RUN"):
         assert f"is {answer} here." in told
 
 

@@ -171,15 +171,6 @@ class Sampling(NamedTuple):
     seed: int
 
 
-class Adapter(NamedTuple):
-    """A folder in the format of mlx-lm's adapters. untied_head: it has a head that the base model ties. end_of_turn:
-    what the rows that it was trained on had after each answer, as --end-of-turn says it."""
-
-    folder: Path
-    untied_head: bool
-    end_of_turn: str | None = None
-
-
 class Speaker(Protocol):
     """A model, with its adapter if it has one, that is read and not changed."""
 

@@ -7,8 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
+from mlxtune.adapters.folder import Saved
 from mlxtune.backends import blas
-from mlxtune.backends.base import Adapter, BackendSettings, Job, Learner, Speaker
+from mlxtune.backends.base import BackendSettings, Job, Learner, Speaker
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.backends.numpy.device import memory_bytes
 from mlxtune.errors import BadModel, Missing
@@ -53,7 +54,7 @@ def learner(settings: BackendSettings, job: Job) -> Learner:
     return MlxLearner(job, chosen.notes)
 
 
-def speaker(settings: BackendSettings, folder: Path, adapter: Adapter | None) -> Speaker:
+def speaker(settings: BackendSettings, folder: Path, adapter: Saved | None) -> Speaker:
     """A model to try, with its weights read. Raises Missing, BadSetting or BadModel."""
     if choose(settings, folder).name == "numpy":
         from mlxtune.backends.numpy.speaker import NumpySpeaker

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from mlxtune.adapters.adapter import NAMES
+
 
 class Flag(NamedTuple):
     flag: str
@@ -40,7 +42,7 @@ FLAGS = (
     Flag("--objective", "objective.name", str, "sft, or dpo for pairs of answers. Default: sft.", WHAT),
     Flag("--beta", "objective.beta", float, "DPO: what a change of log-probability is worth. Default: 0.1.", WHAT),
     Flag("--dpo-loss", "objective.loss_type", str, "DPO: sigmoid or hinge. Default: sigmoid.", WHAT),
-    Flag("--strategy", "strategy.name", str, "last-n, lora or full. Default: last-n.", WHAT),
+    Flag("--strategy", "strategy.name", str, f"last-n, {', '.join(NAMES)} or full. Default: last-n.", WHAT),
     Flag("--last-n", "strategy.last_n", str, "Layers from the end, or all. Default: 4; lora: all.", WHAT),
     Flag(
         "--head/--no-head", "strategy.head", bool, "Train the head; unties a tied one. Default: if it is its own.", WHAT

@@ -94,7 +94,7 @@ def single_changes(recipe: Tree, n_layers: int) -> Iterator[dict[str, Any]]:
         yield {"optimizer.moments": "bf16"}
     if train["clip_norm"] is not None and backend["name"] != "numpy":
         yield {"train.clip_norm": None}
-    if strategy.get("head") is not False and strategy["name"] != "lora":
+    if strategy.get("head", False) is not False:
         yield {"strategy.head": False}
     if fewer := _fewer_layers(strategy, n_layers):
         yield {"strategy.last_n": fewer[0]}

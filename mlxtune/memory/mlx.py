@@ -65,8 +65,7 @@ def trained(setup: Setup) -> list[tuple[int, int]]:
     """Elements and bytes of every array that trains; a head of its own is in shards."""
     base, selection = setup.anatomy.parameters, setup.selection
     sizes = [(base[name].size, base[name].bytes) for name in selection.train if name != setup.anatomy.head]
-    for adapter in selection.adapters:
-        sizes += [(adapter.rank * side, FLOAT32 * adapter.rank * side) for side in adapter.shape]
+    sizes += [(array.size, array.bytes) for adapter in selection.adapters for array in adapter.arrays]
     if head_trains(setup):
         whole = base[setup.anatomy.head or setup.anatomy.embedding]
         rows = shard_rows(whole.shape[0])
@@ -144,7 +143,7 @@ def kept_bytes(setup: Setup, rows: Rows, layer: int) -> int:
             kept += e * places * width
     kept += PAGE_BYTES * (KEPT_ARRAYS + 2 * len(rows.lengths))
     return kept + sum(
-        e * places * (adapter.rank + (2 * adapter.shape[0] if adapter.dropout else 0))
+        e * adapter.kept(places)
         for adapter in setup.selection.adapters
         if adapter.module.startswith(setup.anatomy.layers[layer])
     )

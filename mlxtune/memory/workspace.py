@@ -4,16 +4,19 @@ The functions have the names and the order of those in `backends.numpy` (model, 
 these take from the Workspace: (name, elements). Where one there takes a name, one here must yield it.
 
 N tokens that are read, of all rows, T of one, D hidden size, F features of the MLP, H heads, K key-value heads, h head
-size, O = H h, S supervised tokens, V vocabulary, I inputs and r rank of an adapter
+size, O = H h, S supervised tokens, V vocabulary
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from mlxtune.adapters.adapter import Adapter
 from mlxtune.memory.setup import Rows, Setup
 from mlxtune.models.dimensions import Dimensions
-from mlxtune.strategies.selection import LoraAdapter
+
+if TYPE_CHECKING:
+    from mlxtune.backends.numpy.kernels.lora import Work
 
 Asked = Iterator[tuple[str, int]]
 
@@ -24,10 +27,10 @@ OF_THE_HEAD = ("chosen", "final", "logits", "d_hidden")
 class Layer(NamedTuple):
     """What the layers of a model may differ in: the adapters of each joined product, and more."""
 
-    qkv: tuple[LoraAdapter, ...]
-    output: tuple[LoraAdapter, ...]
-    gate_up: tuple[LoraAdapter, ...]
-    down: tuple[LoraAdapter, ...]
+    qkv: tuple[Adapter, ...]
+    output: tuple[Adapter, ...]
+    gate_up: tuple[Adapter, ...]
+    down: tuple[Adapter, ...]
     window: int | None
     through: bool  # whether the gradient of its input is wanted
 
@@ -213,7 +216,7 @@ def _backward(layer: Layer, p: Pass) -> Asked:
     yield from _through_norm(layer.qkv, p) if layer.through else _weight_gradients(layer.qkv, p)
 
 
-def _through_norm(adapters: Sequence[LoraAdapter], p: Pass) -> Asked:
+def _through_norm(adapters: Sequence[Adapter], p: Pass) -> Asked:
     """`normed` is asked for where no gradient goes through too: by the MLP, before."""
     yield "normed", p.n_places * p.d.hidden_size
     yield from _weight_gradients(adapters, p)
@@ -235,34 +238,26 @@ def _crossed(p: Pass) -> Asked:
         yield "crossed", n_rows * n_tokens * (p.d.n_heads + p.d.n_kv_heads) * p.d.head_dim
 
 
-def _linear(adapters: Sequence[LoraAdapter], p: Pass) -> Asked:
-    """linear.py"""
+def _linear(adapters: Sequence[Adapter], p: Pass) -> Asked:
+    """linear.py, whose own products are written where they are wanted."""
     for adapter in adapters:
-        yield from _low(adapter, p)
-        yield "low_out", p.n_places * adapter.shape[1]
+        yield from _work(adapter, p).output.items()
 
 
-def _input_gradient(adapters: Sequence[LoraAdapter], p: Pass) -> Asked:
+def _input_gradient(adapters: Sequence[Adapter], p: Pass) -> Asked:
     for adapter in adapters:
-        yield "d_low", p.n_places * adapter.rank
-        yield "low_in", p.n_places * adapter.shape[0]
-        yield from _mask(adapter, p)
+        yield from _work(adapter, p).input_gradient.items()
 
 
-def _weight_gradients(adapters: Sequence[LoraAdapter], p: Pass) -> Asked:
+def _weight_gradients(adapters: Sequence[Adapter], p: Pass) -> Asked:
     for adapter in adapters:
-        yield from _low(adapter, p)
-        yield "d_low", p.n_places * adapter.rank
+        yield from _work(adapter, p).own_gradients.items()
 
 
-def _low(adapter: LoraAdapter, p: Pass) -> Asked:
-    yield from _mask(adapter, p)
-    yield "low", p.n_places * adapter.rank
+def _work(adapter: Adapter, p: Pass) -> "Work":
+    from mlxtune.backends.numpy.kernels import lora  # here, as it imports NumPy
 
-
-def _mask(adapter: LoraAdapter, p: Pass) -> Asked:
-    if p.drops and adapter.dropout:
-        yield "mask", p.n_places * adapter.shape[0]
+    return lora.work(adapter, p.n_places, drops=p.drops)
 
 
 def _attend(window: int | None, p: Pass, place: str) -> Asked:

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_type_hints
 
 import yaml
 from pydantic import Field, ValidationError
@@ -61,10 +61,11 @@ class Recipe:
 
     def _refuse_what_would_do_nothing(self) -> None:
         optimizer, backend, lora = self.optimizer, self.backend, isinstance(self.strategy, Lora)
+        adapted = f"with strategy {self.strategy.name}"
         if optimizer.low_precision is not None and lora:
-            _idle("optimizer.low_precision", optimizer.low_precision, "with strategy lora: adapters are float32")
+            _idle("optimizer.low_precision", optimizer.low_precision, f"{adapted}: adapters are float32")
         if optimizer.decay_norms_and_biases and (lora or not optimizer.weight_decay):
-            why = "with strategy lora, which trains neither" if lora else "with a weight decay of 0"
+            why = f"{adapted}, which trains neither" if lora else "with a weight decay of 0"
             _idle("optimizer.decay_norms_and_biases", "true", why)
         if backend.name == "numpy" and not backend.system_blas:
             _idle("backend.system_blas", "false", "with backend numpy, which has the BLAS that NumPy was built with")
@@ -116,7 +117,7 @@ def build(tree: Tree, overrides: Tree, where: str = "") -> Recipe:
         name, _, inner = key.partition(".")
         merged.setdefault(name, {})[inner] = value
     for name in NAMED:
-        merged.setdefault(name, {}).setdefault("name", _kind_name(SECTIONS[name][0]))
+        merged.setdefault(name, {}).setdefault("name", _names(SECTIONS[name][0])[0])
     known = _known(merged)
     raise_all([_unknown(name, key, merged, where) for name, key in _keys(merged) if f"{name}.{key}" not in known])
     kinds = {name: _kind(name, merged, where) for name in SECTIONS}
@@ -176,9 +177,9 @@ def every_key() -> dict[str, set[str]]:
     table: dict[str, set[str]] = {}
     for name, kinds in SECTIONS.items():
         for kind in kinds:
+            owners = _names(kind) if name in NAMED else ("",)
             for field in fields(kind):
-                owner = _kind_name(kind) if name in NAMED else ""
-                table.setdefault(f"{name}.{field.name}", set()).add(owner)
+                table.setdefault(f"{name}.{field.name}", set()).update(owners)
     return table
 
 
@@ -187,19 +188,25 @@ def _keys(tree: Tree) -> list[tuple[str, str]]:
     return [(name, key) for name, keys in tree.items() for key in keys]
 
 
-def _kind_name(kind: type) -> str:
-    return str(kind.name)  # type: ignore[attr-defined]  # only asked of NAMED kinds, which have names
+def _names(kind: type) -> tuple[str, ...]:
+    """What a section's `name` may be for this kind of it. Only asked of NAMED ones, whose name is a Literal."""
+    return get_args(get_type_hints(kind)["name"])
 
 
 def _kind(name: str, tree: Tree, where: str) -> type:
     """The class of a section, by its `name` where there are several."""
     if name not in NAMED:
         return SECTIONS[name][0]
-    by_name = {_kind_name(kind): kind for kind in SECTIONS[name]}
+    by_name = _by_name(name)
     chosen = _chosen(name, tree)
     if chosen not in by_name:
         raise BadSetting(_at(where, f"{name}.name"), expected=" or ".join(by_name), found=repr(tree[name]["name"]))
     return by_name[chosen]
+
+
+def _by_name(name: str) -> dict[str, type]:
+    """The kinds of a NAMED section by the names that choose them."""
+    return {each: kind for kind in SECTIONS[name] for each in _names(kind)}
 
 
 def _chosen(name: str, tree: Tree) -> str:
@@ -214,7 +221,7 @@ def _known(tree: Tree) -> set[str]:
     for key, owners in every_key().items():
         name = key.partition(".")[0]
         chosen = _chosen(name, tree) if name in NAMED else ""
-        if chosen in owners or chosen not in {*map(_kind_name, SECTIONS[name])}:
+        if chosen in owners or chosen not in _by_name(name):
             known.add(key)
     return known
 

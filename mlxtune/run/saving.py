@@ -14,6 +14,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from mlxtune.adapters import folder as folders
 from mlxtune.backends.base import Learner
 from mlxtune.events import Checkpoint, Event
 from mlxtune.export import adapter
@@ -131,7 +132,7 @@ class Saving:
     def _save_adapter(self, folder: Path, about: dict[str, Any]) -> None:
         self._wait_for_adapter()
         adapter.write(folder, self.learner.weights(), self.learner.anatomy, self.learner.selection, about)
-        self._adapter = self._thread.submit(adapter.settle, folder)
+        self._adapter = self._thread.submit(folders.settle, folder)
 
     def look(self) -> None:
         """Tell of what came to be on the disk; does not wait."""

@@ -1,30 +1,31 @@
-"""LoRA: a low-rank addition beside frozen linear modules, Hu and others, arXiv:2106.09685.
-
-    y = W x + scale * B (A dropout(x))        A uniform in +-1/sqrt(in), B zero, so that training starts at the model
+"""LoRA and its kin: adapters beside frozen linear modules. What each kind adds is in `mlxtune.adapters`.
 
 scale is what other tools write as alpha / rank; either may be given.
 """
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from mlxtune.adapters.adapter import KINDS, Name, make
+from mlxtune.adapters.kind import Settings
 from mlxtune.errors import BadSetting
 from mlxtune.format import counted
 from mlxtune.settings import section
 from mlxtune.strategies.depth import Depth, last_layers, layers_in_words
-from mlxtune.strategies.selection import Anatomy, LoraAdapter, Selection
+from mlxtune.strategies.selection import Anatomy, Selection
 
 DEFAULT_SCALE = 20.0
 
 
 @section
 class Lora:
-    """target: module names ("q_proj", "self_attn.q_proj") or patterns ("mlp.*"); None is every linear module."""
+    """name: the kind of adapter. target: module names ("q_proj", "self_attn.q_proj") or patterns ("mlp.*"); None is
+    every linear module."""
 
-    name: Literal["lora"] = "lora"
+    name: Name = "lora"
     rank: Annotated[int, Field(ge=1)] = 8
     scale: Annotated[float, Field(gt=1e-30, le=1e30)] | None = None
     alpha: Annotated[float, Field(gt=1e-30, le=1e30)] | None = None
@@ -62,13 +63,12 @@ def select(settings: Lora, anatomy: Anatomy) -> Selection:
     chosen = [name for name, inner in candidates.items() if settings.target is None or _hit(settings.target, inner)]
     _refuse_idle_targets(settings.target, candidates.values())
     _refuse_wide(settings.rank, {name: anatomy.linears[name] for name in chosen})
-    adapters = tuple(
-        LoraAdapter(name, anatomy.linears[name], settings.rank, settings.effective_scale, settings.dropout)
-        for name in chosen
-    )
-    kinds = sorted({candidates[name].rpartition(".")[2] for name in chosen})
-    words = f"LoRA rank {settings.rank}, scale {settings.effective_scale:g}, on {layers_in_words(anatomy, len(layers))}"
-    return Selection(f"{words}: {', '.join(kinds)}", (), adapters, _first(anatomy, chosen), False, ())
+    given = Settings(settings.rank, settings.effective_scale, settings.dropout)
+    adapters = tuple(make(settings.name, name, anatomy.linears[name], given) for name in chosen)
+    modules = ", ".join(sorted({candidates[name].rpartition(".")[2] for name in chosen}))
+    where = f"on {layers_in_words(anatomy, len(layers))}: {modules}"
+    words = f"{KINDS[settings.name].TITLE} rank {given.rank}, scale {given.scale:g}, {where}"
+    return Selection(words, (), adapters, _first(anatomy, chosen), False, ())
 
 
 def _refuse_wide(rank: int, shapes: Mapping[str, tuple[int, int]]) -> None:

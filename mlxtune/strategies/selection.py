@@ -6,6 +6,8 @@ The idea is equinox's `partition(tree, mask)`: the model is split by a descripti
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from mlxtune.adapters.adapter import Adapter
+
 
 class Parameter(NamedTuple):
     """One parameter of the base model."""
@@ -33,27 +35,12 @@ class Anatomy(NamedTuple):
     final_norm: tuple[str, ...]  # parameters between the last layer and the head
 
 
-class LoraAdapter(NamedTuple):
-    """A low-rank addition to one linear module: y = base(x) + scale * (dropout(x) @ a) @ b."""
-
-    module: str  # "model.layers.3.self_attn.q_proj"
-    shape: tuple[int, int]  # (in, out) of the module
-    rank: int
-    scale: float
-    dropout: float
-
-    @property
-    def size(self) -> int:
-        """Number of elements of a and b."""
-        return self.rank * sum(self.shape)
-
-
 class Selection(NamedTuple):
     """What trains."""
 
     words: str  # "last 4 of 32 layers, final norm, head"
     train: tuple[str, ...]  # names of base parameters that train, in the model's order
-    adapters: tuple[LoraAdapter, ...]
+    adapters: tuple[Adapter, ...]
     first_layer: int  # the first layer with anything that trains; all before it is a frozen prefix
     untie_head: bool  # the tied head becomes a copy that trains on its own
     notes: tuple[str, ...]  # what the user should know about the choice

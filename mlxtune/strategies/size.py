@@ -45,10 +45,7 @@ def sizes(anatomy: Anatomy, selection: Selection, slot_bytes: int, master_bytes:
 def _added(anatomy: Anatomy, selection: Selection) -> Iterable[Parameter]:
     if selection.untie_head:
         yield anatomy.parameters[anatomy.embedding]
-    for adapter in selection.adapters:
-        n_in, n_out = adapter.shape
-        yield Parameter((n_in, adapter.rank), 4 * n_in * adapter.rank)  # float32
-        yield Parameter((adapter.rank, n_out), 4 * n_out * adapter.rank)
+    yield from (Parameter(array.shape, array.bytes) for adapter in selection.adapters for array in adapter.arrays)
 
 
 def _count(parameters: Iterable[Parameter]) -> int:

@@ -9,10 +9,9 @@ from fuzzing import mutate
 from fuzzing.models import header_file
 from safetensors.numpy import save_file
 
-from mlxtune.backends import adapter_fit
-from mlxtune.backends.base import Adapter
+from mlxtune.adapters import fit
+from mlxtune.adapters import folder as adapter
 from mlxtune.backends.numpy import adapter as numpy_adapter
-from mlxtune.export import adapter
 from mlxtune.models import weights
 from mlxtune.models.hub import BUILT_IN
 
@@ -44,6 +43,6 @@ def write_adapter(random: Random, folder: Path) -> None:
 
 
 def read_adapter(folder: Path) -> None:
-    found: Adapter = adapter.find(folder)
-    adapter_fit.check(folder, _parameters(), _linears())
+    found = adapter.find(folder)
+    fit.check(found, _parameters(), _linears())
     numpy_adapter.apply(found, {name: np.zeros(shape, np.float32) for name, shape in _parameters().items()})

@@ -10,8 +10,9 @@ from mlx_lm.generate import generate_step
 from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_adapters
 
-from mlxtune.backends import adapter_fit
-from mlxtune.backends.base import Adapter, LossSum, Sampling
+from mlxtune.adapters import fit as adapter_fit
+from mlxtune.adapters.folder import Saved
+from mlxtune.backends.base import LossSum, Sampling
 from mlxtune.backends.mlx import device
 from mlxtune.backends.mlx.head import untie as head
 from mlxtune.backends.mlx.model import anatomy
@@ -26,7 +27,7 @@ from mlxtune.models import fit
 class MlxSpeaker:
     """See `backends.base.Speaker`."""
 
-    def __init__(self, folder: Path, adapter: Adapter | None, precision: str) -> None:
+    def __init__(self, folder: Path, adapter: Saved | None, precision: str) -> None:
         self.device = device.name()
         self.model = load_lazily(folder, precision)
         if adapter is not None:
@@ -52,12 +53,12 @@ class MlxSpeaker:
             yield int(token)
 
 
-def with_adapter(model: nn.Module, adapter: Adapter) -> nn.Module:
+def with_adapter(model: nn.Module, adapter: Saved) -> nn.Module:
     """The model with an adapter of ours or of mlx-lm's. Raises BadModel where it does not fit."""
     if adapter.untied_head:
         head.untie(model, anatomy.describe(model))
     parts = anatomy.describe(model)
-    adapter_fit.check(adapter.folder, {name: part.shape for name, part in parts.parameters.items()}, parts.linears)
+    adapter_fit.check(adapter, {name: part.shape for name, part in parts.parameters.items()}, parts.linears)
     try:
         return load_adapters(model, str(adapter.folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from mlxtune.models.dimensions import Dimensions
 from mlxtune.models.shapes import EMBEDDING, FINAL_NORM, HEAD, Shape, layer_prefix, linears
 from mlxtune.models.shapes import shapes as base_shapes
-from mlxtune.strategies.selection import Anatomy, LoraAdapter, Parameter
+from mlxtune.strategies.selection import Anatomy, Parameter
 
 FLOAT_BYTES = 4
 
@@ -39,16 +39,6 @@ def anatomy(dimensions: Dimensions) -> Anatomy:
         embedding=EMBEDDING,
         final_norm=(FINAL_NORM,),
     )
-
-
-def adapter_shapes(adapters: Collection[LoraAdapter]) -> dict[str, Shape]:
-    """The parameters that adapters add."""
-    shapes: dict[str, Shape] = {}
-    for adapter in adapters:
-        n_in, n_out = adapter.shape
-        shapes[f"{adapter.module}.lora_a"] = (n_in, adapter.rank)
-        shapes[f"{adapter.module}.lora_b"] = (adapter.rank, n_out)
-    return shapes
 
 
 def lay_out(shapes: Mapping[str, Shape], trained: Collection[str]) -> Layout:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from mlxtune.adapters.adapter import parameters
 from mlxtune.backends import loss_scale
 from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
-from mlxtune.backends.numpy import config, device, layout, weights
+from mlxtune.backends.numpy import adapter, config, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace, is_finite
 from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels.cross_entropy import Worth
@@ -73,7 +74,7 @@ class NumpyLearner:
         weights.read(self.sources, self.flat, self.precision)
         if self.selection.untie_head:
             self.flat[HEAD][...] = self.flat[EMBEDDING]
-        self._begin_adapters()
+        adapter.begin(self.selection.adapters, self.flat, self.job.seed)
         begin = self.layout.trained_begin
         trained = buffer[begin:]
         exact = trained.copy() if self._masters else trained
@@ -94,20 +95,12 @@ class NumpyLearner:
             self.references.find_or_make(None, self.work.batch_tokens, self._log_probabilities, tell)
 
     def _layout(self) -> Layout:
-        adapters = layout.adapter_shapes(self.selection.adapters)
+        adapters = {name: array.shape for name, array in parameters(self.selection.adapters).items()}
         shapes = base_shapes(self.decoder)
         if self.selection.untie_head:
             shapes[HEAD] = shapes[EMBEDDING]
             return layout.lay_out(shapes, [*self.selection.train, HEAD])
         return layout.lay_out({**shapes, **adapters}, [*self.selection.train, *adapters])
-
-    def _begin_adapters(self) -> None:
-        """a is uniform in +-1/sqrt(in), b is zero; what an adapter starts from depends on the seed and its place."""
-        generator = np.random.default_rng([self.job.seed, len(self.selection.adapters)])
-        for adapter in self.selection.adapters:
-            bound = 1 / math.sqrt(adapter.shape[0])
-            a = self.flat[f"{adapter.module}.lora_a"]
-            a[...] = generator.uniform(-bound, bound, a.shape)
 
     def read_ahead(self, batches: Sequence[Batch]) -> None:
         """Nothing is on a disk."""

@@ -10,21 +10,22 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.adapters.adapter import Adapter, parameters
 from mlxtune.backends.numpy import layer as layers
 from mlxtune.backends.numpy import rope
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
 from mlxtune.backends.numpy.cache import Cache
 from mlxtune.backends.numpy.config import Decoder
 from mlxtune.backends.numpy.dropout import Dropout
-from mlxtune.backends.numpy.kernels import cross_entropy
+from mlxtune.backends.numpy.kernels import cross_entropy, lora
 from mlxtune.backends.numpy.kernels.cross_entropy import Worth
-from mlxtune.backends.numpy.kernels.linear import Linear, LowRank
+from mlxtune.backends.numpy.kernels.linear import Beside, Linear
+from mlxtune.backends.numpy.kernels.lora import Seat
 from mlxtune.backends.numpy.kernels.norm import rms_norm, rms_norm_backward
 from mlxtune.backends.numpy.layer import Band, Kept, Layer, Norm, Pass
 from mlxtune.backends.numpy.rope import Tables
 from mlxtune.data.packed import Packed
 from mlxtune.models.shapes import EMBEDDING, FINAL_NORM, HEAD, layer_prefix
-from mlxtune.strategies.selection import LoraAdapter
 
 Tokens = NDArray[np.int32]
 
@@ -40,7 +41,7 @@ class Model:
     recomputes = False
 
     def __init__(
-        self, decoder: Decoder, weights: Flat, gradients: Flat | None, adapters: Sequence[LoraAdapter], ws: Workspace
+        self, decoder: Decoder, weights: Flat, gradients: Flat | None, adapters: Sequence[Adapter], ws: Workspace
     ) -> None:
         self.decoder, self.ws = decoder, ws
         views = _Views(decoder, weights, gradients, adapters)
@@ -165,7 +166,7 @@ class _Views(NamedTuple):
     decoder: Decoder
     weights: Flat
     gradients: Flat | None
-    adapters: Sequence[LoraAdapter]
+    adapters: Sequence[Adapter]
 
     def gradient(self, *names: str, shape: tuple[int, ...] | None = None) -> Array | None:
         if self.gradients is None:
@@ -203,19 +204,19 @@ class _Views(NamedTuple):
             bias,
             self.gradient(*names, shape=shape),
             None if bias is None else self.gradient(*biases, shape=shape[:1]),
-            tuple(self._low_ranks(modules, widths)),
+            tuple(self._beside(modules, widths)),
         )
 
-    def _low_ranks(self, modules: Sequence[str], widths: Sequence[int]) -> list[LowRank]:
+    def _beside(self, modules: Sequence[str], widths: Sequence[int]) -> list[Beside]:
         ends = np.cumsum(widths).tolist()
         columns = {module: slice(end - width, end) for module, width, end in zip(modules, widths, ends, strict=True)}
         return [
-            self._low_rank(number, adapter, columns[adapter.module])
+            self._adapter(adapter, Seat(columns[adapter.module], self.weights[f"{adapter.module}.weight"], number))
             for number, adapter in enumerate(self.adapters)
             if adapter.module in columns
         ]
 
-    def _low_rank(self, number: int, adapter: LoraAdapter, columns: slice) -> LowRank:
-        a, b = f"{adapter.module}.lora_a", f"{adapter.module}.lora_b"
-        gradients: tuple[Any, Any] = self.gradient(a), self.gradient(b)
-        return LowRank(columns, self.weights[a], self.weights[b], *gradients, adapter.scale, adapter.dropout, number)
+    def _adapter(self, adapter: Adapter, seat: Seat) -> Beside:
+        names = parameters([adapter])
+        gradients: list[Any] = [self.gradient(name) for name in names]
+        return lora.beside(adapter, seat, [self.weights[name] for name in names], gradients)

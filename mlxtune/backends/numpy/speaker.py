@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxtune.backends import adapter_fit
-from mlxtune.backends.base import Adapter, LossSum, Sampling
+from mlxtune.adapters import fit as adapter_fit
+from mlxtune.adapters.folder import Saved
+from mlxtune.backends.base import LossSum, Sampling
 from mlxtune.backends.numpy import adapter as adapters
 from mlxtune.backends.numpy import config, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace
@@ -22,7 +23,7 @@ from mlxtune.models.shapes import shapes as base_shapes
 class NumpySpeaker:
     """See `backends.base.Speaker`."""
 
-    def __init__(self, folder: Path, adapter: Adapter | None, precision: str) -> None:
+    def __init__(self, folder: Path, adapter: Saved | None, precision: str) -> None:
         self.device = device.name()
         self.decoder = config.read(folder)
         sources = weights.find(folder, self.decoder)
@@ -31,7 +32,7 @@ class NumpySpeaker:
         if untied:
             shapes[HEAD] = shapes[EMBEDDING]
         if adapter is not None:
-            adapter_fit.check(adapter.folder, shapes, linears(self.decoder))
+            adapter_fit.check(adapter, shapes, linears(self.decoder))
         places = layout.lay_out(shapes, ())
         flat = Flat(places, np.empty(places.size, np.float32))
         weights.read(sources, flat, precision)

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from mlxtune.adapters.adapter import NAMES
+
 
 class Ours(NamedTuple):
     """flags: those of mlxtune that do the same, with their values; a verb takes the first that it has.
@@ -21,7 +23,7 @@ MASKED = "leave it out: only answers carry loss; --loss-on last is mlx-lm's last
 FLAGS: Mapping[str, Ours] = {
     "--iters": Ours(("--max-steps N",), "the number of steps is an option of `mlxtune train`"),
     "--lr": Ours(("--learning-rate RATE",), "the rate is an option of `mlxtune train`"),
-    "--fine-tune-type": Ours(("--strategy last-n|lora|full",), "the adapter says of which kind it is"),
+    "--fine-tune-type": Ours((f"--strategy last-n|{'|'.join(NAMES)}|full",), "the adapter says of which kind it is"),
     "--num-layers": Ours(("--last-n N",), "the adapter says which layers it has"),
     "--lora-layers": Ours(("--last-n N",), "the adapter says which layers it has"),
     "--lora-parameters": Ours(("--rank, --scale, --dropout and --target",), "the adapter says them"),

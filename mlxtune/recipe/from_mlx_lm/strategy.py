@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mlxtune.adapters.adapter import FULL, KINDS
 from mlxtune.recipe.from_mlx_lm.work import Translation
 
 
@@ -14,19 +15,19 @@ def strategy(work: Translation) -> None:
     last_n = layers if layers > 0 else "all"
     if layers == 0:
         work.notes.append("num_layers: 0 is all layers in mlx-lm, so it is here.")
-    if kind == "lora":
-        work.recipe["strategy"] = {"name": "lora", "last_n": last_n, **_lora(work)}
-    elif kind == "full":
+    if isinstance(kind, str) and kind in KINDS:
+        work.recipe["strategy"] = {"name": kind, "last_n": last_n, **_settings(work)}
+    elif kind == FULL:
         work.recipe["strategy"] = {"name": "last-n", "last_n": last_n, "head": False}
         work.notes.append("fine_tune_type full: mlx-lm trains the layers alone; here the final norm trains too.")
         if work.given.get("lora_parameters"):
             work.notes.append("lora_parameters: nothing reads them with fine_tune_type full.")
     else:
-        remedy = "lora is the nearest." if kind == "dora" else ""
-        work.refuse("fine_tune_type", "lora or full", repr(kind), remedy)
+        remedy = "lora is the nearest." if isinstance(kind, str) else ""
+        work.refuse("fine_tune_type", " or ".join([*KINDS, FULL]), repr(kind), remedy)
 
 
-def _lora(work: Translation) -> dict[str, Any]:
+def _settings(work: Translation) -> dict[str, Any]:
     """rank, scale and dropout, which mlx-lm wants all three of, and the keys as targets."""
     given = work.value("lora_parameters")
     if not work.is_section("lora_parameters", given):

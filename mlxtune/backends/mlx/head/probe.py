@@ -13,7 +13,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlxtune.backends.mlx.head.output import Output
-from mlxtune.backends.mlx.model import anatomy
+from mlxtune.backends.mlx.model import anatomy, linear
 
 TOKENS_BT = np.array([[0, 1, 2]])
 SMALL, LARGE = 2.0**-10, 1e4  # products that a soft cap of the usual 30 leaves as they are, and drives to the cap
@@ -100,12 +100,11 @@ def _head(model: nn.Module) -> tuple[nn.Module, str] | None:
     An adapter adds to the product of the module inside it, nothing at its start: its own arrays give it away.
     """
     parts, modules = anatomy.describe(model), dict(model.named_modules())
-    method, plain = ("__call__", nn.Linear) if parts.head else ("as_linear", nn.Embedding)
     name = (parts.head or parts.embedding).removesuffix(".weight")
     holder = modules[name.rpartition(".")[0]]
     in_adapter = any(isinstance(value, mx.array) for value in holder.values())
-    is_plain = isinstance(modules[name], plain) and getattr(type(modules[name]), method) is getattr(plain, method)
-    return (modules[name], method) if is_plain and not in_adapter else None
+    method = linear.product(modules[name])
+    return None if method is None or in_adapter else (modules[name], method)
 
 
 def _answers(model: nn.Module, module: nn.Module, method: str) -> tuple[mx.array, mx.array] | None:

@@ -1,8 +1,12 @@
 """The Anatomy of an mlx-lm model, read from its module tree: which parameters are layers, head, embedding, norm."""
 
+from collections.abc import Mapping, Set
+
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from mlxtune.backends.mlx.model import linear
+from mlxtune.backends.mlx.model.linear import Linear
 from mlxtune.errors import BadModel
 from mlxtune.strategies.selection import Anatomy, Parameter
 
@@ -14,11 +18,12 @@ def describe(model: nn.Module) -> Anatomy:
     outside = {name: module for name, module in modules.items() if not f"{name}.".startswith(layers)}
     parameters = {name: Parameter(tuple(array.shape), array.nbytes) for name, array in tree_flatten(model.parameters())}
     embedding = _token_embedding(model, outside)
-    head = _linear_with(outside, rows=outside[embedding].weight.shape[0])
+    linears = {name: found for name, module in modules.items() if (found := linear.describe(module))}
+    head = _linear_with(linears.keys() & outside.keys(), linears, outside[embedding].weight.shape[0])
     norms = tuple(f"{name}." for name, module in outside.items() if "Norm" in type(module).__name__)
     return Anatomy(
         parameters=parameters,
-        linears={name: module.weight.shape[::-1] for name, module in modules.items() if type(module) is nn.Linear},
+        linears={name: (found.n_in, found.n_out) for name, found in linears.items() if found.takes_adapter},
         layers=layers,
         head=f"{head}.weight" if head else None,
         embedding=f"{embedding}.weight",
@@ -40,14 +45,13 @@ def _layer_prefixes(model: nn.Module, modules: dict[str, nn.Module]) -> tuple[st
 
 def _token_embedding(model: nn.Module, modules: dict[str, nn.Module]) -> str:
     """The embedding with a row for each token: GPT-2 and its kin have one for positions too."""
-    rows = {name: module.weight.shape[0] for name, module in modules.items() if isinstance(module, nn.Embedding)}
+    rows = {name: found for name, module in modules.items() if (found := linear.table_rows(module))}
     if not rows:
         raise BadModel(model.__class__.__module__, expected="a token embedding", found="none", remedy=UNKNOWN)
     vocabulary = getattr(getattr(model, "args", None), "vocab_size", None)
     return max(rows, key=lambda name: (rows[name] == vocabulary, rows[name]))
 
 
-def _linear_with(modules: dict[str, nn.Module], rows: int) -> str | None:
+def _linear_with(outside: Set[str], linears: Mapping[str, Linear], n_out: int) -> str | None:
     """The name of the linear module with so many outputs, outside of the layers: the head where it is its own."""
-    names = (name for name, module in modules.items() if isinstance(module, nn.Linear))
-    return next((name for name in sorted(names) if modules[name].weight.shape[0] == rows), None)
+    return next((name for name in sorted(outside) if linears[name].n_out == n_out), None)

@@ -14,7 +14,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import load_config, load_model
 
-from mlxtune.backends.mlx.model import corrections, keys
+from mlxtune.backends.mlx.model import corrections, keys, linear
 from mlxtune.backends.mlx.model import file_names as names
 from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
@@ -135,7 +135,7 @@ def _model_classes(folder: Path, raw: dict[str, Any], config: Any) -> tuple[type
 
 
 def _check(folder: Path, model: nn.Module, weights: dict[str, mx.array], unread: list[str]) -> None:
-    if any(hasattr(module, "scales") for _, module in model.named_modules()):
+    if any(linear.is_quantised(module) for _, module in model.named_modules()):
         raise fit.quantised(folder, model_config.read(folder).quantized)
     needed = {name: tuple(array.shape) for name, array in tree_flatten(model.parameters())}
     stored = {name: fit.Stored(_dtype(array), tuple(array.shape)) for name, array in weights.items()}

@@ -1,7 +1,9 @@
-"""The LoRA module of the MLX backend, with the parameter names of mlx-lm's adapters: linear, lora_a, lora_b."""
+"""LoRA and its kin on MLX: a module around each linear module, with the names of mlx-lm's adapters.
 
-import math
-from collections.abc import Iterable
+The module has `linear`, which it sits on, and the arrays of its kind by their names.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import mlx.core as mx
@@ -9,33 +11,39 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
 
-from mlxtune.strategies.selection import LoraAdapter
+from mlxtune.adapters.adapter import Adapter
+from mlxtune.adapters.kind import Shape
 
 
-class LoraLinear(nn.Module):
-    """y = linear(x) + scale * (dropout(x) @ a) @ b, with a (in, rank) and b (rank, out).
+def _lora(module: "AdapterLinear", x: mx.array) -> mx.array:
+    """y = linear(x) + scale * (dropout(x) @ a) @ b; the arrays are cast where they are used."""
+    low_rank = module.dropped(x) @ module.lora_a.astype(x.dtype)
+    return module.linear(x) + (module.scale * (low_rank @ module.lora_b.astype(x.dtype))).astype(x.dtype)
+
+
+KINDS: Mapping[str, Callable[["AdapterLinear", mx.array], mx.array]] = {"lora": _lora}
+
+
+class AdapterLinear(nn.Module):
+    """A linear module and what an adapter adds to it.
 
     What dropout leaves out is a function of MLX's random state, which it does not advance, and of the adapter's number
     in the model: within one micro-batch it is the same whenever the layer is computed again.
-
-    a and b are float32 whatever the model's precision, and are cast where they are used: they are small, and so every
-    update counts. a is uniform in +-1/sqrt(in), b is zero.
     """
 
-    def __init__(self, linear: nn.Linear, adapter: LoraAdapter, number: int, key: mx.array) -> None:
+    def __init__(self, linear: nn.Module, adapter: Adapter, number: int, key: mx.array) -> None:
         super().__init__()
-        n_in, n_out = adapter.shape
-        bound = 1 / math.sqrt(n_in)
-        self.linear = linear
-        self.scale, self.dropout, self.number = adapter.scale, adapter.dropout, number
-        self.lora_a = mx.random.uniform(-bound, bound, (n_in, adapter.rank), key=key)
-        self.lora_b = mx.zeros((adapter.rank, n_out))
+        self.linear, self.number, self.output = linear, number, KINDS[adapter.kind]
+        self.scale, self.dropout = adapter.settings.scale, adapter.settings.dropout
+        source = _Source(linear.weight, key)
+        for array in adapter.arrays:
+            setattr(self, array.name, array.start.values(source, array.shape))
 
     def __call__(self, x: mx.array) -> mx.array:
-        low_rank = self._dropped(x) @ self.lora_a.astype(x.dtype)
-        return self.linear(x) + (self.scale * (low_rank @ self.lora_b.astype(x.dtype))).astype(x.dtype)
+        return self.output(self, x)
 
-    def _dropped(self, x: mx.array) -> mx.array:
+    def dropped(self, x: mx.array) -> mx.array:
+        """Without what dropout leaves out."""
         if not self.training or not self.dropout:
             return x
         state: Any = mx.random.state
@@ -45,13 +53,28 @@ class LoraLinear(nn.Module):
         return (mask * x) * (1 / (1 - self.dropout))
 
 
-def attach(model: nn.Module, adapters: Iterable[LoraAdapter], seed: int) -> None:
+class _Source:
+    """The first array that is drawn has the adapter's key; each after it has a key of its own."""
+
+    def __init__(self, weight: mx.array, key: mx.array) -> None:
+        self.weight, self.key = weight.astype(mx.float32), key
+
+    def uniform(self, bound: float, shape: Shape) -> mx.array:
+        drawn = mx.random.uniform(-bound, bound, shape, key=self.key)
+        self.key, _ = mx.random.split(self.key)
+        return drawn
+
+    def zeros(self, shape: Shape) -> mx.array:
+        return mx.zeros(shape)
+
+
+def attach(model: nn.Module, adapters: Iterable[Adapter], seed: int) -> None:
     """Put each adapter around its module. What an adapter starts from depends on the seed and its place alone."""
     modules = dict(model.named_modules())
     key = mx.random.key(seed)
     for number, adapter in enumerate(adapters):
         key, own = mx.random.split(key)
-        wrapped = LoraLinear(modules[adapter.module], adapter, number, own)
+        wrapped = AdapterLinear(modules[adapter.module], adapter, number, own)
         model.update_modules(tree_unflatten([(adapter.module, wrapped)]))
 
 

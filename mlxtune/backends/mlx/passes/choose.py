@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import mlx.nn as nn
 
+from mlxtune.adapters.adapter import parameters
 from mlxtune.backends.mlx.head import untie as head
 from mlxtune.backends.mlx.head.probe import FoundHead
 from mlxtune.backends.mlx.model.lazy_weights import Unread
@@ -82,15 +83,15 @@ class Passes(NamedTuple):
     def _earliest(self) -> str:
         """A trained parameter of the first layer that trains: its gradient comes through all that follow."""
         layer, trains = self.anatomy.layers[self.selection.first_layer], names(self.selection)
-        of_layer = [name for name in trains if name.startswith(layer) and not name.endswith(".lora_a")]
+        waiting = {name for name, array in parameters(self.selection.adapters).items() if array.waits}
+        of_layer = [name for name in trains if name.startswith(layer) and name not in waiting]
         return (of_layer or trains)[0]
 
 
 def names(selection: Selection) -> list[str]:
     """Of all parameters that train, as the model has them once the head is untied and the adapters are attached."""
     untied = [head.HEAD] if selection.untie_head else []
-    added = [f"{adapter.module}.{end}" for adapter in selection.adapters for end in ("lora_a", "lora_b")]
-    return [*selection.train, *untied, *added]
+    return [*selection.train, *untied, *parameters(selection.adapters)]
 
 
 def inside(trains: Sequence[str], prefix: str) -> list[str]:

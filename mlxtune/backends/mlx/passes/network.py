@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_unflatten
 
 from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities, log_probabilities_alone, slices
+from mlxtune.backends.mlx.model import linear
 from mlxtune.backends.mlx.passes.forward import Forward
 from mlxtune.backends.mlx.passes.layout import Layout
 from mlxtune.backends.mlx.prefix.prefix import Prefix
@@ -48,7 +49,7 @@ class Network:
     def take(self, weights: Arrays) -> Arrays:
         """What trains, out of the model. A head of its own comes in shards, and the model keeps none of it."""
         head = self.forward.head
-        if not self.head_trains or head is None or self.head_weight is None or isinstance(head.module, nn.Embedding):
+        if not self.head_trains or head is None or linear.describe(head.module) is None:
             return weights
         taken: Arrays = {}
         for name, weight in weights.items():
