@@ -10,11 +10,13 @@ import pytest
 from mlxtune import engine
 from mlxtune.backends.base import LossSum, StepResult
 from mlxtune.data.types import TokenRow
-from mlxtune.engine import NotFinite, Progress, TrainSettings
+from mlxtune.engine import NotFinite
 from mlxtune.errors import BadSetting
 from mlxtune.events import Eval, Memory, Step
 from mlxtune.feed import Feed
 from mlxtune.optim.schedule import Constant
+from mlxtune.pace import TrainSettings
+from mlxtune.progress import Progress
 
 
 class Counting:

@@ -23,6 +23,7 @@ run inference bench doctor
 planning
 recipe
 engine export report
+pace progress
 feed
 validating
 memory

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from mlxtune.adapters import folder as adapter
-from mlxtune.engine import Progress
 from mlxtune.errors import LONGEST, MlxtuneError
 from mlxtune.events import Step
+from mlxtune.progress import Progress
 from mlxtune.recipe.recipe import build, flat
 from mlxtune.report.log import replay, rewind
 from mlxtune.run import folder as run_folder

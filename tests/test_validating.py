@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mlxtune.data.types import TokenRow
-from mlxtune.engine import TrainSettings, affordable, pace
 from mlxtune.events import Eval, Start
 from mlxtune.feed import Feed
+from mlxtune.pace import TrainSettings, affordable, pace
 from mlxtune.run import session as run
 from mlxtune.validating import MOST, SHARE
 from tests.support_run import Ask, Keep, last_bytes, recipes, write_rows

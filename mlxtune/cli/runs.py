@@ -40,8 +40,8 @@ def finish(end: End, *, json: bool) -> None:
 
 def plan(recipe: Recipe, *, json: bool) -> dict[str, Any]:
     """Check everything; the plan, which is shown but for JSON. Reads no weights, fetches none and writes nothing."""
-    from mlxtune.engine import Progress
     from mlxtune.models.hub import is_here
+    from mlxtune.progress import Progress
     from mlxtune.report.console import console
     from mlxtune.run.folder import default_folder
     from mlxtune.run.prepare import prepare, start_event

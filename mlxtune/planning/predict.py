@@ -8,7 +8,6 @@ from mlxtune.backends import choose
 from mlxtune.backends.choose import Choice, Machine
 from mlxtune.backends.row_file import PAYS_FROM
 from mlxtune.data.batches import MULTIPLE
-from mlxtune.engine import pace
 from mlxtune.errors import BadData, BadSetting, Missing
 from mlxtune.feed import Feed
 from mlxtune.format import size
@@ -18,6 +17,7 @@ from mlxtune.memory.plan import Plan, plan
 from mlxtune.memory.setup import Rows, Setup, rows_of
 from mlxtune.models import outline as model_outline
 from mlxtune.models.aliases import TINY
+from mlxtune.pace import pace
 from mlxtune.planning.rows import SPARED, Lost, PlannedRows
 from mlxtune.planning.shape import (
     PRECISION_BYTES,

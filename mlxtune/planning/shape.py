@@ -12,7 +12,6 @@ from mlxtune.backends.numpy.device import prefix_bytes, row_threads
 from mlxtune.data.batches import MULTIPLE
 from mlxtune.data.settings import within
 from mlxtune.data.types import Dataset, TokenRow
-from mlxtune.engine import Pace, affordable
 from mlxtune.errors import BadSetting, raise_all
 from mlxtune.feed import Feed
 from mlxtune.format import counted
@@ -24,6 +23,7 @@ from mlxtune.models.context import context
 from mlxtune.models.dimensions import Dimensions
 from mlxtune.models.fit import quantised
 from mlxtune.optim.schedule import check_length
+from mlxtune.pace import Pace, affordable
 from mlxtune.recipe.recipe import Recipe
 from mlxtune.storage.checkpoint import CheckpointSettings
 from mlxtune.strategies.choose import check_layers

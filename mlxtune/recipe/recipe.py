@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError
 
 from mlxtune.backends.base import BackendSettings
 from mlxtune.data.settings import DataSettings
-from mlxtune.engine import TrainSettings
 from mlxtune.errors import BadSetting, MlxtuneError, raise_all
 from mlxtune.format import shown
 from mlxtune.models.settings import ModelSettings
@@ -24,6 +23,7 @@ from mlxtune.objectives.sft import Sft
 from mlxtune.optim.adamw import AdamW
 from mlxtune.optim.choose import AnyOptimizer
 from mlxtune.optim.schedule import Constant, Schedule, check_length
+from mlxtune.pace import TrainSettings
 from mlxtune.settings import section
 from mlxtune.storage.checkpoint import CheckpointSettings
 from mlxtune.storage.strict_yaml import load_yaml, scalar

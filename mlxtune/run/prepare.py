@@ -12,7 +12,6 @@ from mlxtune.data import load as data
 from mlxtune.data.batches import padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
-from mlxtune.engine import Pace, Progress, pace
 from mlxtune.errors import BadData, BadSetting
 from mlxtune.events import Event, Preparing, Start
 from mlxtune.feed import Feed
@@ -26,7 +25,9 @@ from mlxtune.models import config as model_config
 from mlxtune.models import hub, stopping, tokenizer, weights
 from mlxtune.models.context import context
 from mlxtune.models.fingerprint import fingerprint as model_fingerprint
+from mlxtune.pace import Pace, pace
 from mlxtune.planning import shape as run_shape
+from mlxtune.progress import Progress
 from mlxtune.recipe.recipe import Recipe
 from mlxtune.strategies.size import Sizes, sizes
 

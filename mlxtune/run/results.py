@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlxtune import engine
-from mlxtune.engine import Progress
 from mlxtune.events import Eval, Event
+from mlxtune.progress import Progress
 from mlxtune.run.outcome import Losses
 from mlxtune.run.prepare import Prepared
 from mlxtune.run.saving import Saving

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune import engine
-from mlxtune.engine import NotFinite, Progress
+from mlxtune.engine import NotFinite
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
 from mlxtune.events import End, Eval, Event, Notice, Preparing, Step
 from mlxtune.memory.guard import TooLarge
 from mlxtune.planning import shape as run_shape
+from mlxtune.progress import Progress
 from mlxtune.recipe.recipe import Recipe, build
 from mlxtune.report.base import Report, Reports
 from mlxtune.report.log import Log, last_end, rewind

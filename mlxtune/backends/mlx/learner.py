@@ -158,21 +158,21 @@ class MlxLearner:
         self.model.train()
         scalars = self.job.optimizer.scalars(mx, self.updates + 1, learning_rate)
         rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
-        found, norm, after = self._updated(batches, self.scale.value / count, rule)
+        found, gradients = self.gradients(batches, self.scale.value / count)
+        norm, after = self._updated(gradients, rule)
         self._set(after)
         watch = Watch(after, self.job.optimizer)
         mx.eval(*found.arrays(), norm, *after.arrays(), *watch.arrays())
         return self._result(_sums(found, count), _number(norm), watch.not_finite())
 
-    def _updated(self, batches: Sequence[Batch], scale: float, rule: Rule) -> tuple[Found, mx.array, Trained]:
-        """All gradients, their norm, then all updates."""
-        found, gradients = self.gradients(batches, scale)
+    def _updated(self, gradients: Arrays, rule: Rule) -> tuple[mx.array, Trained]:
+        """The gradients' norm, and then all updates."""
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
         factor = clip.clip_factor(mx, norm, self.job.clip_norm) / self.scale.value
         after = parameters.stepped(self.trained, gradients, factor, rule)
         if self.precision == "fp16":
             after = parameters.where(mx.isfinite(norm), after, self.trained)
-        return found, norm, after
+        return norm, after
 
     def gradients(self, batches: Sequence[Batch], scale: float) -> tuple[Found, Arrays]:
         """What the objective makes of the micro-batches, and the gradient of `scale` times its summed loss.
@@ -181,19 +181,18 @@ class MlxLearner:
         one at a time are held: MLX orders the graph from its outputs and would run all forward passes first, and
         without the loss among them it would keep the logits of every micro-batch until the end.
         """
-        found, gradients = self._found_and_gradients(batches[0], 0, scale)
-        for number, batch in enumerate(batches[1:], start=1):
+        found: Found | None = None
+        gradients: Arrays = {}
+        for number, batch in enumerate(batches):
+            lora.seed_dropout(self.job.seed, self.steps, number)
             gradients = {name: gradient.astype(mx.float32) for name, gradient in gradients.items()}
-            more, those = self._found_and_gradients(batch, number, scale, (*found.arrays(), *gradients.values()))
-            found = found.plus(more)
-            gradients = {name: gradient + those[name] for name, gradient in gradients.items()}
+            after = () if found is None else (*found.arrays(), *gradients.values())
+            judge, weights = self._judging(batch), self.trained.weights
+            more, those = self.network.found_and_gradients(batch, weights, judge, scale, after)
+            found = more if found is None else found.plus(more)
+            gradients = {name: gradients[name] + each for name, each in those.items()} if gradients else those
+        assert found is not None, "a step has a batch"
         return found, gradients
-
-    def _found_and_gradients(
-        self, batch: Batch, number: int, scale: float, after: tuple[mx.array, ...] = ()
-    ) -> tuple[Found, Arrays]:
-        lora.seed_dropout(self.job.seed, self.steps, number)
-        return self.network.found_and_gradients(batch, self.trained.weights, self._judging(batch), scale, after)
 
     def _judging(self, batch: Batch) -> Callable[[mx.array], Found]:
         """The objective as a function of a batch's log-probabilities."""
