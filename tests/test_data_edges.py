@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mlxtune.data import special
 from mlxtune.data.encoding import decoded, encode, same
+from mlxtune.data.examples import Chat
 from mlxtune.data.faults import BadRow
-from mlxtune.data.forms import Chat
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.template import prompt_text
 from mlxtune.data.tokens import Marked, Tokens, marked, prompt_tokens

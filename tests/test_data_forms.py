@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
+from mlxtune.data.examples import Chat, Completion, Text
 from mlxtune.data.faults import BadRow, Place
-from mlxtune.data.forms import Chat, Completion, Row, Text, row
+from mlxtune.data.forms import Row, row
 from mlxtune.data.readers.raw import Raw
 from mlxtune.data.unread import Unread
 

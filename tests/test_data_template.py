@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mlxtune.data.examples import Chat
 from mlxtune.data.faults import BadRow
-from mlxtune.data.forms import Chat
 from mlxtune.data.template import Writer, chat_text, prompt_text
 from mlxtune.data.turns import Turns
 from mlxtune.errors import BadData

@@ -52,9 +52,7 @@ def run(
     from mlxtune.recipe.recipe import parse_changes
     from mlxtune.report.console import recipes_table
 
-    paths = [*(recipes or []), *([from_mlx_lm] if from_mlx_lm else [])]
-    if not paths:
-        raise BadSetting("mlxtune run", expected="a recipe file at least", found="none", remedy="mlxtune run demo.yaml")
+    paths = _paths(recipes, from_mlx_lm)
     overrides = parse_changes(changes or []) | ({} if data is None else {"data.path": data})
     found: list[Found] = []
     for path in paths:
@@ -66,6 +64,13 @@ def run(
     elif len(found) > 1 and not dry_run:
         recipes_table([(each.recipe, each.end) for each in found])
     raise typer.Exit(next((each.exit_code for each in found if each.exit_code), 0))
+
+
+def _paths(recipes: list[Path] | None, from_mlx_lm: Path | None) -> list[Path]:
+    paths = [*(recipes or []), *([from_mlx_lm] if from_mlx_lm else [])]
+    if not paths:
+        raise BadSetting("mlxtune run", expected="a recipe file at least", found="none", remedy="mlxtune run demo.yaml")
+    return paths
 
 
 def _one(path: Path, overrides: dict[str, object], *, foreign: bool, dry_run: bool, json: bool) -> Found:

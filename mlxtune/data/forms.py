@@ -5,50 +5,16 @@ Where the keys of several forms are there, the first in `FORMS` is meant. Keys t
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, NamedTuple
 
-from mlxtune.data import marks, renames
+from mlxtune.data import examples, marks, renames
+from mlxtune.data.examples import SYSTEM, Example
 from mlxtune.data.faults import BadRow, Fault, Place, fault
-from mlxtune.data.messages import Message, Said, blank, conversation, parsed_json, said, text, tools
 from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
 from mlxtune.errors import BadData
 from mlxtune.format import shown
-
-
-class Chat(NamedTuple):
-    """A conversation. Messages before `context` are context: unless asked for, only turns from there carry loss.
-    untrained: the messages that are marked as not to be trained."""
-
-    messages: tuple[Message, ...]
-    tools: list[dict[str, Any]] | None = None
-    context: int = 0
-    untrained: frozenset[int] = frozenset()
-
-
-class Completion(NamedTuple):
-    """A prompt and its completion as plain texts: two turns where there is a chat template, else one text."""
-
-    prompt: str
-    completion: str
-    plain_prompt: str  # the prompt for a tokenizer without chat template
-    system: tuple[Message, ...] = ()  # the system message, if there is one
-
-    @property
-    def chat(self) -> Chat:
-        user, assistant = ({"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.completion})
-        return Chat((*self.system, user, assistant), context=len(self.system) + 1)
-
-
-class Text(NamedTuple):
-    """Text that is trained as it is."""
-
-    text: str
-
-
-Example = Chat | Completion | Text | Document
 
 
 class Row(NamedTuple):
@@ -67,139 +33,10 @@ class Row(NamedTuple):
         return (self._replace(rejected=None), self._replace(example=self.rejected, rejected=None))
 
 
-Keys = Mapping[str, Any]  # a row without the keys that hold null
-
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
-SYSTEM = ("system", "system_prompt", "system_message")
-_MEDIA, _SYSTEM = frozenset(MEDIA), frozenset(SYSTEM)
+_MEDIA = frozenset(MEDIA)
 EXTRAS = (*SYSTEM, "tools", "functions", *marks.VERDICTS, *marks.MARKS, *MEDIA)  # that rows with turns may have
-
-
-def _chat(row: Keys) -> Example:
-    return _made(row, Said(), conversation(row["messages"], "messages"))
-
-
-def _conversation(row: Keys) -> Example:
-    return _made(row, Said(), conversation(row["conversations"], "conversations"))
-
-
-def _preferred_turn(row: Keys, key: str = "chosen") -> Example:
-    before = conversation(row["conversations"], "conversations")
-    return _made(row, before, _answer(row[key], key))
-
-
-def _preferred(row: Keys, key: str = "chosen") -> Example:
-    return _completion(row, key)
-
-
-def _preferred_alone(row: Keys, key: str = "chosen") -> Example:
-    """Two conversations that begin with the same turns, which are the prompt."""
-    whole, other = conversation(row[key], key), conversation(row[_OTHER[key]], _OTHER[key])
-    pairs = zip(whole.messages, other.messages, strict=False)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    if not 0 < shared < len(whole.messages):
-        found = "none" if not shared else "nothing after them"
-        raise BadRow(f"turns that `chosen` and `rejected` begin with, and then an answer under `{key}`", found)
-    return _made(row, Said(whole.messages[:shared]), Said(whole.messages[shared:]))
-
-
-_OTHER = {"chosen": "rejected", "rejected": "chosen"}
-
-
-def _completion(row: Keys, key: str = "completion") -> Example:
-    """Texts or lists of messages, each. A list as completion that begins with the prompt again holds all turns."""
-    prompt, completion = row["prompt"], row[key]
-    if isinstance(prompt, list) or isinstance(completion, list | dict):
-        before = conversation(prompt, "prompt") if isinstance(prompt, list) else said("user", prompt, "prompt")
-        after = _answer(completion, key)
-        return _made(row, before, after.without(before))
-    prompt = text(prompt, "prompt", "text or a list of messages under `prompt`")
-    return _answered(row, prompt, text(completion, key, f"text or a list of messages under `{key}`"), key, prompt)
-
-
-def _answer(value: object, key: str) -> Said:
-    """An answer as text, as a message or as several. Any other object is no answer: its JSON has to be text."""
-    if isinstance(value, list):
-        return conversation(value, key)
-    if isinstance(value, dict) and not {"role", "from"} & value.keys():
-        remedy = f'To train its JSON, write it as text: "{key}": "{{...}}".'
-        raise BadRow(f"text, a message or a list of messages under `{key}`", "another object", remedy=remedy)
-    return conversation([value], key) if isinstance(value, dict) else said("assistant", value, key)
-
-
-def _instruction(row: Keys) -> Example:
-    """The input may be called context, as Dolly does."""
-    keys = ("instruction", "input", "context", "output")
-    asked, given, context, answer = (text(row.get(key, ""), key, f"text under `{key}`") for key in keys)
-    if given.strip() and context.strip():
-        raise BadRow("one of `input` and `context`", "both")
-    given = given or context
-    return _answered(row, f"{asked}\n{given}" if given else asked, answer, "output", _alpaca(asked, given))
-
-
-def _alpaca(instruction: str, given: str) -> str:
-    """The prompt that this form was published with: Taori et al. 2023, github.com/tatsu-lab/stanford_alpaca."""
-    context, section = "", ""
-    if given:
-        context, section = ", paired with an input that provides further context", f"### Input:\n{given}\n\n"
-    return (
-        f"Below is an instruction that describes a task{context}. Write a response that appropriately completes "
-        f"the request.\n\n### Instruction:\n{instruction}\n\n{section}### Response:\n"
-    )
-
-
-def _answered(row: Keys, prompt: str, answer: str, key: str, plain: str) -> Example:
-    """A prompt and its answer; with turns before them or tools they are a chat."""
-    if not answer.strip():
-        raise blank(key)
-    past = _history(row)
-    if past.messages or _tools(row):
-        return _made(row, past.then(said("user", prompt, "prompt")), said("assistant", answer, key))
-    system = _system(row)
-    return Completion(prompt, answer, f"{system[0]['content']}\n\n{plain}" if system else plain, system)
-
-
-def _history(row: Keys) -> Said:
-    """Earlier turns as pairs of a question and its answer, or as messages."""
-    given = parsed_json(row.get("history") or [])
-    if given == []:
-        return Said()
-    if not isinstance(given, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in given):
-        return conversation(given, "history")
-    turns: list[Message] = []
-    for number, (asked, answer) in enumerate(given):
-        for place, (role, words) in enumerate((("user", asked), ("assistant", answer))):
-            turns += said(role, words, f"history[{number}][{place}]").messages
-    return Said(tuple(turns))
-
-
-def _made(row: Keys, before: Said, after: Said) -> Chat:
-    """A chat whose first part is context, with the row's system message and tools."""
-    system, whole = _system(row), before.then(after)
-    if system and whole.messages[0]["role"] == "system":
-        if whole.messages[0]["content"] != system[0]["content"]:
-            raise BadRow("one system message", "one among the messages and another under `system`")
-        system = ()
-    whole = Said(system).then(whole)
-    return Chat(whole.messages, _tools(row), len(system) + len(before.messages), whole.untrained)
-
-
-def _tools(row: Keys) -> list[dict[str, Any]] | None:
-    return tools(row.get("tools", row.get("functions")))
-
-
-def _system(row: Keys) -> tuple[Message, ...]:
-    key = None if _SYSTEM.isdisjoint(row) else next((key for key in SYSTEM if row.get(key)), None)
-    if key is None or not text(row[key], key, f"text under `{key}`").strip():
-        return ()
-    return ({"role": "system", "content": row[key]},)
-
-
-def _text(row: Keys) -> Example:
-    whole = text(row["text"], "text", "text under `text`")
-    if not whole.strip():
-        raise BadRow("text that is not empty", "empty or blank text at `text`")
-    return Text(whole)
+ASKED = (*EXTRAS, "history")  # and rows with a prompt
 
 
 class Form(NamedTuple):
@@ -218,14 +55,16 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("messages", ("messages",), _chat, EXTRAS),
-    Form("preference", ("conversations", "chosen", "rejected"), _preferred_turn, EXTRAS),
-    Form("preference", ("prompt", "chosen", "rejected"), _preferred, (*EXTRAS, "history")),
-    Form("preference", ("chosen", "rejected"), _preferred_alone, EXTRAS),
-    Form("conversations", ("conversations",), _conversation, EXTRAS),
-    Form("prompt/completion", ("prompt", "completion"), _completion, (*EXTRAS, "history")),
-    Form("instruction/output", ("instruction", "output"), _instruction, (*EXTRAS, "history", "input", "context")),
-    Form("text", ("text",), _text, (*marks.MARKS, *MEDIA)),
+    Form("messages", ("messages",), examples.chat, EXTRAS),
+    Form("preference", ("conversations", "chosen", "rejected"), examples.preferred_turn, EXTRAS),
+    Form("preference", ("prompt", "chosen", "rejected"), examples.preferred, ASKED),
+    Form("preference", ("chosen", "rejected"), examples.preferred_alone, EXTRAS),
+    Form("conversations", ("conversations",), examples.conversations, EXTRAS),
+    Form("prompt/completion", ("prompt", "completion"), examples.completion, ASKED),
+    Form(
+        "instruction/output", ("instruction", "output"), examples.instruction, (*EXTRAS, "history", "input", "context")
+    ),
+    Form("text", ("text",), examples.plain_text, (*marks.MARKS, *MEDIA)),
 )
 KNOWN = ", ".join("+".join(form.needs) for form in FORMS)
 PAIRS = ", ".join("+".join(form.needs) for form in FORMS if form.is_pair)

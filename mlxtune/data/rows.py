@@ -7,8 +7,9 @@ import numpy as np
 
 from mlxtune.data import notes
 from mlxtune.data.answers import Answers
+from mlxtune.data.examples import Chat, Text
 from mlxtune.data.faults import BadRow, Fault, Place, fault
-from mlxtune.data.forms import Chat, Row, Text
+from mlxtune.data.forms import Row
 from mlxtune.data.readers.raw import Document
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.special import Special

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Template, TemplateSyntaxError
 
+from mlxtune.data.examples import Chat
 from mlxtune.data.faults import BadRow
-from mlxtune.data.forms import Chat
 from mlxtune.data.messages import Message, check_tools, check_whole, text
 from mlxtune.data.meter import TooMuchWork
 from mlxtune.data.sandbox import Environment

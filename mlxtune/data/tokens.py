@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mlxtune.data import special as specials
 from mlxtune.data.encoding import Encoded, Ints, crossed, cut
 from mlxtune.data.encoding import encode as encode_texts
+from mlxtune.data.examples import Chat, Completion, Example, Text
 from mlxtune.data.faults import BadRow
-from mlxtune.data.forms import Chat, Completion, Example, Text
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.special import Special
 from mlxtune.data.template import chat_text
