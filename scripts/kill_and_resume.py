@@ -42,6 +42,17 @@ CASES = {
     "bf16, last-n, accumulation": ["--precision", "bf16", "--last-n", "2", "--grad-accum", "3"],
     "bf16, last-n, moments in bf16": ["--precision", "bf16", "--last-n", "2", "--moments", "bf16"],
     "bf16, LoRA with dropout": ["--precision", "bf16", "--strategy", "lora", "--dropout", "0.1"],
+    "bf16, last-n, sgd": ["--precision", "bf16", "--last-n", "2", "--optimizer", "sgd"],
+    "fp32, last-n, sgd with momentum": [
+        "--precision",
+        "fp32",
+        "--last-n",
+        "2",
+        "--optimizer",
+        "sgd",
+        "--momentum",
+        "0.9",
+    ],
     "fp16, full": ["--precision", "fp16", "--strategy", "full"],
 }
 STEPS_PER_RUN = 40

@@ -74,7 +74,7 @@ FLAGS = (
         "--learning-rate",
         "schedule.learning_rate",
         float,
-        "Peak rate; sgd's is some thousand times adamw's. Default: 1e-5.",
+        "Peak rate; sgd needs some hundred times adamw's. Default: 1e-5.",
         RATE,
     ),
     Flag("--schedule", "schedule.name", str, "constant, linear or cosine. Default: constant.", RATE),
