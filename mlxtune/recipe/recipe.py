@@ -171,8 +171,8 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def every_key() -> dict[str, set[str]]:
     """`section.key` to the names of the section's kinds that have it ("" where there is one kind).
 
-    >>> sorted(every_key()["strategy.rank"])
-    ['lora']
+    >>> sorted(every_key()["schedule.min_learning_rate"])
+    ['cosine', 'linear']
     """
     table: dict[str, set[str]] = {}
     for name, kinds in SECTIONS.items():

@@ -6,7 +6,7 @@ N tokens, I inputs, O outputs, r rank
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -33,6 +33,20 @@ class Work(NamedTuple):
     own_gradients: Mapping[str, int]
 
 
+class Kind(Beside, Protocol):
+    """What computes a kind of adapter."""
+
+    @classmethod
+    def of(cls, seat: Seat, arrays: Sequence[Array], gradients: Sequence[Array], settings: Settings) -> Self:
+        """One adapter. arrays and gradients: in the order of the kind's names."""
+        ...
+
+    @staticmethod
+    def work(adapter: Adapter, n_tokens: int, *, drops: bool) -> Work:
+        """What its methods ask the Workspace for. drops: in training."""
+        ...
+
+
 class LowRank(NamedTuple):
     """LoRA."""
 
@@ -45,13 +59,12 @@ class LowRank(NamedTuple):
     dropout: float  # rate
 
     @classmethod
-    def of(cls, seat: Seat, arrays: Sequence[Array], gradients: Sequence[Array], settings: Settings) -> "LowRank":
+    def of(cls, seat: Seat, arrays: Sequence[Array], gradients: Sequence[Array], settings: Settings) -> Self:
         (a, b), (a_gradient, b_gradient) = arrays, gradients
         return cls(seat, a, b, a_gradient, b_gradient, settings.scale, settings.dropout)
 
     @staticmethod
     def work(adapter: Adapter, n_tokens: int, *, drops: bool) -> Work:
-        """What the methods below ask the Workspace for. drops: in training."""
         (n_in, n_out), rank = adapter.shape, adapter.settings.rank
         mask = {"mask": n_tokens * n_in} if drops and adapter.settings.dropout else {}
         return Work(
@@ -110,7 +123,7 @@ def _ordered_as(other_NA: Array, name: str, width: int, ws: Workspace) -> Array:
     return ws(name, n_tokens, width) if other_NA.flags.c_contiguous else ws(name, width, n_tokens).T
 
 
-KINDS: Mapping[str, type[LowRank]] = {"lora": LowRank}
+KINDS: Mapping[str, type[Kind]] = {"lora": LowRank}
 
 
 def beside(adapter: Adapter, seat: Seat, arrays: Sequence[Array], gradients: Sequence[Array]) -> Beside:
