@@ -41,16 +41,16 @@ def test_a_backend_that_works_computes_and_has_the_right_gradient(name):
 
 
 def test_a_wrong_gradient_is_reported(monkeypatch):
-    right = numpy_probe.loss_sum_and_gradients
+    right = numpy_probe.log_probabilities_and_gradients
 
-    def wrong(hidden, head, targets, scale, gradient, ws):
-        found = right(hidden, head, targets, scale, gradient, ws)
+    def wrong(hidden, head, targets, worth, gradient, ws):
+        found = right(hidden, head, targets, worth, gradient, ws)
         gradient[3, 2] += 0.02 * abs(gradient).max()
         return found
 
     monkeypatch.setattr(numpy_probe.probe, "gflops", lambda _: 1.0)
     assert backends.computes("numpy", numpy_probe.measure()).state == "ok"
-    monkeypatch.setattr(numpy_probe, "loss_sum_and_gradients", wrong)
+    monkeypatch.setattr(numpy_probe, "log_probabilities_and_gradients", wrong)
     found = backends.computes("numpy", numpy_probe.measure())
     assert found.state == "bad"
     assert "wrong gradient" in found.found
