@@ -60,17 +60,23 @@ def test_in_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_conversation():
     outer, inner = pty.openpty()
     program = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
     os.close(inner)
-    screen = Terminal(outer)
+    try:
+        _stop_and_leave(program, Terminal(outer))
+    finally:
+        program.kill()
+
+
+def _stop_and_leave(program: subprocess.Popen[bytes], screen: "Terminal") -> None:
     screen.wait_for(r"/help lists the commands")
     for _ in range(20):  # on a busy machine an answer may be over before it is stopped
-        os.write(outer, b"Tell me a story.\n")
+        os.write(screen.handle, b"Tell me a story.\n")
         screen.wait_for(r"story\.\s+\w+ \w+ \w+")
         program.send_signal(2)
-        if "(stopped)" in screen.wait_for(r"(\(stopped\)|\w\W*)\n*> $"):
+        if "(stopped)" in screen.wait_for(r"(\(stopped\)|ends the conversation\.)\s+> $"):
             break
     else:
         raise AssertionError(screen.text)
-    os.write(outer, b"\x04")
+    os.write(screen.handle, b"\x04")
     assert program.wait(30) == 0
 
 

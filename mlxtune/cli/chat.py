@@ -50,7 +50,8 @@ def chat(
     for text in _asked():
         if text in LEAVE:
             return
-        _answer(conversation, text)
+        with suppress(KeyboardInterrupt):  # between the answer's end and the next line
+            _answer(conversation, text)
 
 
 def _answer(conversation: "Conversation", text: str) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+MOST_REPEATED = 1 << 24  # bytes: a file that is repeated again and again would take the machine's memory
+
 DEEP: list[Any] = []
 for _ in range(200):
     DEEP = [DEEP]
@@ -104,7 +106,8 @@ def _cut(random: Random, text: bytes) -> bytes:
 
 def _repeat(random: Random, text: bytes) -> bytes:
     begin, end = sorted((_place(random, text), _place(random, text)))
-    return text[:end] + text[begin:end] * random.choice((1, 1, 2, 30)) + text[end:]
+    times, piece = random.choice((1, 1, 2, 30)), text[begin:end]
+    return text[:end] + piece * min(times, MOST_REPEATED // max(len(piece), 1)) + text[end:]
 
 
 def _put(random: Random, text: bytes) -> bytes:
