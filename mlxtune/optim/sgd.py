@@ -10,8 +10,8 @@ weight by lr g / (1 - momentum) a step.
 
 Nesterov's is in the form of Sutskever and others, "On the importance of initialization and momentum in deep learning",
 2013, as PyTorch has it. A step is as long as its gradient, where each number of Adam's step is about the rate, whatever
-the gradient: so the rate has to be far larger. On the built-in rows, where AdamW's is 0.005, the best of the rates
-0.03, 0.1, 0.3 and 1 is 1, and 0.3 with a momentum of 0.9.
+the gradient: so the rate has to be far larger. On the built-in rows, where AdamW's is 0.005, of the rates 0.03, 0.1,
+0.3 and 1 the best is 1, and 0.3 with a momentum of 0.9.
 """
 
 from typing import Annotated, Literal, NamedTuple
