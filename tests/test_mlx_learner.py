@@ -16,6 +16,7 @@ from mlxtune.backends.mlx.passes import self_check
 from mlxtune.backends.mlx.passes.forward import WHOLE, cross_entropy
 from mlxtune.backends.mlx.update import parameters
 from mlxtune.data.types import Batch
+from mlxtune.objectives.base import Found
 from mlxtune.optim import clip, rounding
 from mlxtune.optim.adam import Adam
 from mlxtune.optim.adamw import AdamW
@@ -145,7 +146,7 @@ def mlx_lm_loss(folder, batch, prompt):
 def test_the_loss_is_that_of_mlx_lm_where_no_row_is_padded(model):
     learner, batch = make_learner(model, LAST), make_batch(0, lengths=(24, 24, 24), prompt=5)
     ours, theirs = learner.evaluate(batch), mlx_lm_loss(model, batch, prompt=5)
-    assert ours.n_tokens == theirs.n_tokens
+    assert ours.counted == theirs.counted
     assert ours.loss_sum == pytest.approx(theirs.loss_sum, rel=1e-6)
 
 
@@ -168,9 +169,9 @@ def test_accumulating_batches_equals_one_batch_of_all_their_rows(model, micro_ba
     learner = make_learner(model, LAST)
     lengths = [(24, 17), (9, 20), (6, 5), (12, 23)][:micro_batches]
     parts = [make_batch(i, lengths=pair, width=24) for i, pair in enumerate(lengths)]
-    loss, gradients = learner.gradients(parts, 1.0)
-    whole_loss, whole = learner.gradients([joined(parts)], 1.0)
-    assert float(loss) == pytest.approx(float(whole_loss), rel=1e-6)
+    found, gradients = learner.gradients(parts, 1.0)
+    of_whole, whole = learner.gradients([joined(parts)], 1.0)
+    assert float(found.loss_sum) == pytest.approx(float(of_whole.loss_sum), rel=1e-6)
     assert max(relative_errors(gradients, whole)) < 1e-5
 
 
@@ -179,11 +180,11 @@ def test_gradient_accumulation_is_token_weighted_and_no_mean_of_means(model):
     parts = [make_batch(0, lengths=(24, 24)), make_batch(1, lengths=(6, 5))]
     result = learner.step(parts, 0.0)
     separate = [learner.evaluate(part) for part in parts]
-    loss_sum, n_tokens = (sum(column) for column in zip(*separate, strict=True))
-    assert result.loss.counted == n_tokens == 43
-    assert result.loss.loss_sum == pytest.approx(loss_sum, rel=1e-6)
-    mean_of_means = sum(part.loss_sum / part.counted for part in separate) / 2
-    assert abs(result.loss.loss_sum / n_tokens - mean_of_means) > 0.01  # the two differ, so the test can tell
+    both = separate[0].plus(separate[1])
+    assert result.loss.counted == both.counted == 43
+    assert result.loss.loss_sum == pytest.approx(both.loss_sum, rel=1e-6)
+    mean_of_means = sum(part.mean for part in separate) / 2
+    assert abs(result.loss.mean - mean_of_means) > 0.01  # the two differ, so the test can tell
 
 
 def test_a_stray_pad_token_is_never_trained(model):
@@ -191,9 +192,9 @@ def test_a_stray_pad_token_is_never_trained(model):
     learner, batch = make_learner(model, Full(head=False)), make_batch(0)
     outside_BT = np.arange(batch.tokens_BT.shape[1]) >= batch.lengths_B[:, None]
     strayed = batch._replace(tokens_BT=np.where(outside_BT, VOCABULARY - 1, batch.tokens_BT))
-    loss, gradients = learner.gradients([batch], 1.0)
-    stray_loss, stray_gradients = learner.gradients([strayed], 1.0)
-    assert float(loss) == float(stray_loss)
+    found, gradients = learner.gradients([batch], 1.0)
+    stray, stray_gradients = learner.gradients([strayed], 1.0)
+    assert float(found.loss_sum) == float(stray.loss_sum)
     assert all(mx.array_equal(gradients[name], stray_gradients[name]) for name in gradients)
 
 
@@ -277,7 +278,7 @@ def drifted(folder, precision, low_precision=None, steps=20, rate=1e-5):
     before = floats(learner.trained.weights)
     for step in range(steps):
         learner.gradients = lambda _batches, scale, step=step: (
-            mx.array(1.0),
+            Found(mx.array(1.0)),
             {name: scale * gradient for name, gradient in given_gradients(learner, step).items()},
         )
         learner.step(window(0), rate)
@@ -336,7 +337,7 @@ def shares_of_v(folder, steps=150):
         given = {name: size * gradient for name, gradient in given_gradients(made, step).items()}
         for learner in (made, exact):
             learner.gradients = lambda _batches, scale, given=given: (
-                mx.array(1.0),
+                Found(mx.array(1.0)),
                 {name: scale * gradient for name, gradient in given.items()},
             )
             learner.step(window(0), 1e-3)
@@ -471,7 +472,7 @@ def test_a_loss_that_is_no_number_is_not_taken_for_an_overflow(model):
 def test_gradients_that_no_scale_makes_finite_end_as_not_finite(model):
     learner = make_learner(model, LAST, "fp16")
     broken = {name: array * math.inf for name, array in learner.trained.weights.items()}
-    learner.gradients = lambda *_: (mx.array(1.0), broken)
+    learner.gradients = lambda *_: (Found(mx.array(1.0)), broken)
     halvings = int(math.log2(loss_scale.START / loss_scale.SMALLEST))
     results = [learner.step(window(0), 1e-3) for _ in range(halvings + 1)]
     assert [result.skipped for result in results] == [True] * halvings + [False]

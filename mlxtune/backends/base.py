@@ -74,10 +74,10 @@ class Job(NamedTuple):
     optimizer: Optimizer
     clip_norm: float | None
     seed: int
-    objective: Objective = SFT
     prefix_cache: str = "auto"
     grad_checkpoint: bool = False
     batch_rows: int = 1  # of a micro-batch; the last of an epoch may have fewer
+    objective: Objective = SFT
 
 
 class Work(NamedTuple):

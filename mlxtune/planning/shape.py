@@ -117,6 +117,7 @@ class Trained(NamedTuple):
 def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool, on_gpu: bool) -> Setup:
     """All that memory depends on but the rows."""
     train, precision = recipe.train, recipe.backend.precision
+    batch_rows = train.batch_size * recipe.objective.rows_per_example
     return Setup(
         backend=backend,
         gpu=on_gpu,
@@ -129,7 +130,7 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool
         grad_checkpoint=recipe.backend.grad_checkpoint,
         keeps_prefix=keeps_prefix and model.selection.first_layer > 0,
         packs=True,
-        row_threads=row_threads(train.batch_size, recipe.backend.prefix_cache) if backend == "numpy" else 1,
+        row_threads=row_threads(batch_rows, recipe.backend.prefix_cache) if backend == "numpy" else 1,
     )
 
 

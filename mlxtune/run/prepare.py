@@ -177,10 +177,10 @@ def _job(recipe: Recipe, folder: Path) -> Job:
         recipe.optimizer,
         train.clip_norm,
         train.seed,
-        recipe.objective,
         backend.prefix_cache,
         backend.grad_checkpoint,
-        train.batch_size,
+        train.batch_size * recipe.objective.rows_per_example,
+        recipe.objective,
     )
 
 

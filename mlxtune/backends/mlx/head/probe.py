@@ -67,7 +67,8 @@ def is_asked(model: nn.Module, module: nn.Module) -> bool:
 def stopped_at(head: FoundHead) -> Iterator[list[mx.array]]:
     """Within, the model runs up to its head; what enters it is put into the list, (B, T, D), after the final norm.
 
-    The block may be inside a function that MLX differentiates. It ends where the head is called.
+    The block may be inside a function that MLX differentiates. It ends where the head is called. Who reads the list
+    takes the array out of it: the class that the head has within lives until Python looks for cycles, and the list too.
     """
     entered: list[mx.array] = []
 

@@ -102,7 +102,7 @@ class Forward:
             return -cross_entropy(self.logits(layout, hidden), layout.targets_N)
         with stopped_at(self.head) as entered:
             self._run(layout, self._calls(layout, hidden))
-        return (of_head or self.of_head)(entered[0][0], layout.targets_N)
+        return (of_head or self.of_head)(entered.pop()[0], layout.targets_N)
 
     def loss_and_logits(self, layout: Layout, hidden: mx.array | None) -> tuple[mx.array, mx.array]:
         """The summed cross-entropy and the logits, of one pass; in the sharded form, of the head as it was found."""
@@ -111,7 +111,8 @@ class Forward:
             return mx.sum(cross_entropy(logits_NV, layout.targets_N)), logits_NV
         with stopped_at(self.head) as entered:
             self._run(layout, self._calls(layout, hidden))
-        return -mx.sum(self.of_head(entered[0][0], layout.targets_N)), self.head.logits(entered[0][0])
+        hidden_ND = entered.pop()[0]
+        return -mx.sum(self.of_head(hidden_ND, layout.targets_N)), self.head.logits(hidden_ND)
 
     def of_head(self, hidden_ND: mx.array, targets_N: mx.array) -> mx.array:
         """Log-probabilities of the head as the model has it, which may train."""
