@@ -223,8 +223,8 @@ def test_a_validation_that_is_not_finite_is_never_the_best_and_ends_the_run(reci
     calls = iter(range(100))
 
     def broken(learner, rows, batches):
-        total = evaluate(learner, rows, batches)
-        return total._replace(loss_sum=float("nan")) if next(calls) == 2 else total
+        total, n_tokens = evaluate(learner, rows, batches)
+        return total._replace(loss_sum=float("nan")) if next(calls) == 2 else total, n_tokens
 
     monkeypatch.setattr(engine, "evaluate", broken)
     keep = Keep()
@@ -237,7 +237,12 @@ def test_a_validation_that_is_not_finite_is_never_the_best_and_ends_the_run(reci
 
 def test_a_first_validation_that_is_not_finite_blames_no_learning_rate(recipe, monkeypatch):
     evaluate = engine.evaluate
-    monkeypatch.setattr(engine, "evaluate", lambda *asked: evaluate(*asked)._replace(loss_sum=float("inf")))
+
+    def broken(*asked):
+        total, n_tokens = evaluate(*asked)
+        return total._replace(loss_sum=float("inf")), n_tokens
+
+    monkeypatch.setattr(engine, "evaluate", broken)
     end = run.start(recipe())
     assert (end.exit_code, end.adapter) == (3, None)
     assert "step 0" in end.message

@@ -39,6 +39,8 @@ COSINE = {"schedule.name": "cosine", "train.max_steps": 4}
 BF16 = {"backend.precision": "bf16", "schedule.learning_rate": 1e-5}
 
 # Each setting: the value to change it to, and what else both runs have.
+DPO = {"pairs": True, "objective.name": "dpo"}
+PAIRS = [{"prompt": f"Who is {n}?", "chosen": f"A cat of {n}.", "rejected": f"No {n}."} for n in range(12)]
 CHANGES = {
     "data.max_seq_length": (30, {}),
     "data.loss_on": ("last", {}),
@@ -63,6 +65,9 @@ CHANGES = {
     "optimizer.decay_norms_and_biases": (True, {"optimizer.weight_decay": 0.9}),
     "optimizer.low_precision": ("master", BF16),
     "optimizer.moments": ("bf16", {}),
+    "objective.name": ("dpo", {"pairs": True}),
+    "objective.beta": (2.0, DPO),
+    "objective.loss_type": ("hinge", DPO),
     "schedule.name": ("cosine", {}),
     "schedule.learning_rate": (2e-3, {}),
     "schedule.warmup_steps": (3, {}),
@@ -109,6 +114,7 @@ def observed(tmp_path):
 
     def observe(settings):
         rows = [*ROWS, CHAT, *([{"text": 5}] if settings.pop("bad rows", False) else [])]
+        rows = PAIRS if settings.pop("pairs", False) else rows
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         out = tmp_path / f"run-{next(numbers)}"

@@ -125,11 +125,18 @@ def test_a_setting_is_named_as_it_was_given(refused, tmp_path, few):
     assert "error: --set train.batch_size: expected a whole" in refused("run", recipe, "--set", "train.batch_size=x")
 
 
+KINDS_WITH_MORE = {
+    "strategy": ("--strategy", "lora"),
+    "schedule": ("--schedule", "cosine"),
+    "objective": ("--objective", "dpo"),
+    "optimizer": ("--optimizer", "sgd"),
+}
+
+
 @pytest.mark.parametrize("flag", [flag for flag in FLAGS if flag.kind in (int, float)], ids=lambda flag: flag.flag)
 def test_a_number_that_is_none_is_told_under_its_flag(refused, flag):
-    strategy = ("--strategy", "lora") if flag.key.startswith("strategy.") else ()
-    schedule = ("--schedule", "cosine") if flag.key.startswith("schedule.") else ()
-    assert f"error: {flag.flag}: expected a" in refused("train", *strategy, *schedule, flag.flag, "many")
+    kind = KINDS_WITH_MORE.get(flag.key.partition(".")[0], ())
+    assert f"error: {flag.flag}: expected a" in refused("train", *kind, flag.flag, "many")
 
 
 @pytest.mark.parametrize("verb", VERBS)
