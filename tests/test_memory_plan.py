@@ -40,7 +40,7 @@ CASES = {
     "lora": Case(LORA, {"num_hidden_layers": 6}),
     "full, adam that decays": Case(FULL | {"optimizer.name": "adam", "optimizer.weight_decay": 0.1}, {}, 1, 64),
     "full, sgd": Case(FULL | SGD, {}, 1, 64),
-    "full, sgd, bf16": Case(FULL | SGD | {"backend.precision": "bf16"}, {"vocab_size": 8000}, 1, 64),
+    "full, sgd, momentum, bf16": Case(FULL | MOMENTUM | {"backend.precision": "bf16"}, {"vocab_size": 8000}, 1, 64),
     "full, sgd, momentum": Case(
         FULL | MOMENTUM | {"optimizer.nesterov": True, "optimizer.weight_decay": 0.1}, {}, 1, 64
     ),

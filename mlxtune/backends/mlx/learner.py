@@ -160,6 +160,7 @@ class MlxLearner:
         rule = Rule.of_step(self.trained, self.job.optimizer, scalars, rounding_key)
         found, gradients = self.gradients(batches, self.scale.value / count)
         norm, after = self._updated(gradients, rule)
+        del gradients  # each is then let go of when its parameter is updated
         self._set(after)
         watch = Watch(after, self.job.optimizer)
         mx.eval(*found.arrays(), norm, *after.arrays(), *watch.arrays())
