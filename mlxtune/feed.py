@@ -21,7 +21,7 @@ class Window(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """The rows of a run and how they are cut into windows. packed: see `data.batches`.
+    """The rows of a run and how they are cut into windows. by_length: see `data.batches`.
 
     An example is `rows_per_example` rows side by side, which are never parted; batch_size counts examples.
     """
@@ -31,7 +31,7 @@ class Feed(NamedTuple):
     batch_size: int
     grad_accum: int
     seed: int
-    packed: bool
+    by_length: bool = False
     eval_cost: float = 1.0  # a validated token's time in that of a trained one
     rows_per_example: int = 1
     needs_reference: bool = False  # what the model of the start makes of each row: all are evaluated once
@@ -44,7 +44,7 @@ class Feed(NamedTuple):
             grad_accum=self.grad_accum,
             seed=self.seed,
             epoch=epoch,
-            packed=self.packed,
+            by_length=self.by_length,
         )
         return [[self._rows(examples) for examples in step] for step in steps]
 
@@ -81,7 +81,7 @@ class Feed(NamedTuple):
         """Row numbers, in `evaluated`, of each batch that is evaluated."""
         if not self.valid:
             return self.windows(0)[0]
-        batches = eval_plan(self.lengths(self.valid), batch_size=self.batch_size, packed=self.packed)
+        batches = eval_plan(self.lengths(self.valid), batch_size=self.batch_size, by_length=self.by_length)
         return [self._rows(examples) for examples in batches]
 
     def windows_from(self, epoch: int, number: int) -> Iterator[Window]:

@@ -17,7 +17,6 @@ class Progress:
     epoch: int = 0  # from 0
     window: int = 0  # windows of this epoch that are done
     tokens: int = 0
-    packed: bool = False  # the order of the rows, see Feed
     valid_rows: int = 0  # that validate: a resumed run stays with them, or losses could not be compared
     seconds: float = 0.0  # spent training and evaluating
     first_loss: float | None = None  # of the first step, whose rows were seen by what nothing had trained yet

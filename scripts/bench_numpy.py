@@ -112,19 +112,19 @@ def job(size: Size, folder: Path, strategy: str, *, kept: bool = False) -> Any:
 
 
 def numpy_step(size: Size, folder: Path, strategy: str, share: float, *, kept: bool) -> Step:
-    from mlxtune.backends.numpy.learner import NumpyLearner
+    from mlxtune.backends.numpy.blueprint import NumpyBlueprint
 
-    return step_of(NumpyLearner(job(size, folder, strategy, kept=kept)), batch(size, share))
+    return step_of(NumpyBlueprint(job(size, folder, strategy, kept=kept)), batch(size, share))
 
 
 def mlx_step(size: Size, folder: Path, strategy: str, share: float) -> Step:
-    from mlxtune.backends.mlx.learner import MlxLearner
+    from mlxtune.backends.mlx.blueprint import MlxBlueprint
 
-    return step_of(MlxLearner(job(size, folder, strategy)), batch(size, share))
+    return step_of(MlxBlueprint(job(size, folder, strategy)), batch(size, share))
 
 
-def step_of(learner: Any, rows: Any) -> Step:
-    learner.prepare()
+def step_of(blueprint: Any, rows: Any) -> Step:
+    learner = blueprint.learner()
 
     def step() -> float:
         loss = learner.step([rows], RATE).loss

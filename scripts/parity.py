@@ -155,20 +155,19 @@ def mlx_logits(folder: Path, tokens_T: np.ndarray) -> np.ndarray:
 
 def numpy_logits(folder: Path, tokens_T: np.ndarray) -> np.ndarray:
     """Of the last token, (1, V)."""
+    from mlxtune.backends.numpy.generating import next_logits
     from mlxtune.backends.numpy.speaker import NumpySpeaker
 
-    return NumpySpeaker(folder, None, "fp32").logits(tokens_T.tolist())[None]
+    return next_logits(NumpySpeaker(folder, None, "fp32").model, tokens_T.tolist())[None]
 
 
 def learner_of(backend: str, folder: Path, strategy: Strategy) -> Any:
     """A learner that is ready to step."""
     if backend == "mlx":
-        from mlxtune.backends.mlx.learner import MlxLearner as Learner
+        from mlxtune.backends.mlx.blueprint import MlxBlueprint as Blueprint
     else:
-        from mlxtune.backends.numpy.learner import NumpyLearner as Learner
-    learner = Learner(job(folder, strategy))
-    learner.prepare()
-    return learner
+        from mlxtune.backends.numpy.blueprint import NumpyBlueprint as Blueprint
+    return Blueprint(job(folder, strategy)).learner()
 
 
 def job(folder: Path, strategy: Strategy) -> Job:

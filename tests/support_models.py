@@ -12,6 +12,7 @@ from mlx.utils import tree_unflatten
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mlxtune.backends.base import Job
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.update.parameters import Arrays
 from mlxtune.backends.mlx.update.tensors import by_parameter
@@ -55,9 +56,7 @@ def write_model(
 def make_learner(folder: Path, strategy: Strategy, precision: str = "fp32", **changes: Any) -> MlxLearner:
     """A learner that is ready to step. changes: optimizer, clip_norm, seed."""
     settings: dict[str, Any] = {"optimizer": AdamW(), "clip_norm": 1.0, "seed": 0, **changes}
-    learner = MlxLearner(Job(folder, precision, strategy, **settings))
-    learner.prepare()
-    return learner
+    return MlxBlueprint(Job(folder, precision, strategy, **settings)).learner()
 
 
 def step_peak_bytes(learner: MlxLearner, batches: Sequence[Batch]) -> int:

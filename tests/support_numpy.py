@@ -8,6 +8,7 @@ import numpy as np
 
 from mlxtune.backends.base import Job
 from mlxtune.backends.numpy import config
+from mlxtune.backends.numpy.blueprint import NumpyBlueprint
 from mlxtune.backends.numpy.learner import NumpyLearner
 from mlxtune.backends.numpy.weights import as_tensor, round_to
 from mlxtune.data.types import Batch
@@ -123,9 +124,7 @@ def job(folder: Path, strategy: Any = None, precision: str = "fp32", **changes: 
 
 def learner(folder: Path, strategy: Any = None, precision: str = "fp32", **changes: Any) -> NumpyLearner:
     """A NumpyLearner with its weights read."""
-    made = NumpyLearner(job(folder, strategy, precision, **changes))
-    made.prepare()
-    return made
+    return NumpyBlueprint(job(folder, strategy, precision, **changes)).learner()
 
 
 def worst(found: Any, expected: Any) -> float:

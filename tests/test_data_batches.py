@@ -12,7 +12,7 @@ from tests.support_assets import assets_folder
 from tests.support_data import loaded
 
 LENGTHS = st.lists(st.integers(2, 300), min_size=1, max_size=60)
-SIZES, PACKED = st.integers(1, 7), st.booleans()
+SIZES, BY_LENGTH = st.integers(1, 7), st.booleans()
 
 
 def step_rows(steps: Plan) -> list[set[int]]:
@@ -23,32 +23,34 @@ def row(length: int) -> TokenRow:
     return TokenRow(np.arange(1, length + 1, dtype=np.int32), np.arange(length) > 1, "a.jsonl:1")
 
 
-@given(lengths=LENGTHS, batch=SIZES, accum=SIZES, seed=st.integers(0, 2**40), epoch=st.integers(1, 9), packed=PACKED)
+@given(
+    lengths=LENGTHS, batch=SIZES, accum=SIZES, seed=st.integers(0, 2**40), epoch=st.integers(1, 9), by_length=BY_LENGTH
+)
 def test_every_row_once_an_epoch(
-    lengths: list[int], batch: int, accum: int, seed: int, epoch: int, packed: bool
+    lengths: list[int], batch: int, accum: int, seed: int, epoch: int, by_length: bool
 ) -> None:
     """mlx-lm: tail rows are never trained, and the last partial window is dropped."""
-    steps = plan(lengths, batch_size=batch, grad_accum=accum, seed=seed, epoch=epoch, packed=packed)
+    steps = plan(lengths, batch_size=batch, grad_accum=accum, seed=seed, epoch=epoch, by_length=by_length)
     assert sorted(chain.from_iterable(chain.from_iterable(steps))) == list(range(len(lengths)))
     assert all(1 <= len(rows) <= batch for step in steps for rows in step)
     assert all(1 <= len(step) <= accum for step in steps)
     assert len(steps) == -(-len(lengths) // (batch * accum))
 
 
-@given(lengths=LENGTHS, batch=SIZES, accum=SIZES, packed=PACKED)
+@given(lengths=LENGTHS, batch=SIZES, accum=SIZES, by_length=BY_LENGTH)
 def test_micro_batches_hold_the_rows_of_one_batch_of_all_their_rows(
-    lengths: list[int], batch: int, accum: int, packed: bool
+    lengths: list[int], batch: int, accum: int, by_length: bool
 ) -> None:
-    cut = plan(lengths, batch_size=batch, grad_accum=accum, seed=1, epoch=1, packed=packed)
-    whole = plan(lengths, batch_size=batch * accum, grad_accum=1, seed=1, epoch=1, packed=packed)
+    cut = plan(lengths, batch_size=batch, grad_accum=accum, seed=1, epoch=1, by_length=by_length)
+    whole = plan(lengths, batch_size=batch * accum, grad_accum=1, seed=1, epoch=1, by_length=by_length)
     assert step_rows(cut) == step_rows(whole)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_order_is_a_function_of_seed_and_epoch_alone(packed: bool) -> None:
+@pytest.mark.parametrize("by_length", [False, True])
+def test_the_order_is_a_function_of_seed_and_epoch_alone(by_length: bool) -> None:
     lengths = list(np.random.default_rng(0).integers(5, 200, 300))
     keys = [(0, 1), (0, 2), (1, 1), (1, 2)]
-    settings = {"batch_size": 4, "grad_accum": 2, "packed": packed}
+    settings = {"batch_size": 4, "grad_accum": 2, "by_length": by_length}
     plans = [plan(lengths, **settings, seed=seed, epoch=epoch) for seed, epoch in keys]
     np.random.seed(7)  # noqa: NPY002 - the global stream must make no difference
     assert plans[0] == plan(lengths, **settings, seed=0, epoch=1)
@@ -60,14 +62,14 @@ def test_batches_come_in_random_order_of_length() -> None:
     lengths = list(range(2, 402))
     means = [
         np.mean([lengths[place] for place in step[0]])
-        for step in plan(lengths, batch_size=4, grad_accum=1, seed=0, epoch=1, packed=False)
+        for step in plan(lengths, batch_size=4, grad_accum=1, seed=0, epoch=1, by_length=True)
     ]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_equal_lengths_meet_other_rows_in_each_epoch(packed: bool) -> None:
-    settings = {"batch_size": 4, "grad_accum": 1, "seed": 0, "packed": packed}
+@pytest.mark.parametrize("by_length", [False, True])
+def test_equal_lengths_meet_other_rows_in_each_epoch(by_length: bool) -> None:
+    settings = {"batch_size": 4, "grad_accum": 1, "seed": 0, "by_length": by_length}
     first, second = (step_rows(plan([9] * 64, **settings, epoch=epoch)) for epoch in (1, 2))
     assert not any(rows in second for rows in first)
 
@@ -80,7 +82,7 @@ def pairs(steps: Plan) -> set[tuple[int, ...]]:
 def test_packed_rows_meet_others_in_each_epoch() -> None:
     lengths = chat_lengths()
     first, second = (
-        pairs(plan(lengths, batch_size=4, grad_accum=2, seed=0, epoch=epoch, packed=True)) for epoch in (1, 2)
+        pairs(plan(lengths, batch_size=4, grad_accum=2, seed=0, epoch=epoch, by_length=False)) for epoch in (1, 2)
     )
     assert len(first & second) < 0.05 * len(first)
 
@@ -94,13 +96,13 @@ def chat_lengths(count: int = 1000) -> list[int]:
 @pytest.mark.parametrize("grad_accum", [1, 2])
 def test_packed_batches_have_about_the_same_number_of_tokens(grad_accum: int) -> None:
     lengths, most = chat_lengths(), {}
-    for packed in (False, True):
-        steps = plan(lengths, batch_size=4, grad_accum=grad_accum, seed=0, epoch=1, packed=packed)
+    for by_length in (False, True):
+        steps = plan(lengths, batch_size=4, grad_accum=grad_accum, seed=0, epoch=1, by_length=by_length)
         tokens = [sum(lengths[row] for row in rows) for step in steps for rows in step]
-        most[packed] = max(tokens) / np.mean(tokens)
-    assert most[True] < 1.5
-    assert most[False] > 2.5 * most[True]
-    tokens = [sum(lengths[row] for row in rows) for rows in eval_plan(lengths, batch_size=4, packed=True)]
+        most[by_length] = max(tokens) / np.mean(tokens)
+    assert most[False] < 1.5
+    assert most[True] > 2.5 * most[False]
+    tokens = [sum(lengths[row] for row in rows) for rows in eval_plan(lengths, batch_size=4, by_length=False)]
     assert max(tokens) < 1.5 * np.mean(tokens)
 
 
@@ -119,7 +121,7 @@ def test_waste_is_under_five_percent_on_ragged_chat_data(data: str) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(assets_folder() / "tokenizers/minimind")
     lengths = [len(row.tokens) for row in loaded(assets_folder() / "data" / data, tokenizer).train]
-    steps = plan(lengths, batch_size=4, grad_accum=2, seed=0, epoch=1, packed=False)
+    steps = plan(lengths, batch_size=4, grad_accum=2, seed=0, epoch=1, by_length=True)
     assert padding_waste(lengths, chain.from_iterable(steps)) < 0.05
 
 
@@ -135,25 +137,25 @@ def test_padding_carries_no_loss() -> None:
     assert batch.lengths_B.tolist() == [9, 3]
 
 
-@given(lengths=LENGTHS, batch=SIZES, packed=PACKED)
-def test_the_waste_of_a_plan_is_that_of_its_batches(lengths: list[int], batch: int, packed: bool) -> None:
-    steps = plan(lengths, batch_size=batch, grad_accum=1, seed=0, epoch=1, packed=packed)
+@given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
+def test_the_waste_of_a_plan_is_that_of_its_batches(lengths: list[int], batch: int, by_length: bool) -> None:
+    steps = plan(lengths, batch_size=batch, grad_accum=1, seed=0, epoch=1, by_length=by_length)
     rows = [row(length) for length in lengths]
     made = [collate(rows, indices) for step in steps for indices in step]
     used, positions = sum(lengths), sum(each.tokens_BT.size for each in made)
     assert padding_waste(lengths, chain.from_iterable(steps)) == pytest.approx(1 - used / positions)
 
 
-@given(lengths=LENGTHS, batch=SIZES, packed=PACKED)
-def test_evaluation_sees_every_row_once(lengths: list[int], batch: int, packed: bool) -> None:
-    batches = eval_plan(lengths, batch_size=batch, packed=packed)
+@given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
+def test_evaluation_sees_every_row_once(lengths: list[int], batch: int, by_length: bool) -> None:
+    batches = eval_plan(lengths, batch_size=batch, by_length=by_length)
     assert sorted(chain.from_iterable(batches)) == list(range(len(lengths)))
     assert all(len(rows) <= batch for rows in batches)
 
 
-@given(lengths=LENGTHS, batch=SIZES, packed=PACKED)
-def test_the_longest_row_of_a_batch_is_its_first(lengths: list[int], batch: int, packed: bool) -> None:
+@given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
+def test_the_longest_row_of_a_batch_is_its_first(lengths: list[int], batch: int, by_length: bool) -> None:
     """Rows of one length lie side by side, and the check at the start tries the shortest far back."""
-    steps = plan(lengths, batch_size=batch, grad_accum=2, seed=0, epoch=1, packed=packed)
-    for rows in (*chain.from_iterable(steps), *eval_plan(lengths, batch_size=batch, packed=packed)):
+    steps = plan(lengths, batch_size=batch, grad_accum=2, seed=0, epoch=1, by_length=by_length)
+    for rows in (*chain.from_iterable(steps), *eval_plan(lengths, batch_size=batch, by_length=by_length)):
         assert [lengths[row] for row in rows] == sorted((lengths[row] for row in rows), reverse=True)

@@ -8,6 +8,7 @@ import pytest
 
 from mlxtune.backends.base import Work
 from mlxtune.backends.choose import has_mlx
+from mlxtune.backends.decisions import Passes
 from mlxtune.backends.numpy.learner import NumpyLearner
 from mlxtune.backends.references import References
 from mlxtune.data.batches import collate
@@ -48,15 +49,12 @@ def made(backend, folder, rows, strategy=None, **changes):
     """A learner that has its references."""
     settings = {"objective": Dpo(beta=BETA), **changes}
     if backend == "mlx":
-        from mlxtune.backends.mlx.learner import MlxLearner
-
-        learner = MlxLearner(job(folder, strategy, **settings))
+        from mlxtune.backends.mlx.blueprint import MlxBlueprint as Blueprint
     else:
-        learner = NumpyLearner(job(folder, strategy, **settings))
+        from mlxtune.backends.numpy.blueprint import NumpyBlueprint as Blueprint
     whole = collate(rows, range(len(rows)))
-    learner.plan(Work(rows, whole, whole, int(whole.lengths_B.sum()), 1, "a model"))
-    learner.prepare()
-    return learner
+    work = Work(rows, whole, whole, int(whole.lengths_B.sum()), Passes(1, len(rows)), "a model")
+    return Blueprint(job(folder, strategy, **settings)).learner(work)
 
 
 def batches(rows, n_pairs):
@@ -100,7 +98,7 @@ class TorchDpo:
 def gradients_of(learner, batch):
     """By name, of the mean over pairs."""
     found, gradients = learner.gradients([batch], 2 / len(batch.rows))
-    if learner.backend == "numpy":
+    if isinstance(learner, NumpyLearner):
         from mlxtune.backends.numpy.arrays import Flat
 
         flat = Flat(learner.layout, gradients, learner.layout.trained_begin)
@@ -127,7 +125,7 @@ def test_loss_and_every_gradient_are_those_of_the_published_formula_in_torch(bac
 
 def put(learner, weights):
     """Give the learner these weights."""
-    if learner.backend == "numpy":
+    if isinstance(learner, NumpyLearner):
         for name, array in weights.items():
             learner.flat[name][...] = array
         return

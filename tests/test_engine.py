@@ -48,7 +48,7 @@ def rows(count):
 
 
 def feed(train=10, valid=1, batch_size=2, grad_accum=2):
-    return Feed(rows(train), rows(valid), batch_size, grad_accum, seed=0, packed=True)
+    return Feed(rows(train), rows(valid), batch_size, grad_accum, seed=0)
 
 
 def run(learner, feed, progress=None, **settings):

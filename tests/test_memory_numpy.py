@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from mlxtune.backends.decisions import Decisions
 from mlxtune.backends.numpy import device, layout, threads
 from mlxtune.backends.numpy.kernels import cross_entropy
 from mlxtune.backends.numpy.learner import NumpyLearner
@@ -145,7 +146,7 @@ def ran(case: Case, folder) -> Found:
         made.evaluate(batch)
     made.step(trained[case.accumulate :], 1e-3)
     lengths = [length for batch in (*trained, *evaluated) for length in batch.lengths_B.tolist()]
-    keeps = made.selection.first_layer > 0 and case.prefix_cache != "off"
+    keeps = made.parts.selection.first_layer > 0 and case.prefix_cache != "off"
     kept = sum(lengths) - len(lengths) if keeps else 0
     rows = (rows_of(b.lengths_B.tolist(), b.n_supervised, case.multiple) for b in (trained[0], *evaluated))
     return Found(made, planned(case, folder), next(rows), next(rows, None), kept)
@@ -170,9 +171,7 @@ def planned(case: Case, folder) -> Setup:
         element_bytes=4,
         optimizer=optimizer_of(case),
         accumulates=case.accumulate > 1,
-        grad_checkpoint=case.grad_checkpoint,
-        keeps_prefix=False,
-        packs=True,
+        decisions=Decisions(keeps_prefix=False, packs_rows=True, checkpoints=case.grad_checkpoint),
         row_threads=None if case.prefix_cache == "off" else case.row_threads,
     )
 

@@ -76,11 +76,9 @@ class Ran(NamedTuple):
 @pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
 def ran(request, tmp_path_factory):
     prepared = prepared_of(request.param, tmp_path_factory.mktemp("case"))
-    learner, feed = prepared.learner, prepared.feed
-    before = mx.get_active_memory()
-    learner.limit(prepared.held_bytes, prepared.plan.cache_bytes)  # as a run does
-    try:
-        learner.prepare()
+    feed, before = prepared.feed, mx.get_active_memory()
+    with prepared.blueprint.limited(prepared.held_bytes, prepared.plan.cache_bytes):  # as a run does
+        learner = prepared.blueprint.learner(prepared.work)
         windows = [feed.batches(window) for window in feed.windows(0)]
         learner.step(windows[0], 1e-4)
         device.forget_peak()
@@ -88,8 +86,6 @@ def ran(request, tmp_path_factory):
         peak, active = mx.get_peak_memory() - before, mx.get_active_memory() - before
         trains = sum(tensor.info.bytes for tensor in learner.weights())
         state = sum(tensor.info.bytes for tensor in learner.optimizer_state())
-    finally:
-        learner.close()
     return Ran(prepared, peak, active, trains, state)
 
 

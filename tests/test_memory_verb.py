@@ -240,7 +240,8 @@ def test_what_is_kept_on_the_disk_is_said_and_is_what_a_run_keeps(plan):
     assert said > 0
     assert planned(backend__prefix_cache="off") == planned(train__max_steps=1) == planned(strategy__last_n="all") == 0
     assert plan("--max-steps", 400, "--last-n", 2, "--precision", "bf16", "--backend", "mlx")["disk_bytes"] == said
-    assert prepare(build({}, settings)).learner.keeping.file.bytes == said
+    prepared = prepare(build({}, settings))
+    assert prepared.blueprint._decided(prepared.work)[1].file.bytes == said
 
 
 ONLY_MLX = {"model_type": "gemma", "head_dim": 32}
@@ -258,7 +259,7 @@ def test_what_is_planned_is_the_backend_that_would_train(tmp_path, monkeypatch, 
         planned = Planner(recipe).backend
     except BadModel:
         with pytest.raises(BadModel, match="a model of the Llama family"):  # that `train` refuses too
-            choose.learner(recipe.backend, Job(folder, "fp32", recipe.strategy, recipe.optimizer, None, 0))
+            choose.blueprint(recipe.backend, Job(folder, "fp32", recipe.strategy, recipe.optimizer, None, 0))
         return
     assert planned == choose.choose(recipe.backend, folder).name
     (folder / "model.safetensors").unlink()

@@ -11,13 +11,16 @@ from mlx_lm.models import llama
 
 from mlxtune.adapters.adapter import make
 from mlxtune.adapters.kind import Settings
-from mlxtune.backends.base import Job
-from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.base import Job, Work
+from mlxtune.backends.decisions import Passes
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.model import lora
 from mlxtune.backends.mlx.model.lora import AdapterLinear
 from mlxtune.backends.mlx.passes import recompute, self_check
-from mlxtune.backends.mlx.passes.choose import KEEPS_ALL, RowsToCheck
+from mlxtune.backends.mlx.passes.choose import KEEPS_ALL
 from mlxtune.backends.mlx.passes.forward import WHOLE
+from mlxtune.data.batches import collate
+from mlxtune.data.types import TokenRow
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
@@ -35,9 +38,7 @@ STRATEGIES = {
 
 def learner_of(folder, strategy, precision="fp32", *, checkpoints=True, clip_norm=None):
     job = Job(folder, precision, strategy, AdamW(weight_decay=0.1), clip_norm, 0, grad_checkpoint=checkpoints)
-    made = MlxLearner(job)
-    made.prepare()
-    return made
+    return MlxBlueprint(job).learner()
 
 
 def both(*arguments, **settings):
@@ -149,12 +150,12 @@ def test_code_that_fails_when_computed_again_is_not(tmp_path, monkeypatch):
 
 def assert_keeps_all(learner, told):
     assert not learner.network.forward.around
-    assert any(note.startswith(KEEPS_ALL) and told in note for note in learner.notes)
+    assert any(note.startswith(KEEPS_ALL) and told in note for note in learner.decisions.notes)
 
 
 def test_nothing_is_said_where_it_is_exact_or_not_asked_for(tmp_path):
     kept, again = both(write_model(tmp_path), Full())
-    assert kept.notes == again.notes == ()
+    assert kept.decisions.notes == again.decisions.notes == ()
 
 
 # Memory
@@ -205,11 +206,12 @@ def test_more_would_be_held_if_the_inputs_gradient_did_not_wait_for_those_of_the
 def test_the_self_check_of_the_longest_rows_takes_no_more_than_a_step(deep_model):
     peaks = []
     for checkpoints in (True, False):
-        learner = MlxLearner(Job(deep_model, "fp32", Full(), AdamW(), 1.0, 0, grad_checkpoint=checkpoints))
-        learner.checked = RowsToCheck([np.arange(512, dtype=np.int32) % 90], ())
+        blueprint = MlxBlueprint(Job(deep_model, "fp32", Full(), AdamW(), 1.0, 0, grad_checkpoint=checkpoints))
+        row = TokenRow(np.arange(512, dtype=np.int32) % 90, np.arange(512) > 0, "")
+        work = Work([row], collate([row], [0]), None, 512, Passes(1, 1), "random")
         mx.synchronize()
         mx.reset_peak_memory()
-        learner.prepare()
+        learner = blueprint.learner(work)
         peaks.append(mx.get_peak_memory())
         del learner
         gc.collect()

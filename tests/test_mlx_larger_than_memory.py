@@ -14,7 +14,8 @@ blas.load_openblas()
 import mlx.core as mx
 import numpy as np
 from mlxtune.backends.base import Job, Work
-from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.decisions import Passes
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.data.batches import collate
 from mlxtune.data.types import TokenRow
 from mlxtune.optim.adamw import AdamW
@@ -23,13 +24,13 @@ from mlxtune.strategies.last_n import LastN
 folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 random = np.random.default_rng(0)
 rows = [TokenRow(random.integers(0, 4000, n).astype(np.int32), np.arange(n) > n // 2, "") for n in (40, 31, 25, 38)]
-learner = MlxLearner(Job(folder, "fp32", LastN(last_n=1, head=False), AdamW(), None, 0, sys.argv[3]))
-learner.plan(Work(rows, collate(rows, (0, 3)), None, 78, 40, "random"))
+blueprint = MlxBlueprint(Job(folder, "fp32", LastN(last_n=1, head=False), AdamW(), None, 0, sys.argv[3]))
+work = Work(rows, collate(rows, (0, 3)), None, 78, Passes(40, len(rows)), "random")
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))  # more than this is refused by the system
-learner.limit(limit // 2, 64 << 20)  # as a run holds it
-learner.prepare()
-losses = [learner.step([collate(rows, (0, 3))], 1e-3).loss.loss_sum for _ in range(4)]
+with blueprint.limited(limit // 2, 64 << 20):  # as a run holds it
+    learner = blueprint.learner(work)
+    losses = [learner.step([collate(rows, (0, 3))], 1e-3).loss.loss_sum for _ in range(4)]
 print(json.dumps({"peak": mx.get_peak_memory(), "losses": losses, "kept": learner.network.prefix.file is not None}))
 """
 SHARE = 0.6  # of the weights' bytes that the process may take: the system counts what libraries hold besides MLX, too

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from mlxtune.adapters import folder as folders
 from mlxtune.backends.base import Job
-from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.model.keys import rope_only
 from mlxtune.backends.mlx.model.load import load_lazily
 from mlxtune.errors import BadModel, BadSetting
@@ -85,7 +85,7 @@ def test_logits_are_those_of_transformers(folder):
 
 
 def test_anatomy_finds_layers_head_embedding_and_final_norm(family, folder):
-    anatomy = MlxLearner(Job(folder, "fp32", LastN(last_n=1), AdamW(), None, 0)).anatomy
+    anatomy = MlxBlueprint(Job(folder, "fp32", LastN(last_n=1), AdamW(), None, 0)).anatomy
     assert len(anatomy.layers) == LAYERS.get(family, 3)
     assert (anatomy.head is None) == ("tie_word_embeddings" in FAMILIES[family][1])
     assert re.search(r"embed_tokens|wte", anatomy.embedding)
@@ -111,16 +111,16 @@ def changed_by_steps(learner):
 
 def last_layers_of(learner, count):
     numbers = {name: re.search(r"\.(?:layers|h)\.(\d+)\.", name) for name in every_parameter(learner)}
-    n_layers = len(learner.anatomy.layers)
+    n_layers = len(learner.parts.anatomy.layers)
     return {name for name, match in numbers.items() if match and int(match[1]) >= n_layers - count}
 
 
 def test_last_n_trains_exactly_the_last_layers_the_final_norm_and_a_head_of_its_own(folder):
     learner = make_learner(folder, LastN(last_n=2))
-    head = {learner.anatomy.head} - {None}
-    expected = last_layers_of(learner, 2) | set(learner.anatomy.final_norm) | head
+    head = {learner.parts.anatomy.head} - {None}
+    expected = last_layers_of(learner, 2) | set(learner.parts.anatomy.final_norm) | head
     changed, frozen = changed_by_steps(learner)
-    assert changed == set(learner.selection.train) == expected
+    assert changed == set(learner.parts.selection.train) == expected
     assert frozen
 
 
@@ -154,7 +154,7 @@ def test_adapters_load_in_mlx_lm_and_give_the_same_logits(folder, tmp_path, stra
     learner, batch = make_learner(folder, strategy), make_batch(0)
     start = logits(whole_model(learner), batch)
     changed_by_steps(learner)
-    adapter.write(tmp_path / "adapter", learner.weights(), learner.anatomy, learner.selection, {})
+    adapter.write(tmp_path / "adapter", learner.weights(), learner.parts.anatomy, learner.parts.selection, {})
     folders.settle(tmp_path / "adapter")
     loaded = load_adapters(load_lazily(folder, "fp32"), str(tmp_path / "adapter"))
     loaded.eval()
@@ -173,7 +173,7 @@ def test_a_tied_head_is_untied_by_a_copy_that_trains_while_the_embedding_stays(f
     assert np.array_equal(logits(whole_model(learner), batch), logits(load_lazily(folder, "fp32"), batch))
     changed, frozen = changed_by_steps(learner)
     assert "lm_head.weight" in changed
-    assert learner.anatomy.embedding in frozen
+    assert learner.parts.anatomy.embedding in frozen
 
 
 # Configs and weights as they are found
@@ -270,7 +270,7 @@ def test_last_n_larger_than_the_model_says_the_models_count_and_reads_no_weight(
     folder = write_model(tmp_path)
     active = mx.get_active_memory()
     with pytest.raises(BadSetting, match="at most the model's 3 layers, found 4"):
-        MlxLearner(Job(folder, "fp32", strategy, AdamW(), None, 0))
+        MlxBlueprint(Job(folder, "fp32", strategy, AdamW(), None, 0))
     assert mx.get_active_memory() - active < VOCABULARY
 
 

@@ -4,13 +4,16 @@ import errno
 import gc
 import json
 import shutil
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxtune.backends.base import Job, Work
-from mlxtune.backends.mlx.learner import OTHER_FORM, MlxLearner
+from mlxtune.backends.base import Job, Work, ignore
+from mlxtune.backends.decisions import Passes
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
+from mlxtune.backends.mlx.learner import OTHER_FORM
 from mlxtune.backends.mlx.prefix import prefix
 from mlxtune.data.batches import collate
 from mlxtune.data.types import TokenRow
@@ -37,7 +40,7 @@ def rows(seed=0):
 def work(of=None, passes=100):
     of = rows() if of is None else of
     largest = collate(of, (4, 0))
-    return Work(of, largest, None, int(largest.lengths_B.sum()), passes, "fingerprint of the model")
+    return Work(of, largest, None, int(largest.lengths_B.sum()), Passes(passes, len(of)), "fingerprint of the model")
 
 
 @pytest.fixture
@@ -51,18 +54,34 @@ def make(tmp_path, cache):
     assert not cache.exists()
     write_model(tmp_path / "model", num_hidden_layers=6)
 
-    def learner(strategy=None, precision="fp32", keep="auto", asked=None):
+    def making(strategy=None, precision="fp32", keep="auto", asked=None):
         strategy = strategy or LastN(last_n=1)
-        made = MlxLearner(Job(tmp_path / "model", precision, strategy, AdamW(), None, 0, keep))
-        if asked is not False:
-            made.plan(asked or work())
-        return made
+        blueprint = MlxBlueprint(Job(tmp_path / "model", precision, strategy, AdamW(), None, 0, keep))
+        return Made(blueprint, asked or work())
 
-    return learner
+    return making
 
 
-def trained(learner):
-    learner.prepare()
+class Made(NamedTuple):
+    """What a run has before its learner."""
+
+    blueprint: MlxBlueprint
+    work: Work
+
+    @property
+    def decisions(self):
+        return self.blueprint.decide(self.work)
+
+    @property
+    def keeping(self):
+        return self.blueprint._decided(self.work)[1]
+
+    def learner(self, tell=ignore):
+        return self.blueprint.learner(self.work, tell)
+
+
+def trained(made):
+    learner = made.learner()
     for indices in ((4, 0), (1, 6), (3, 5), (2, 7), (4, 1)):
         learner.step([collate(rows(), indices)], 1e-3)
     return contents(learner)
@@ -70,9 +89,7 @@ def trained(learner):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_training_from_the_file_gives_the_losses_of_training_without_it(make, precision):
-    learner, without = make(precision=precision), make(precision=precision, keep="off")
-    learner.prepare()
-    without.prepare()
+    learner, without = make(precision=precision).learner(), make(precision=precision, keep="off").learner()
     assert learner.network.prefix.file is not None
     assert without.network.prefix.file is None
     for indices in ((4, 0), (1, 6), (3, 5)):
@@ -85,7 +102,7 @@ def test_a_second_run_finds_the_file_and_ends_with_the_same_bytes(make, monkeypa
     first = trained(make())
     monkeypatch.setattr(prefix.Prefix, "_run", None)  # it would fail if anything were computed again
     again = make()
-    assert any("from an earlier run" in note for note in again.notes)
+    assert any("from an earlier run" in note for note in again.decisions.notes)
     assert trained(again) == first
 
 
@@ -105,7 +122,7 @@ def test_a_pass_that_was_killed_goes_on_and_gives_the_same_file(make, cache, mon
     monkeypatch.setattr(prefix, "NOTE_EVERY", 1)
     monkeypatch.setattr(prefix.Prefix, "_run", killed)
     with pytest.raises(KeyboardInterrupt):
-        make().prepare()
+        make().learner()
     done = calls[:5]
     assert trained(make()) == whole
     assert not set(done) & set(calls[6:]), "what was done is not done again"
@@ -123,7 +140,7 @@ def test_a_pass_that_was_killed_and_then_damaged_begins_anew(make, cache, monkey
 
     monkeypatch.setattr(prefix.Prefix, "_run", killed)
     with pytest.raises(KeyboardInterrupt):
-        make().prepare()
+        make().learner()
     monkeypatch.setattr(prefix.Prefix, "_run", run)
     (path,) = cache.rglob("*.work/hidden-*.bin")
     path.write_bytes(bytes(path.stat().st_size))
@@ -144,24 +161,24 @@ def test_what_changes_makes_another_file(make, change):
 
 def test_files_of_settings_that_are_gone_are_dropped(make, cache):
     for seed in range(4):
-        make(asked=work(rows(seed))).prepare()
+        make(asked=work(rows(seed))).learner()
     assert len(list(cache.rglob("about.json"))) == 2
 
 
 def test_auto_keeps_nothing_where_it_does_not_pay_and_says_so(make):
-    learner = make(asked=work(passes=len(LENGTHS)))
-    assert learner.keeping is None
-    assert any("do not pay" in note for note in learner.notes)
+    made = make(asked=work(passes=len(LENGTHS)))
+    assert not made.decisions.keeps_prefix
+    assert any("do not pay" in note for note in made.decisions.notes)
     assert make(keep="on", asked=work(passes=1)).keeping is not None
 
 
 def test_a_disk_without_room_is_refused_or_does_without(make, monkeypatch):
     monkeypatch.setattr("mlxtune.backends.mlx.prefix.keeping.free_bytes", lambda _: 10_000)
     with pytest.raises(BadSetting, match=r"(?s)free for the output of the first 5 layers.*--prefix-cache off"):
-        make(keep="on")
-    learner = make()
-    assert learner.keeping is None
-    assert any("on the disk" in note for note in learner.notes)
+        make(keep="on").decisions  # noqa: B018 - it raises
+    made = make()
+    assert not made.decisions.keeps_prefix
+    assert any("on the disk" in note for note in made.decisions.notes)
 
 
 def test_nothing_is_kept_where_the_first_layer_trains(make):
@@ -182,8 +199,8 @@ def test_rows_damaged_while_training_are_computed_again_to_the_same_bytes_and_it
     make, cache, place, last_n
 ):
     whole = trained(make(LastN(last_n=last_n)))
-    learner, heard = make(LastN(last_n=last_n)), []
-    learner.prepare(heard.append)
+    heard = []
+    learner = make(LastN(last_n=last_n)).learner(heard.append)
     (path,) = cache.rglob("hidden-*.bin")
     content = path.read_bytes()
     with path.open("r+b") as file:
@@ -206,7 +223,7 @@ def test_a_file_cut_short_between_two_runs_is_made_anew_and_it_is_said(make, cac
     (path,) = cache.rglob("hidden-*.bin")
     path.write_bytes(path.read_bytes()[:-1])
     again = make()
-    assert any("damaged" in note for note in again.notes)
+    assert any("damaged" in note for note in again.decisions.notes)
     assert trained(again) == whole
 
 
@@ -216,12 +233,10 @@ def full_disk(*_):
 
 @pytest.mark.parametrize("when", ["before training", "while training"])
 def test_a_disk_that_fills_up_makes_each_step_compute_what_it_needs(make, cache, monkeypatch, when):
-    without = make(keep="off")
-    without.prepare()
-    learner, heard = make(), []
+    without, heard = make(keep="off").learner(), []
     if when == "before training":
         monkeypatch.setattr("mlxtune.backends.row_file.os.pwrite", full_disk)
-    learner.prepare(heard.append)
+    learner = make().learner(heard.append)
     if when == "while training":
         monkeypatch.setattr("mlxtune.backends.row_file.os.pwrite", full_disk)
         (path,) = cache.rglob("hidden-*.bin")
@@ -230,7 +245,7 @@ def test_a_disk_that_fills_up_makes_each_step_compute_what_it_needs(make, cache,
         batch = collate(rows(), indices)
         lost, computed = learner.step([batch], 1e-3), without.step([batch], 1e-3)
         assert lost.loss.loss_sum == pytest.approx(computed.loss.loss_sum, rel=1e-6)
-    said = [*learner.notes, *(event.text for event in heard if isinstance(event, Notice))]
+    said = [*learner.decisions.notes, *(event.text for event in heard if isinstance(event, Notice))]
     assert any("No space left" in each for each in said)
     assert learner.network.prefix.file is None
 
@@ -238,7 +253,7 @@ def test_a_disk_that_fills_up_makes_each_step_compute_what_it_needs(make, cache,
 def test_a_disk_that_fills_up_is_refused_where_keeping_was_asked_for(make, monkeypatch):
     monkeypatch.setattr("mlxtune.backends.row_file.os.pwrite", full_disk)
     with pytest.raises(BadSetting, match=r"(?s)No space left.*--prefix-cache off"):
-        make(keep="on").prepare()
+        make(keep="on").learner()
 
 
 def test_a_cache_folder_that_may_not_be_written_to_is_used_as_far_as_it_goes(make, monkeypatch):
@@ -247,21 +262,20 @@ def test_a_cache_folder_that_may_not_be_written_to_is_used_as_far_as_it_goes(mak
     assert trained(make()) == whole
     other = make(asked=work(rows(1)))
     assert other.keeping is None
-    assert any("may not be written" in note for note in other.notes)
+    assert any("may not be written" in note for note in other.decisions.notes)
     with pytest.raises(BadSetting, match="may not be written"):
-        make(keep="on", asked=work(rows(1)))
+        make(keep="on", asked=work(rows(1))).decisions  # noqa: B018 - it raises
 
 
 def test_a_cache_folder_that_is_a_file_makes_each_step_compute_what_it_needs(make, cache):
     cache.write_text("")
-    learner = make()
-    learner.prepare()
+    learner = make().learner()
     assert learner.network.prefix.file is None
 
 
 def test_the_progress_is_told_from_the_first_row_to_the_last(make):
     heard = []
-    make().prepare(heard.append)
+    make().learner(heard.append)
     assert all(isinstance(event, Preparing) for event in heard)
     done = [event.done for event in heard]
     assert done == sorted(done)
@@ -278,36 +292,33 @@ def active_bytes():
 
 def test_frozen_weights_are_not_in_memory_while_training_from_the_file(make):
     others = active_bytes()  # of other tests of this process
-    learner = make()
-    learner.prepare()
+    learner = make().learner()
     learner.step([collate(rows(), (4, 0))], 1e-3)
     held = active_bytes() - others
-    resident = make(keep="off")
-    resident.prepare()
+    resident = make(keep="off").learner()
     frozen = sum(
         parameter.bytes
-        for name, parameter in learner.anatomy.parameters.items()
-        if name.startswith(learner.anatomy.layers[: learner.selection.first_layer])
+        for name, parameter in learner.parts.anatomy.parameters.items()
+        if name.startswith(learner.parts.anatomy.layers[: learner.parts.selection.first_layer])
     )
     assert active_bytes() - others - held > 0.9 * frozen
+    del resident
     assert held < resident_bytes(learner) + 0.2 * frozen
 
 
 def resident_bytes(learner):
     """What must be there: all but the frozen layers and the embedding, and the moments."""
-    gone = (*learner.anatomy.layers[: learner.selection.first_layer], learner.anatomy.embedding)
-    kept = sum(p.bytes for name, p in learner.anatomy.parameters.items() if not name.startswith(gone))
+    gone = (*learner.parts.anatomy.layers[: learner.parts.selection.first_layer], learner.parts.anatomy.embedding)
+    kept = sum(p.bytes for name, p in learner.parts.anatomy.parameters.items() if not name.startswith(gone))
     return kept + sum(2 * weight.nbytes for weight in learner.trained.weights.values())
 
 
 def test_a_run_that_goes_on_in_another_form_says_that_its_last_bits_may_differ(make, tmp_path):
-    begun = make()
-    begun.prepare()
+    begun = make().learner()
     for keep, said in (("auto", False), ("off", True)):
-        again = make(keep=keep)
-        again.prepare()
+        again = make(keep=keep).learner()
         for name, tensors in (("w.safetensors", begun.weights()), ("o.safetensors", begun.optimizer_state())):
             (tmp_path / name).unlink(missing_ok=True)
             write_tensors(tmp_path / name, tensors)
-        again.restore(tmp_path / "w.safetensors", tmp_path / "o.safetensors", begun.scalars())
-        assert any(OTHER_FORM in note for note in again.notes) == said
+        notes = again.restore(tmp_path / "w.safetensors", tmp_path / "o.safetensors", begun.scalars())
+        assert any(OTHER_FORM in note for note in notes) == said

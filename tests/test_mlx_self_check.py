@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlxtune.backends.base import Job
+from mlxtune.backends.base import Job, Work
+from mlxtune.backends.decisions import Passes as RowPasses
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.head.probe import probe
-from mlxtune.backends.mlx.learner import MlxLearner
-from mlxtune.backends.mlx.model.load import corrected, load_lazily
+from mlxtune.backends.mlx.model.lazy_weights import Unread
+from mlxtune.backends.mlx.model.load import load_lazily
 from mlxtune.backends.mlx.passes import packing
 from mlxtune.backends.mlx.passes.choose import Passes, RowsToCheck
 from mlxtune.backends.mlx.passes.forward import WHOLE, Form, Forward
-from mlxtune.backends.mlx.passes.self_check import COMPARED_TOKENS, SPLIT, for_check
+from mlxtune.backends.mlx.passes.self_check import COMPARED_TOKENS, SPLIT, for_check, some_rows
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
 from tests.support_architectures import ARCHITECTURES, write_architecture
@@ -25,16 +27,14 @@ NOT_BEST = {"gpt2": PADDED, "qwen3_5": PADDED, "mamba2": PADDED, "lfm2": PADDED,
 
 
 def learner_of(name, folder):
-    made = MlxLearner(Job(write_architecture(folder, name), "fp32", LastN(last_n=3), AdamW(), None, 0))
-    made.prepare()
-    return made
+    return MlxBlueprint(Job(write_architecture(folder, name), "fp32", LastN(last_n=3), AdamW(), None, 0)).learner()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_each_architecture_trains_in_its_best_exact_form_with_the_whole_models_loss(name, tmp_path):
     learner, batch = learner_of(name, tmp_path), make_batch(0)
     assert learner.network.forward.form == NOT_BEST.get(name, BEST)
-    assert bool(set(learner.notes) - set(corrected(learner.model))) == (name in NOT_BEST)
+    assert bool(learner.decisions.notes) == (name in NOT_BEST)
     whole = Forward(load_lazily(tmp_path, "fp32"), 0, WHOLE)
     expected = -mx.sum(whole.log_probabilities(whole.lay_out(batch), None)).item()
     assert learner.evaluate(batch).loss_sum == pytest.approx(expected, rel=2e-6)
@@ -46,7 +46,7 @@ def test_each_architecture_trains_in_its_best_exact_form_with_the_whole_models_l
 def test_gradients_in_every_form_are_those_of_the_whole_model(form, tmp_path):
     write_model(tmp_path)
     learner, batch = make_learner(tmp_path, LastN(last_n=2)), make_batch(0)
-    first, expected = learner.selection.first_layer, gradients_in(learner, batch, WHOLE, 0)
+    first, expected = learner.parts.selection.first_layer, gradients_in(learner, batch, WHOLE, 0)
     found = gradients_in(learner, batch, form, first)
     assert set(found) == set(expected)
     for name, gradient in found.items():
@@ -87,7 +87,7 @@ def test_a_model_that_lets_packed_rows_see_each_other_gets_padded_rows_and_the_p
     write_model(tmp_path)
     learner = make_learner(tmp_path, LastN(last_n=1))
     assert learner.network.forward.form == PADDED
-    assert any("not packed" in note for note in learner.notes)
+    assert any("not packed" in note for note in learner.decisions.notes)
 
 
 def test_packing_that_fails_on_the_longer_rows_of_the_validation_alone_is_not_used(tmp_path, monkeypatch):
@@ -97,10 +97,8 @@ def test_packing_that_fails_on_the_longer_rows_of_the_validation_alone_is_not_us
     )
     write_model(tmp_path)
     for lengths, packed in (((10, 9), True), ((50, 40), False)):
-        learner = MlxLearner(Job(tmp_path, "fp32", LastN(last_n=1), AdamW(), None, 0))
-        trained, evaluated = make_batch(0, (24, 17)), make_batch(0, lengths)
-        learner.checked = RowsToCheck.of(trained, evaluated)
-        learner.prepare()
+        work = Work([], make_batch(0, (24, 17)), make_batch(0, lengths), 90, RowPasses(1, 1), "random")
+        learner = MlxBlueprint(Job(tmp_path, "fp32", LastN(last_n=1), AdamW(), None, 0, "off")).learner(work)
         assert learner.network.forward.form.packed == packed
 
 
@@ -124,10 +122,12 @@ def test_the_row_that_is_compared_is_short_and_the_sequence_as_long_as_the_runs_
 
 
 def test_the_frozen_layers_are_not_in_memory_after_the_check(tmp_path):
-    learner = MlxLearner(Job(write_architecture(tmp_path, "llama"), "fp32", LastN(last_n=1), AdamW(), None, 0))
-    weights = learner._read_what_trains()
+    blueprint = MlxBlueprint(Job(write_architecture(tmp_path, "llama"), "fp32", LastN(last_n=1), AdamW(), None, 0))
+    model = load_lazily(tmp_path, "fp32")
+    unread = Unread(model, tmp_path, "fp32", [*blueprint.anatomy.layers[:-1], blueprint.anatomy.embedding])
+    unread.read_the_rest()
     before = mx.get_active_memory()
-    passes = Passes(learner.model, learner.anatomy, learner.selection, learner.checked, weights)
-    passes.forward(probe(learner.model), grad_checkpoint=False)
-    layer = sum(a.nbytes for name, a in tree_flatten(learner.model.parameters()) if name.startswith("model.layers.0."))
+    rows = RowsToCheck(some_rows(97), ())
+    Passes(model, blueprint.anatomy, blueprint.selection, rows, unread).forward(probe(model), checkpoints=False)
+    layer = sum(a.nbytes for name, a in tree_flatten(model.parameters()) if name.startswith("model.layers.0."))
     assert mx.get_active_memory() - before < layer

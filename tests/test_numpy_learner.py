@@ -9,6 +9,7 @@ from mlxtune.backends.base import Learner
 from mlxtune.backends.numpy import device, threads, update
 from mlxtune.backends.numpy import learner as learner_module
 from mlxtune.backends.numpy.arrays import Workspace
+from mlxtune.backends.numpy.blueprint import NumpyBlueprint
 from mlxtune.backends.numpy.update import Noise, Rule, State
 from mlxtune.backends.numpy.weights import round_to, widen
 from mlxtune.data.packed import pack
@@ -23,7 +24,7 @@ from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
 from mlxtune.strategies.size import sizes
 from tests.support_backend import save
-from tests.support_numpy import KINDS, learner, random_batch, worst, write_model
+from tests.support_numpy import KINDS, job, learner, random_batch, worst, write_model
 
 LAST, LORA = LastN(last_n=1), Lora(rank=4, scale=2.0, dropout=0.2)
 RATE = 1e-3
@@ -171,13 +172,13 @@ def test_the_prefix_is_computed_once_for_a_row_whatever_batch_it_comes_in(model,
     monkeypatch.setattr(made.model, "run", lambda *a, **k: computed.append(a[-1]) or run(*a, **k))
     batch = random_batch(n_rows=3)
     made.step([batch], RATE)
-    first_layers = [last for last in computed if last == made.selection.first_layer]
+    first_layers = [last for last in computed if last == made.parts.selection.first_layer]
     assert len(first_layers) == 3
     narrow = Batch((7,), *(array[1:2] for array in batch[1:]))
     first, second, _ = pack(batch).lengths
     kept = made.prefix.hidden(pack(batch))[first : first + second].copy()
     assert np.array_equal(made.prefix.hidden(pack(narrow)), kept)
-    assert len([last for last in computed if last == made.selection.first_layer]) == 3
+    assert len([last for last in computed if last == made.parts.selection.first_layer]) == 3
     assert made.prefix.bytes == sum(int(length) - 1 for length in batch.lengths_B) * 32 * 4
 
 
@@ -360,7 +361,7 @@ def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model, tmp_p
     header = 8 + int.from_bytes((saved / checkpoint.OPTIMIZER).read_bytes()[:8], "little")
     assert (saved / checkpoint.OPTIMIZER).stat().st_size == header + trained
     for made in (exact, half):
-        said = sizes(made.anatomy, made.selection, made.job.optimizer.slot_bytes, 0).optimizer_bytes
+        said = sizes(made.parts.anatomy, made.parts.selection, made.job.optimizer.slot_bytes, 0).optimizer_bytes
         assert said == sum(tensor.info.bytes for tensor in made.optimizer_state())
 
 
@@ -396,15 +397,17 @@ def test_moments_and_weights_are_rounded_by_other_noise():
 
 def test_16_bit_weights_are_said_and_saved_in_their_own_type(tmp_path):
     folder = write_model(tmp_path, "bf16", **KINDS["llama"])
-    made = learner(folder, LAST, "bf16")
-    assert any("converted" in note for note in made.notes)
+    blueprint = NumpyBlueprint(job(folder, LAST, "bf16"))
+    made = blueprint.learner()
+    assert any("converted" in note for note in blueprint.notes)
     assert {tensor.info.dtype for tensor in made.weights()} == {"BF16"}
     start = contents(made)
     made.step(window(0), 0.0)
     assert {name: start[name] for name in made.layout.trained} == {
         name: contents(made)[name] for name in made.layout.trained
     }
-    assert not any("converted" in note for note in learner(write_model(tmp_path / "32", **KINDS["llama"])).notes)
+    exact = NumpyBlueprint(job(write_model(tmp_path / "32", **KINDS["llama"])))
+    assert not any("converted" in note for note in exact.notes)
 
 
 def test_adapters_begin_at_the_model_and_depend_on_the_seed(model):
@@ -417,7 +420,7 @@ def test_adapters_begin_at_the_model_and_depend_on_the_seed(model):
 
 def test_a_loss_that_is_not_finite_changes_no_weight(model):
     made = learner(model)
-    made.flat[made.anatomy.embedding][0, 0] = np.inf
+    made.flat[made.parts.anatomy.embedding][0, 0] = np.inf
     before = made.state.weights.copy()
     result = made.step(window(0), RATE)
     assert not math.isfinite(result.loss.loss_sum)

@@ -19,7 +19,7 @@ from tests.support_numpy import KINDS, job, learner, random_batch, worst, write_
 pytest.importorskip("mlx", reason="MLX is not installed")
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
-from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.speaker import MlxSpeaker
 from mlxtune.backends.mlx.update.tensors import by_parameter
 
@@ -36,9 +36,7 @@ EVERY_STRATEGY = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=ST
 
 
 def mlx_learner(folder, strategy=None, precision="fp32", **changes):
-    made = MlxLearner(job(folder, strategy, precision, **changes))
-    made.prepare()
-    return made
+    return MlxBlueprint(job(folder, strategy, precision, **changes)).learner()
 
 
 def windows(steps, accumulate=1):

@@ -6,6 +6,7 @@ import pytest
 from mlxtune.adapters import folder as folders
 from mlxtune.adapters.folder import Saved
 from mlxtune.backends.base import Sampling
+from mlxtune.backends.numpy.generating import next_logits
 from mlxtune.backends.numpy.sampling import choose
 from mlxtune.backends.numpy.speaker import NumpySpeaker
 from mlxtune.errors import BadModel
@@ -29,7 +30,7 @@ def test_the_cache_gives_what_the_whole_text_gives(kind, tmp_path):
     said = list(made.generate(PROMPT, GREEDY, frozenset()))
     assert len(said) == GREEDY.max_tokens
     for place in range(GREEDY.max_tokens):
-        assert said[place] == int(made.logits([*PROMPT, *said[:place]]).argmax())
+        assert said[place] == int(next_logits(made.model, [*PROMPT, *said[:place]]).argmax())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,7 +39,7 @@ def test_logits_agree_with_transformers(kind, tmp_path):
     folder = write_model(tmp_path, **KINDS[kind])
     with torch.no_grad():
         expected = torch_model(folder)(torch.tensor([PROMPT])).logits[0, -1].numpy()
-    np.testing.assert_allclose(speaker(folder).logits(PROMPT), expected, atol=2e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(next_logits(speaker(folder).model, PROMPT), expected, atol=2e-5 * np.abs(expected).max())
 
 
 def test_generating_stops_before_a_stop_token_and_at_the_limit(tmp_path):
@@ -76,7 +77,7 @@ STRATEGIES = [Lora(rank=4, scale=2.0), LastN(last_n=1), LastN(last_n=1, head=Tru
 
 
 def saved(made, run):
-    export.write(run / "adapter", made.weights(), made.anatomy, made.selection, {})
+    export.write(run / "adapter", made.weights(), made.parts.anatomy, made.parts.selection, {})
     folders.settle(run / "adapter")
 
 

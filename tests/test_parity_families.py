@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.model.load import load_lazily
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.errors import BadModel, MlxtuneError
@@ -160,12 +160,12 @@ def test_keys_that_transformers_does_not_know_are_no_fault(tmp_path):
 
 @pytest.mark.parametrize(("name", "words"), [("phi3, window", "sliding window of 16 tokens"), ("llama, gelu", "gelu")])
 def test_a_model_that_mlx_lm_computes_otherwise_says_so(name, words, tmp_path):
-    learner = MlxLearner(parity.job(write(tmp_path, ALL[name]), parity.STRATEGIES["LoRA"]))
+    learner = MlxBlueprint(parity.job(write(tmp_path, ALL[name]), parity.STRATEGIES["LoRA"]))
     (note,) = [note for note in learner.notes if "mlx-lm leaves out" in note]
     assert words in note
     assert "mlx_lm.generate would compute another model" in note
 
 
 def test_a_model_that_mlx_lm_has_right_says_nothing(tmp_path):
-    learner = MlxLearner(parity.job(write(tmp_path, ALL["llama"]), parity.STRATEGIES["LoRA"]))
+    learner = MlxBlueprint(parity.job(write(tmp_path, ALL["llama"]), parity.STRATEGIES["LoRA"]))
     assert learner.notes == ()

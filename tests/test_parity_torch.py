@@ -58,9 +58,9 @@ class TorchTwin:
     def __init__(self, folder, learner):
         torch.set_num_threads(1)  # of such small matrices
         model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-        if learner.selection.untie_head:
+        if learner.parts.selection.untie_head:
             model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.detach().clone())
-        self.model = with_peft(model, learner) if learner.selection.adapters else model
+        self.model = with_peft(model, learner) if learner.parts.selection.adapters else model
         parameters = {our_name(name): parameter for name, parameter in self.model.named_parameters()}
         self.trained = {name: parameters[name] for name in in_one_piece(learner.trained.weights)}
         for name, parameter in parameters.items():
@@ -106,8 +106,8 @@ def with_peft(model, learner):
     """PEFT's LoRA on the learner's modules, with A and B copied from it."""
     import peft
 
-    first = learner.selection.adapters[0].settings
-    modules = [adapter.module for adapter in learner.selection.adapters]
+    first = learner.parts.selection.adapters[0].settings
+    modules = [adapter.module for adapter in learner.parts.selection.adapters]
     alpha = first.scale * first.rank
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=first.rank, lora_alpha=alpha, target_modules=modules))
     with torch.no_grad():

@@ -34,7 +34,7 @@ def evaluated_tokens(feed, paces):
 def test_validation_takes_at_most_its_share_of_runs_of_every_length(steps, n_valid, cost):
     lengths = np.random.default_rng(0).integers(10, 90, 400 + n_valid)
     settings = TrainSettings(max_steps=steps, batch_size=4)
-    whole = Feed(rows(lengths[:400]), rows(lengths[400:]), 4, 1, seed=0, packed=True, eval_cost=cost)
+    whole = Feed(rows(lengths[:400]), rows(lengths[400:]), 4, 1, seed=0, eval_cost=cost)
     feed = affordable(settings, whole)
     paces = pace(settings, feed)
     validated = cost * evaluated_tokens(feed, paces)
@@ -46,7 +46,7 @@ def test_validation_takes_at_most_its_share_of_runs_of_every_length(steps, n_val
 
 
 def test_an_interval_that_is_given_is_kept_with_all_rows():
-    whole = Feed(rows([20] * 40), rows([20] * 40), 4, 1, seed=0, packed=True)
+    whole = Feed(rows([20] * 40), rows([20] * 40), 4, 1, seed=0)
     settings = TrainSettings(max_steps=3, eval_every=1)
     assert affordable(settings, whole) is whole
     assert pace(settings, whole).eval_every == 1

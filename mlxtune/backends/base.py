@@ -1,11 +1,15 @@
-"""What the engine asks of a backend: the Learner protocol. It is all that the engine knows of arrays and models."""
+"""What a backend is: a Blueprint that makes a Learner, and a Speaker. It is all that the house knows of arrays."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
+from mlxtune.backends.decisions import Decisions, Passes, PrefixCache
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.events import Event, Memory
 from mlxtune.objectives.choose import SFT, Objective
@@ -30,7 +34,7 @@ class BackendSettings:
     name: Literal["auto", "mlx", "numpy"] = "auto"
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     system_blas: bool = True
-    prefix_cache: Literal["auto", "on", "off"] = "auto"
+    prefix_cache: PrefixCache = "auto"
     grad_checkpoint: bool = False
     memory_limit_bytes: Annotated[int, Field(ge=1)] | None = None
 
@@ -74,7 +78,7 @@ class Job(NamedTuple):
     optimizer: Optimizer
     clip_norm: float | None
     seed: int
-    prefix_cache: str = "auto"
+    prefix_cache: PrefixCache = "auto"
     grad_checkpoint: bool = False
     batch_rows: int = 1  # of a micro-batch; the last of an epoch may have fewer
     objective: Objective = SFT
@@ -87,39 +91,41 @@ class Work(NamedTuple):
     largest: Batch  # the micro-batch with the most tokens, of those that are trained on
     evaluated: Batch | None  # the same of the validation
     batch_tokens: int  # the most of any batch, of the whole first epoch however short the run
-    row_passes: int  # how many rows are read until the end, each time counted
+    passes: Passes
     model_fingerprint: str
+
+
+class Sampling(NamedTuple):
+    """How tokens are chosen. temperature 0 is greedy."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    seed: int
 
 
 def ignore(event: Event) -> None:
     """A listener that is not interested."""
 
 
-class Learner(Protocol):
-    """A model, its Selection and its optimizer state.
+class Speaker(Protocol):
+    """A model that is ready to be asked."""
 
-    Made from a Job, it knows names and shapes only, so that what cannot be is refused before weights are read;
-    `prepare` reads them.
-    """
-
-    backend: str
     device: str  # in words
-    precision: str
-    anatomy: Anatomy
-    selection: Selection
-    memory_limit_bytes: int
-    on_gpu: bool
-    keeps_prefix: bool  # the frozen layers' output, so that they are not in memory; known after `plan`
-    packs_rows: bool  # end to end, without padding; what is likely, and after `prepare` what is so
-    notes: tuple[str, ...]  # what the user should know, after `plan` and again after `prepare`
 
-    def plan(self, work: Work) -> None:
-        """Decide what is computed once and kept. Raises BadSetting for what cannot be. Without it nothing is kept."""
+    def evaluate(self, batch: Batch) -> LossSum:
+        """The summed loss of a batch, with dropout off; changes nothing."""
         ...
 
-    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
-        """Read the weights, compute once what can be kept, make the optimizer's state; `tell` hears how far it is."""
+    def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
+        """The tokens that follow the prompt, one at a time, up to and without the first of `stop`; changes nothing."""
         ...
+
+
+class Learner(Speaker, Protocol):
+    """A model with its weights in memory, what trains of it, and its optimizer state. It is always ready to step."""
+
+    decisions: Decisions  # what turned out to be so
 
     def read_ahead(self, batches: Sequence[Batch]) -> None:
         """Bring near what the next step reads from a disk. Called in a thread during the step before."""
@@ -129,8 +135,8 @@ class Learner(Protocol):
         """One optimizer step on the micro-batches, as if they were one batch."""
         ...
 
-    def evaluate(self, batch: Batch) -> LossSum:
-        """The loss with dropout off; changes nothing."""
+    def row_log_probabilities(self, batch: Batch) -> NDArray[np.float32]:
+        """Of each row of a batch, the log-probability of its supervised tokens, summed, (B,)."""
         ...
 
     def weights(self) -> Iterator[Tensor]:
@@ -145,41 +151,38 @@ class Learner(Protocol):
         """What else must be kept to continue bit for bit, as JSON: counts, the loss scale."""
         ...
 
-    def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
-        """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
+    def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> tuple[str, ...]:
+        """Continue from what `weights`, `optimizer_state` and `scalars` gave. Gives what the user should know of it."""
         ...
 
     def memory(self) -> Memory:
         """What the backend holds."""
         ...
 
-    def limit(self, memory_bytes: int, cache_bytes: int) -> None:
-        """Hold memory to so much, and what is kept to be used again to so much, until `close`."""
+
+class Blueprint(Protocol):
+    """A model and a Job, by names and shapes: what cannot be is refused, and planned, before a weight is read."""
+
+    backend: str
+    device: str  # in words
+    precision: str
+    anatomy: Anatomy
+    selection: Selection
+    memory_limit_bytes: int
+    on_gpu: bool
+    notes: tuple[str, ...]  # what the user should know, besides those of the selection and the decisions
+
+    def decide(self, work: Work) -> Decisions:
+        """How this work is to be computed. Raises BadSetting for what was asked for and cannot be."""
         ...
 
-    def close(self) -> None:
-        """Give back what was limited."""
+    def learner(self, work: Work | None = None, tell: Callable[[Event], None] = ignore) -> Learner:
+        """Read the weights, compute once what can be kept, make the optimizer's state; `tell` hears how far it is.
+
+        Without work nothing is kept of the frozen layers.
+        """
         ...
 
-
-class Sampling(NamedTuple):
-    """How tokens are chosen. temperature 0 is greedy."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-
-
-class Speaker(Protocol):
-    """A model, with its adapter if it has one, that is read and not changed."""
-
-    device: str
-
-    def evaluate(self, batch: Batch) -> LossSum:
-        """The summed loss of a batch."""
-        ...
-
-    def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
-        """The tokens that follow the prompt, one at a time, up to and without the first of `stop`."""
+    def limited(self, memory_bytes: int, cache_bytes: int) -> AbstractContextManager[None]:
+        """Within the block, memory is held to so much, and what is kept to be used again to so much."""
         ...

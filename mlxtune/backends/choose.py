@@ -1,4 +1,4 @@
-"""Which backend a run gets, and the Learner or Speaker that it makes."""
+"""Which backend a run gets, and the Blueprint or Speaker that it makes."""
 
 import importlib.util
 import platform
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mlxtune.adapters.folder import Saved
 from mlxtune.backends import blas
-from mlxtune.backends.base import BackendSettings, Job, Learner, Speaker
+from mlxtune.backends.base import BackendSettings, Blueprint, Job, Speaker
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.backends.numpy.device import memory_bytes
 from mlxtune.errors import BadModel, Missing
@@ -42,16 +42,16 @@ class Machine(NamedTuple):
     on_gpu: bool
 
 
-def learner(settings: BackendSettings, job: Job) -> Learner:
-    """A Learner that knows names and shapes, with no weight read. Raises Missing, BadSetting or BadModel."""
+def blueprint(settings: BackendSettings, job: Job) -> Blueprint:
+    """A model by names and shapes, with no weight read. Raises Missing, BadSetting or BadModel."""
     chosen = choose(settings, job.folder)
     if chosen.name == "numpy":
-        from mlxtune.backends.numpy.learner import NumpyLearner
+        from mlxtune.backends.numpy.blueprint import NumpyBlueprint
 
-        return NumpyLearner(job, chosen.notes)
-    from mlxtune.backends.mlx.learner import MlxLearner
+        return NumpyBlueprint(job, chosen.notes)
+    from mlxtune.backends.mlx.blueprint import MlxBlueprint
 
-    return MlxLearner(job, chosen.notes)
+    return MlxBlueprint(job, chosen.notes)
 
 
 def speaker(settings: BackendSettings, folder: Path, adapter: Saved | None) -> Speaker:

@@ -21,7 +21,7 @@ from mlxtune.events import Event, Preparing
 from mlxtune.storage.files import write_file
 
 Sums = NDArray[np.float32]
-LogProbabilities = Callable[[Batch], NDArray[Any]]  # of the supervised tokens of a batch, (N,)
+RowLogProbabilities = Callable[[Batch], Sums]  # of the rows of a batch, (B,)
 DIGEST_BYTES = 32
 
 
@@ -44,7 +44,7 @@ class References:
         return self.sums[[self.places[_key(tokens[:length], loss[:length])] for tokens, loss, length in rows]]
 
     def find_or_make(
-        self, file: Path | None, batch_tokens: int, compute: LogProbabilities, tell: Callable[[Event], None]
+        self, file: Path | None, batch_tokens: int, compute: RowLogProbabilities, tell: Callable[[Event], None]
     ) -> None:
         """Read the sums, or compute them in batches of at most so many tokens and write them where that is possible."""
         found = None if file is None else _read(file, len(self.rows))
@@ -53,7 +53,7 @@ class References:
             return
         for begin, end in self._ranges(batch_tokens):
             batch = collate(self.rows, range(begin, end))
-            self.sums[begin:end] = _row_sums(batch, compute(batch))
+            self.sums[begin:end] = compute(batch)
             tell(Preparing("log-probabilities under the start's model, once", end, len(self.rows)))
         if file is not None:
             with suppress(OSError):  # they are in memory, which is what the run needs
@@ -74,7 +74,8 @@ def _key(tokens: NDArray[np.int32], supervised: NDArray[np.bool_]) -> bytes:
     return made.digest()
 
 
-def _row_sums(batch: Batch, logps_N: NDArray[Any]) -> Sums:
+def row_sums(batch: Batch, logps_N: NDArray[Any]) -> Sums:
+    """The log-probabilities of a batch's supervised tokens, summed by row."""
     sums_B = np.bincount(batch.supervised_rows, logps_N.astype(np.float64), minlength=len(batch.rows))
     return sums_B.astype(np.float32)
 

@@ -33,7 +33,6 @@ from mlxtune.storage import sealed
 
 ABOUT = "about.json"
 LAYERS_AT_ONCE = 4  # of a stage: how many are in memory
-PAYS_FROM = 1.2  # passes over the rows that a run would make, for each that the file takes
 KEPT = 2  # folders of one model: two runs that alternate do not drop each other's
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0  # without a sign of life of the process that has the lock

@@ -1,8 +1,8 @@
 """Which rows make which batch, as pure functions: a plan of row numbers first, arrays of tokens when they are needed.
 
 An epoch's rows are drawn into effective batches (all rows of one optimizer step), and these are shuffled. Where rows
-are packed, effective batches have about the same number of tokens; where they are padded, rows of a length class come
-together. Micro-batches are cut out of an effective batch, so accumulating over k of them sees the rows that one batch
+are packed, effective batches have about the same number of tokens; where they are padded, they are brought together by
+length. Micro-batches are cut out of an effective batch, so accumulating over k of them sees the rows that one batch
 of k times the rows would. Everything is a function of the lengths, the seed and the epoch.
 """
 
@@ -19,23 +19,23 @@ Plan = list[list[tuple[int, ...]]]  # optimizer steps, of micro-batches, of row 
 MULTIPLE = 8  # rows are padded to a multiple of so many tokens: few shapes to compile for, little waste
 
 
-def plan(lengths: Sequence[int], *, batch_size: int, grad_accum: int, seed: int, epoch: int, packed: bool) -> Plan:
+def plan(lengths: Sequence[int], *, batch_size: int, grad_accum: int, seed: int, epoch: int, by_length: bool) -> Plan:
     """One epoch: steps of up to grad_accum micro-batches of up to batch_size rows, each row exactly once.
 
-    If the rows do not divide, packed steps differ by a row at most; else one step is short, of an arbitrary length
-    class and at an arbitrary place.
+    by_length: rows of a length class come together, for models that need padding. If the rows do not divide, one step
+    is then short, of an arbitrary length class and at an arbitrary place; else steps differ by a row at most.
 
-    >>> steps = {packed: plan([5, 90, 7, 88], batch_size=2, grad_accum=1, seed=0, epoch=1, packed=packed)
-    ...          for packed in (False, True)}
+    >>> steps = {by_length: plan([5, 90, 7, 88], batch_size=2, grad_accum=1, seed=0, epoch=1, by_length=by_length)
+    ...          for by_length in (False, True)}
     >>> sorted(sorted(rows) for [rows] in steps[False]), sorted(sorted(rows) for [rows] in steps[True])
-    ([[0, 2], [1, 3]], [[0, 1], [2, 3]])
+    ([[0, 1], [2, 3]], [[0, 2], [1, 3]])
     """
     generator, size = np.random.default_rng([seed, epoch]), batch_size * grad_accum
-    if packed:
-        effective: Sequence[Sequence[int]] = spread(lengths, size, generator)
+    if by_length:
+        effective: Sequence[Sequence[int]] = _cut(_by_length(lengths, generator), size, generator)
     else:
-        effective = _cut(_by_length(lengths, generator), size, generator)
-    order, cut = generator.permutation(len(effective)), _evenly if packed else _by_turns
+        effective = spread(lengths, size, generator)
+    order, cut = generator.permutation(len(effective)), _by_turns if by_length else _evenly
     return [cut(effective[place], lengths, batch_size) for place in order]
 
 
@@ -104,6 +104,6 @@ def padding_waste(lengths: Sequence[int], batches: Iterable[Sequence[int]]) -> f
     return 1 - used / positions if positions else 0.0
 
 
-def eval_plan(lengths: Sequence[int], *, batch_size: int, packed: bool) -> list[tuple[int, ...]]:
+def eval_plan(lengths: Sequence[int], *, batch_size: int, by_length: bool) -> list[tuple[int, ...]]:
     """Batches for evaluation: every row once, in an order that never changes."""
-    return (_evenly if packed else _by_turns)(range(len(lengths)), lengths, batch_size)
+    return (_by_turns if by_length else _evenly)(range(len(lengths)), lengths, batch_size)

@@ -63,7 +63,7 @@ class Summary:
 
 def summary(dataset: Dataset, tokenizer: Tokenizer, *, rows: int, batch_size: int, seed: int) -> Summary:
     lengths = [len(row.tokens) for row in dataset.train]
-    steps = plan(lengths, batch_size=batch_size, grad_accum=1, seed=seed, epoch=1, packed=False)
+    steps = plan(lengths, batch_size=batch_size, grad_accum=1, seed=seed, epoch=1, by_length=True)
     return Summary(
         train=_count(dataset.train),
         valid=_count(dataset.valid),

@@ -78,7 +78,7 @@ class Guard:
 
     def _is_smaller(self, rows: Rows) -> bool:
         """Than one that fits, in everything that memory grows with."""
-        packed, mine = self.setup.packs, rows.grows_with(packed=self.setup.packs)
+        packed, mine = self.setup.decisions.packs_rows, rows.grows_with(packed=self.setup.decisions.packs_rows)
         return any(
             all(a <= b for a, b in zip(mine, other.grows_with(packed=packed), strict=True))
             for other, found in self.known.items()

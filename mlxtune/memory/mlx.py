@@ -40,7 +40,7 @@ def moments(setup: Setup, rows: Rows, evaluated: Rows | None) -> dict[str, Parts
     held = resident(setup)
     found = {name: held.plus(parts) for name, parts in _step(setup, rows).items()}
     found["evaluation"] = held.plus(_forward_only(setup, evaluated or rows))
-    if setup.keeps_prefix:
+    if setup.decisions.keeps_prefix:
         found["pass of the frozen layers"] = _prefix_pass(setup, rows)
     return found
 
@@ -49,7 +49,7 @@ def resident(setup: Setup) -> Parts:
     """What is there between two steps."""
     base, selection, optimizer = setup.anatomy.parameters, setup.selection, setup.optimizer
     trains = set(selection.train)
-    gone = _prefix_names(setup) if setup.keeps_prefix else ()
+    gone = _prefix_names(setup) if setup.decisions.keeps_prefix else ()
     frozen = sum(p.bytes for name, p in base.items() if name not in trains and not name.startswith(gone))
     return Parts(
         frozen_weights=frozen,
@@ -90,10 +90,12 @@ def _prefix_names(setup: Setup) -> tuple[str, ...]:
 def _step(setup: Setup, rows: Rows) -> dict[str, Parts]:
     first, last = setup.selection.first_layer, len(setup.anatomy.layers) - 1
     kept = [kept_bytes(setup, rows, layer) for layer in range(first, last + 1)]
-    entered = setup.element_bytes * rows.places(packed=setup.packs) * setup.dimensions.hidden_size
+    entered = setup.element_bytes * rows.places(packed=setup.decisions.packs_rows) * setup.dimensions.hidden_size
     # Of operations that are done and wait to let go of what they read: about one array of the MLP.
-    unreleased = setup.element_bytes * rows.places(packed=setup.packs) * setup.dimensions.intermediate_size
-    between, inside = (len(kept) * entered, max(kept)) if setup.grad_checkpoint else (sum(kept), 0)
+    unreleased = (
+        setup.element_bytes * rows.places(packed=setup.decisions.packs_rows) * setup.dimensions.intermediate_size
+    )
+    between, inside = (len(kept) * entered, max(kept)) if setup.decisions.checkpoints else (sum(kept), 0)
     between, one = between + unreleased, max(kept[0], inside) + unreleased
     layers = [_layer_gradients(setup, layer) for layer in range(first, last + 1)]
     of_head, of_all = _head_gradients(setup), sum(weight for _, weight in trained(setup))
@@ -123,7 +125,7 @@ def _in_layer(which: str, setup: Setup, rows: Rows, kept: int, gradients: int, o
 def kept_bytes(setup: Setup, rows: Rows, layer: int) -> int:
     """What one layer keeps for its backward pass: see the top of this file."""
     d, e = setup.dimensions, setup.element_bytes
-    places, squares = rows.places(packed=setup.packs), rows.squares(packed=setup.packs)
+    places, squares = rows.places(packed=setup.decisions.packs_rows), rows.squares(packed=setup.decisions.packs_rows)
     heads, keys = d.n_heads * d.head_dim, d.n_kv_heads * d.head_dim
     trains = _trains(setup, layer)
     norms = 4 if d.sandwich_norms else 2
@@ -159,23 +161,25 @@ def _trains(setup: Setup, layer: int) -> Callable[[str], bool]:
 
 def _mlp_bytes(setup: Setup, rows: Rows) -> int:
     """What the backward pass of an MLP works with, beyond what was kept. An adapter's way back is another array."""
-    d, places = setup.dimensions, rows.places(packed=setup.packs)
+    d, places = setup.dimensions, rows.places(packed=setup.decisions.packs_rows)
     arrays = 3 if setup.selection.adapters else 2
     return setup.element_bytes * places * (arrays * d.intermediate_size + d.hidden_size)
 
 
 def _attention_bytes(setup: Setup, rows: Rows) -> int:
     """The same for the attention: the gradient of the scores on its way through the softmax, and of the heads."""
-    d, e, places = setup.dimensions, setup.element_bytes, rows.places(packed=setup.packs)
+    d, e, places = setup.dimensions, setup.element_bytes, rows.places(packed=setup.decisions.packs_rows)
     heads, keys = d.n_heads * d.head_dim, d.n_kv_heads * d.head_dim
     # Two arrays of all scores; of one row a third, while up to ten operations that are done wait to let go of theirs.
-    scores = 1.9 * rows.squares(packed=setup.packs) + 0.9 * rows.largest_square(packed=setup.packs)
+    scores = 1.9 * rows.squares(packed=setup.decisions.packs_rows) + 0.9 * rows.largest_square(
+        packed=setup.decisions.packs_rows
+    )
     return int(e * d.n_heads * scores) + e * places * (2 * heads + 2 * keys + d.hidden_size)
 
 
 def _freed_bytes(setup: Setup, rows: Rows) -> int:
     """What a layer's MLP had kept, and its norm."""
-    d, places = setup.dimensions, rows.places(packed=setup.packs)
+    d, places = setup.dimensions, rows.places(packed=setup.decisions.packs_rows)
     return setup.element_bytes * places * ((3 if setup.gpu else 5) * d.intermediate_size + 2 * d.hidden_size)
 
 
@@ -232,7 +236,7 @@ def _update_element_bytes(setup: Setup) -> int:
 def _forward_only(setup: Setup, rows: Rows) -> Parts:
     """The validation: nothing is kept, one layer and one shard are worked on; its exponentials are the result."""
     d, e = setup.dimensions, setup.element_bytes
-    places, squares = rows.places(packed=setup.packs), rows.squares(packed=setup.packs)
+    places, squares = rows.places(packed=setup.decisions.packs_rows), rows.squares(packed=setup.decisions.packs_rows)
     attention = e * d.n_heads * squares + e * places * (2 * d.hidden_size + 3 * d.n_heads * d.head_dim)
     return Parts(
         activations=max(attention, e * places * (3 * d.intermediate_size + 2 * d.hidden_size)),

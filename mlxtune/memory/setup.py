@@ -6,6 +6,7 @@ S places that are read (of all rows, padding included), N tokens that carry loss
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mlxtune.backends.decisions import Decisions
 from mlxtune.models.dimensions import Dimensions
 from mlxtune.optim.optimizer import Optimizer
 from mlxtune.strategies.selection import Anatomy, Selection
@@ -22,9 +23,7 @@ class Setup(NamedTuple):
     element_bytes: int  # of a hidden state
     optimizer: Optimizer
     accumulates: bool
-    grad_checkpoint: bool
-    keeps_prefix: bool  # the frozen layers are not in memory while the run trains
-    packs: bool
+    decisions: Decisions
     row_threads: int | None = 1  # on NumPy, see `backends.numpy.device`
     is_known_family: bool = True  # else its layers are taken to be Llama's
 

@@ -86,12 +86,12 @@ def loss_and_gradients(setup: Setup, rows: Rows, windows: Sequence[int | None]) 
     yield from _hidden(setup, layers[:first], p)
     last = len(layers) - 1
     for number in range(first, last + 1):
-        again = setup.grad_checkpoint and number < last
-        place = ONE_PLACE if setup.grad_checkpoint and not again else f"{number}."
+        again = setup.decisions.checkpoints and number < last
+        place = ONE_PLACE if setup.decisions.checkpoints and not again else f"{number}."
         yield from _forward(layers[number], p, place, keep=not again)
     yield from _head(rows.n_supervised, p)
     for layer in layers[first:]:
-        if setup.grad_checkpoint:
+        if setup.decisions.checkpoints:
             yield from _inside(layer, p, ONE_PLACE)  # keep_again; for the last layer it was asked before
         yield from _backward(layer, p)
 

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from mlxtune.backends import choose
 from mlxtune.backends.choose import Choice, Machine
-from mlxtune.backends.row_file import PAYS_FROM
+from mlxtune.backends.decisions import Decisions, decide
 from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData, BadSetting, Missing
 from mlxtune.feed import Feed
 from mlxtune.format import size
@@ -29,12 +30,12 @@ from mlxtune.planning.shape import (
     for_model,
     kept_tokens,
     of_feed,
-    row_passes,
+    passes,
     setup_of,
 )
 from mlxtune.recipe.recipe import Recipe, as_tree, build
 from mlxtune.strategies.choose import select
-from mlxtune.strategies.selection import Selection
+from mlxtune.strategies.selection import Anatomy, Selection
 
 NO_DATA = "No --data: every row is taken to have {:,} tokens (--max-seq-length), all with loss."
 SHORTER = "rows of more than {:,} tokens; --data shows how many"
@@ -94,15 +95,14 @@ class Planner:
         anatomy = outlines.anatomy(self.outline, element)
         selection = select(recipe.strategy, anatomy)
         check_selection(recipe, selection)
-        keeps = self.backend == "mlx" and self._keeps(recipe, selection)
-        model = Trained(anatomy, selection, self.dimensions)
-        setup = setup_of(recipe, model, self.backend, keeps_prefix=keeps, on_gpu=self.machine.on_gpu)
-        rows, evaluated = self._largest(recipe, setup)
-        if self.rows is None:
+        feed = self._feed(recipe, anatomy, selection)
+        model = Trained(anatomy, selection, self.dimensions, self._decisions(recipe, anatomy, selection, feed))
+        setup = setup_of(recipe, model, self.backend, on_gpu=self.machine.on_gpu)
+        rows, evaluated = self._largest(recipe, setup, feed)
+        if feed is None:
             return Planned(recipe, plan(setup, rows, evaluated, 0, self.factor), setup, rows, evaluated)
-        feed = self._feed(recipe, selection)
         found = plan(setup, rows, evaluated, kept_tokens(recipe, setup, feed), self.factor)
-        per_token = setup.element_bytes * setup.dimensions.hidden_size if setup.keeps_prefix else 0
+        per_token = setup.element_bytes * setup.dimensions.hidden_size if setup.decisions.keeps_prefix else 0
         return Planned(recipe, found, setup, rows, evaluated, per_token * distinct_tokens(feed))
 
     def savings(self, recipe: Recipe) -> list[tuple[str, int]]:
@@ -185,27 +185,31 @@ class Planner:
             error.remedy += "\n`mlxtune memory --for mac` plans what a Mac would run, from any machine."
             raise
 
-    def _keeps(self, recipe: Recipe, selection: Selection) -> bool:
-        """Whether the frozen layers' output is likely to be kept; the run itself also looks at the disk."""
-        if self.rows is None or recipe.backend.prefix_cache != "auto":
-            return recipe.backend.prefix_cache == "on"
-        feed = self._feed(recipe, selection)
-        rows = len(feed.train) + len(self.rows.of(recipe.data.longest).valid)
-        return row_passes(feed, pace(recipe.train, feed)) >= PAYS_FROM * rows
+    def _decisions(self, recipe: Recipe, anatomy: Anatomy, selection: Selection, feed: Feed | None) -> Decisions:
+        """What a run decides; it also looks at the disk. On NumPy what is kept is beside the frozen layers' weights."""
+        read = None
+        if feed is not None:
+            n_rows = len(feed.train) + len(self._dataset(recipe).valid)
+            read = passes(feed, pace(recipe.train, feed), n_rows)
+        cache = recipe.backend.prefix_cache if self.backend == "mlx" else "off"
+        checkpoints = recipe.backend.grad_checkpoint
+        return decide(anatomy, selection, prefix_cache=cache, checkpoints=checkpoints, passes=read)
 
-    def _largest(self, recipe: Recipe, setup: Setup) -> tuple[Rows, Rows | None]:
-        if self.rows is None:
+    def _largest(self, recipe: Recipe, setup: Setup, feed: Feed | None) -> tuple[Rows, Rows | None]:
+        if feed is None:
             count, longest = recipe.train.batch_size, recipe.data.longest
             return rows_of([longest] * count, count * (longest - 1), MULTIPLE), None
-        feed = self._feed(recipe, setup.selection)
         paces = pace(recipe.train, feed)
         check_rows(recipe, feed, paces)
         return of_feed(setup, feed, paces.total)
 
-    def _feed(self, recipe: Recipe, selection: Selection) -> Feed:
-        """The rows in this recipe's batches."""
+    def _feed(self, recipe: Recipe, anatomy: Anatomy, selection: Selection) -> Feed | None:
+        """The rows in this recipe's batches; None where the rows are not known."""
+        return None if self.rows is None else feed_of(recipe, self._dataset(recipe), anatomy, selection)
+
+    def _dataset(self, recipe: Recipe) -> Dataset:
         assert self.rows is not None
-        return feed_of(recipe, self.rows.of(recipe.data.longest), selection, self.outline.config.n_layers)
+        return self.rows.of(recipe.data.longest)
 
     def _notes(self, choice: Choice) -> tuple[str, ...]:
         longest = self.recipe.data.longest

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune import validating
-from mlxtune.backends.base import Learner
+from mlxtune.backends.base import Blueprint
+from mlxtune.backends.decisions import Decisions, Passes
 from mlxtune.backends.numpy.device import prefix_bytes, row_threads
 from mlxtune.data.batches import MULTIPLE
 from mlxtune.data.settings import within
@@ -22,6 +23,7 @@ from mlxtune.models.config import ModelConfig
 from mlxtune.models.context import context
 from mlxtune.models.dimensions import Dimensions
 from mlxtune.models.fit import quantised
+from mlxtune.models.recurrence import attends_only
 from mlxtune.optim.schedule import check_length
 from mlxtune.pace import Pace, affordable
 from mlxtune.recipe.recipe import Recipe
@@ -32,19 +34,16 @@ from mlxtune.strategies.selection import Anatomy, Selection
 PRECISION_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
-def feed_of(recipe: Recipe, dataset: Dataset, selection: Selection, n_layers: int) -> Feed:
-    """The rows in this recipe's batches, with the validation rows that it can afford.
-
-    Packed is what is likely; whether it is so is known when the learner is prepared.
-    """
-    train, cost = recipe.train, validating.cost(selection, n_layers)
+def feed_of(recipe: Recipe, dataset: Dataset, anatomy: Anatomy, selection: Selection) -> Feed:
+    """The rows in this recipe's batches, with the validation rows that it can afford."""
+    train, cost = recipe.train, validating.cost(selection, len(anatomy.layers))
     feed = Feed(
         dataset.train,
         dataset.valid,
         train.batch_size,
         train.grad_accum,
         train.seed,
-        packed=True,
+        by_length=not attends_only(anatomy.parameters),
         eval_cost=cost,
         rows_per_example=dataset.rows_per_example,
         needs_reference=recipe.objective.needs_reference,
@@ -100,21 +99,22 @@ def _needs_validation(key: str, value: int) -> BadSetting:
     return BadSetting(key, expected="validation rows, of which there are none", found=f"{value:,}", remedy=remedy)
 
 
-def row_passes(feed: Feed, paces: Pace) -> int:
-    """How many rows a run reads, each time counted."""
-    passes = paces.total * feed.batch_size * feed.grad_accum * feed.rows_per_example
-    return passes + (1 + paces.total // paces.eval_every) * len(feed.valid)
+def passes(feed: Feed, paces: Pace, n_rows: int) -> Passes:
+    """How often a run reads its rows. n_rows: all that are trained on, and all that could validate."""
+    trained = paces.total * feed.batch_size * feed.grad_accum * feed.rows_per_example
+    return Passes(trained + (1 + paces.total // paces.eval_every) * len(feed.valid), n_rows)
 
 
 class Trained(NamedTuple):
-    """A model and what trains of it."""
+    """A model, what trains of it, and how it is computed."""
 
     anatomy: Anatomy
     selection: Selection
     dimensions: Dimensions
+    decisions: Decisions
 
 
-def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool, on_gpu: bool) -> Setup:
+def setup_of(recipe: Recipe, model: Trained, backend: str, *, on_gpu: bool) -> Setup:
     """All that memory depends on but the rows."""
     train, precision = recipe.train, recipe.backend.precision
     batch_rows = train.batch_size * recipe.objective.rows_per_example
@@ -127,18 +127,16 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, keeps_prefix: bool
         element_bytes=4 if backend == "numpy" else PRECISION_BYTES[precision],
         optimizer=recipe.optimizer,
         accumulates=train.grad_accum > 1,
-        grad_checkpoint=recipe.backend.grad_checkpoint,
-        keeps_prefix=keeps_prefix and model.selection.first_layer > 0,
-        packs=True,
+        decisions=model.decisions,
         row_threads=row_threads(batch_rows, recipe.backend.prefix_cache) if backend == "numpy" else 1,
     )
 
 
-def of_learner(recipe: Recipe, learner: Learner, config: ModelConfig) -> Setup:
-    """The same from what a learner knows."""
-    model = Trained(learner.anatomy, learner.selection, dimensions(config))
-    found = setup_of(recipe, model, learner.backend, keeps_prefix=learner.keeps_prefix, on_gpu=learner.on_gpu)
-    return found._replace(packs=learner.packs_rows, is_known_family=Dimensions.of(config) is not None)
+def of_blueprint(recipe: Recipe, blueprint: Blueprint, decisions: Decisions, config: ModelConfig) -> Setup:
+    """The same from what a blueprint knows."""
+    model = Trained(blueprint.anatomy, blueprint.selection, dimensions(config), decisions)
+    found = setup_of(recipe, model, blueprint.backend, on_gpu=blueprint.on_gpu)
+    return found._replace(is_known_family=Dimensions.of(config) is not None)
 
 
 def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
@@ -158,7 +156,7 @@ def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[Token
     shapes = {micro_batch(rows, batch): batch for batch in batches}
     if not shapes:
         return None
-    grown = {shape: shape.grows_with(packed=setup.packs) for shape in shapes}
+    grown = {shape: shape.grows_with(packed=setup.decisions.packs_rows) for shape in shapes}
     few = {max(grown, key=lambda shape: grown[shape][place]) for place in range(len(next(iter(grown.values()))))}
     return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)]
 
@@ -174,7 +172,7 @@ def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows]:
     trained, validated = largest_batches(setup, feed, steps)
     train, evaluated = micro_batch(feed.train, trained), micro_batch(feed.evaluated, validated)
     if feed.needs_reference:
-        evaluated = max(train, evaluated, key=lambda rows: rows.places(packed=setup.packs))
+        evaluated = max(train, evaluated, key=lambda rows: rows.places(packed=setup.decisions.packs_rows))
     return train, evaluated
 
 

@@ -37,11 +37,10 @@ class Measured(NamedTuple):
 def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
     """Prepare the run, make its three largest steps and keep the ratio. Nothing is written but that."""
     prepared = prepare(recipe, tell)
-    learner, (train, evaluated) = prepared.learner, _batches(prepared)
-    learner.limit(prepared.held_bytes, prepared.plan.cache_bytes)  # as a run: what it takes otherwise is more
-    try:
+    blueprint, (train, evaluated) = prepared.blueprint, _batches(prepared)
+    with blueprint.limited(prepared.held_bytes, prepared.plan.cache_bytes):  # as a run: what it takes otherwise is more
         tell(Preparing("loading the model"))
-        learner.prepare(tell)
+        learner = blueprint.learner(prepared.work, tell)
         tell(Preparing("making three steps"))
         for _ in range(STEPS):
             learner.step([train] * recipe.train.grad_accum, RATE)
@@ -49,12 +48,10 @@ def measure(recipe: Recipe, tell: Callable[[Event], None]) -> Measured:
         memory = learner.memory()
         trains = sum(tensor.info.bytes for tensor in learner.weights())
         state = sum(tensor.info.bytes for tensor in learner.optimizer_state())
-    finally:
-        learner.close()
     plan = _of_these(prepared)
     ratio = memory.peak_memory_bytes / plan.parts.total
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
-    kept_ratio.write(model_config.read(folder), learner.backend, ratio)
+    kept_ratio.write(model_config.read(folder), blueprint.backend, ratio)
     return Measured(plan, memory.peak_memory_bytes, _parts(plan, memory, trains, state), ratio)
 
 

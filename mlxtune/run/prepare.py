@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune import validating
-from mlxtune.backends.base import Job, Learner, Work, ignore
-from mlxtune.backends.choose import learner as make_learner
+from mlxtune.backends.base import Blueprint, Job, Work, ignore
+from mlxtune.backends.choose import blueprint as make_blueprint
+from mlxtune.backends.decisions import Decisions
 from mlxtune.data import load as data
 from mlxtune.data.batches import padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData, BadSetting
-from mlxtune.events import Event, Preparing, Start
+from mlxtune.events import Event, Memory, Preparing, Start
 from mlxtune.feed import Feed
 from mlxtune.format import counted
 from mlxtune.format import size as in_bytes
@@ -31,11 +32,15 @@ from mlxtune.progress import Progress
 from mlxtune.recipe.recipe import Recipe
 from mlxtune.strategies.size import Sizes, sizes
 
+NOTHING = Memory(0, 0, 0)
+
 
 class Prepared(NamedTuple):
     recipe: Recipe
     dataset: Dataset
-    learner: Learner  # names and shapes only, until its own `prepare`
+    blueprint: Blueprint
+    work: Work
+    decisions: Decisions  # what is to be expected, and of a learner that is made, what is so
     feed: Feed
     pace: Pace
     size: Sizes
@@ -75,41 +80,41 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed, context=most, stops=stops)
     tell(Preparing("planning the run"))
     _check_tokens(dataset, config.vocab_size)
-    learner = make_learner(recipe.backend, _job(recipe, folder))
-    run_shape.check_selection(recipe, learner.selection)
-    feed = run_shape.feed_of(recipe, dataset, learner.selection, config.n_layers)
+    blueprint = make_blueprint(recipe.backend, _job(recipe, folder))
+    anatomy, selection = blueprint.anatomy, blueprint.selection
+    run_shape.check_selection(recipe, selection)
+    feed = run_shape.feed_of(recipe, dataset, anatomy, selection)
     paces = pace(recipe.train, feed)
     said = run_shape.check_rows(recipe, feed, paces)
     fingerprints = {"model": model_fingerprint(folder, tell), "data": fingerprint(dataset)}
-    notes = (*learner.selection.notes, *dataset.notes, *notes, *said)
-    learner.plan(_work(feed, paces, dataset, fingerprints["model"]))
-    optimizer = recipe.optimizer
-    size = sizes(learner.anatomy, learner.selection, optimizer.slot_bytes, optimizer.master_bytes)
-    setup = run_shape.of_learner(recipe, learner, config)
-    limit_bytes = recipe.backend.memory_limit_bytes or learner.memory_limit_bytes
+    notes = (*selection.notes, *dataset.notes, *notes, *said)
+    work = _work(feed, paces, dataset, fingerprints["model"])
+    decisions = blueprint.decide(work)
+    size = sizes(anatomy, selection, recipe.optimizer.slot_bytes, recipe.optimizer.master_bytes)
+    setup = run_shape.of_blueprint(recipe, blueprint, decisions, config)
+    limit_bytes = recipe.backend.memory_limit_bytes or blueprint.memory_limit_bytes
     kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
-    factor = kept_ratio.read(config, learner.backend)
+    factor = kept_ratio.read(config, blueprint.backend)
     found, guard = _memory(setup, feed, paces, limit_bytes, factor, kept_tokens)
     late = _late(guard, feed, paces, found)
-    return Prepared(recipe, dataset, learner, feed, paces, size, fingerprints, notes, late, found, guard)
+    computed = (blueprint, work, decisions)
+    return Prepared(recipe, dataset, *computed, feed, paces, size, fingerprints, notes, late, found, guard)
 
 
-def settled(prepared: Prepared, *, packed: bool, valid_rows: int) -> Prepared:
-    """As the learner turned out: whether it packs, it knows once it is prepared.
+def as_made(prepared: Prepared, decisions: Decisions, valid_rows: int) -> Prepared:
+    """With what turned out to be so, and with as many validation rows as the run began with.
 
-    packed, valid_rows: the order of the run's rows, and how many validate. Raises BadSetting where the run does not fit
-    that way.
+    Raises BadSetting where the run does not fit that way.
     """
-    guard, feed, learner = prepared.guard, prepared.feed, prepared.learner
-    found = (guard.setup.packs, guard.setup.keeps_prefix, feed.packed, feed.n_valid)
-    if found == (learner.packs_rows, learner.keeps_prefix, packed, valid_rows):
+    guard, feed = prepared.guard, prepared.feed
+    if (decisions, valid_rows) == (prepared.decisions, feed.n_valid):
         return prepared
-    feed = feed._replace(packed=packed, valid=prepared.dataset.valid).validating(valid_rows)
+    feed = feed._replace(valid=prepared.dataset.valid).validating(valid_rows)
     paces = pace(prepared.recipe.train, feed)
-    setup = guard.setup._replace(packs=learner.packs_rows, keeps_prefix=learner.keeps_prefix)
+    setup = guard.setup._replace(decisions=decisions)
     plan, guard = _memory(setup, feed, paces, guard.limit_bytes, guard.factor, guard.kept_tokens)
     late = _late(guard, feed, paces, plan)
-    return prepared._replace(feed=feed, pace=paces, guard=guard, plan=plan, late=late)
+    return prepared._replace(decisions=decisions, feed=feed, pace=paces, guard=guard, plan=plan, late=late)
 
 
 def _memory(
@@ -188,21 +193,22 @@ def _work(feed: Feed, paces: Pace, dataset: Dataset, fingerprint: str) -> Work:
     """What the run will ask, from its first step on."""
     rows, evaluated = (*dataset.train, *dataset.valid), feed.largest_evaluated()
     most = max(int(b.lengths_B.sum()) for b in (feed.largest(paces.per_epoch), evaluated))
-    return Work(rows, feed.largest(paces.total), evaluated, most, run_shape.row_passes(feed, paces), fingerprint)
+    passes = run_shape.passes(feed, paces, len(rows))
+    return Work(rows, feed.largest(paces.total), evaluated, most, passes, fingerprint)
 
 
-def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
-    """What the opening panel says."""
-    recipe, learner, size = prepared.recipe, prepared.learner, prepared.size
+def start_event(prepared: Prepared, run: str, progress: Progress, memory: Memory = NOTHING) -> Start:
+    """What the opening panel says. memory: before the first step."""
+    recipe, blueprint, size = prepared.recipe, prepared.blueprint, prepared.size
     lengths = [len(row.tokens) for row in prepared.feed.train]
     batches = chain.from_iterable(prepared.feed.windows(progress.epoch))
     return Start(
         run=run,
         model=recipe.model.name or "tiny",
-        backend=learner.backend,
-        device=learner.device,
-        precision=learner.precision,
-        strategy=learner.selection.words,
+        backend=blueprint.backend,
+        device=blueprint.device,
+        precision=blueprint.precision,
+        strategy=blueprint.selection.words,
         trainable_tensors=size.trainable_tensors,
         trainable_parameters=size.trainable_parameters,
         frozen_tensors=size.frozen_tensors,
@@ -218,11 +224,11 @@ def start_event(prepared: Prepared, run: str, progress: Progress) -> Start:
         steps=prepared.pace.total,
         first_step=progress.step + 1,
         steps_per_epoch=prepared.pace.per_epoch,
-        padding_waste=0.0 if learner.packs_rows else padding_waste(lengths, batches),
+        padding_waste=0.0 if prepared.decisions.packs_rows else padding_waste(lengths, batches),
         memory_limit_bytes=prepared.guard.limit_bytes,
         predicted_peak_bytes=prepared.plan.peak_bytes,
-        memory=learner.memory(),
-        notes=(*prepared.notes, *_spared(prepared), *prepared.late, *learner.notes),
+        memory=memory,
+        notes=(*prepared.notes, *_spared(prepared), *prepared.late, *blueprint.notes, *prepared.decisions.notes),
         best_eval_loss=progress.best_loss,
         best_step=progress.best_step,
         eval_every=prepared.pace.eval_every if prepared.feed.valid else 0,

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 from mlxtune import engine
 from mlxtune.events import Eval, Event
-from mlxtune.progress import Progress
+from mlxtune.run.beginning import Begun
 from mlxtune.run.outcome import Losses
-from mlxtune.run.prepare import Prepared
-from mlxtune.run.saving import Saving
 
 QUICK_SECONDS = 5.0  # that whoever interrupts a run waits at most for the validation of the last weights
 
@@ -29,14 +27,14 @@ class Kept(NamedTuple):
 class Results:
     """best, last: what there is of each. shown: hears of a validation that is none of the run's schedule."""
 
-    def __init__(self, prepared: Prepared, progress: Progress, saving: Saving, shown: Callable[[Event], None]) -> None:
-        self.prepared, self.progress, self.saving, self.shown = prepared, progress, saving, shown
-        self.learner, self.feed = prepared.learner, prepared.feed
+    def __init__(self, begun: Begun, shown: Callable[[Event], None]) -> None:
+        self.prepared, self.learner, self.progress, self.saving = begun
+        self.feed, self.shown = self.prepared.feed, shown
         self.best: Kept | None = None
         self.last: Kept | None = None
         self.last_loss: float | None = None  # of the last weights, on the rows that `Losses` compares
-        if progress.best_step is not None and saving.best.exists():
-            self.best = Kept(saving.best, progress.best_step, progress.best_loss)
+        if self.progress.best_step is not None and self.saving.best.exists():
+            self.best = Kept(self.saving.best, self.progress.best_step, self.progress.best_loss)
 
     def take(self, event: Eval) -> None:
         """Save the weights as they are, if their validation is the best."""
@@ -59,7 +57,7 @@ class Results:
     @property
     def losses(self) -> Losses:
         """Before training and now, of the same rows."""
-        anatomy, progress = self.learner.anatomy, self.progress
+        anatomy, progress = self.prepared.blueprint.anatomy, self.progress
         even = math.log(anatomy.parameters[anatomy.embedding].shape[0])
         if not self.feed.valid:
             return Losses(progress.first_loss, None, self.last_loss, even, "the first step's rows")

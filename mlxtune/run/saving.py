@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from mlxtune.adapters import folder as folders
-from mlxtune.backends.base import Learner
+from mlxtune.backends.base import Blueprint, Learner
 from mlxtune.events import Checkpoint, Event
 from mlxtune.export import adapter
 from mlxtune.storage import checkpoint
@@ -32,16 +32,36 @@ class _Begun(NamedTuple):
     path: Future[Path]
 
 
+def recover(run: Path) -> checkpoint.Found | None:
+    """The checkpoint to go on from, and the adapters as the schedule's last validation left them.
+
+    Whatever a kill or an interruption did is undone.
+    """
+    found = checkpoint.newest(run)
+    for name in (adapter.BEST, adapter.LAST):
+        recover_folder(run / name)
+    bring_back(run / adapter.BEST, SCHEDULED)
+    return found
+
+
 class Saving:
     """One checkpoint and one adapter at a time are on their way to the disk.
 
-    keep: how many checkpoints stay. saved: the last one that is on the disk; good: the last good one. tell: hears of
-    each checkpoint that is, in whatever method is called next. Every method raises the OSError of a file that could not
-    be written, whichever it was.
+    keep: how many checkpoints stay. found: the one that the run goes on from. saved: the last one that is on the disk;
+    good: the last good one. tell: hears of each checkpoint that is, in whatever method is called next. Every method
+    raises the OSError of a file that could not be written, whichever it was.
     """
 
-    def __init__(self, learner: Learner, run: Path, keep: int, tell: Callable[[Event], None]) -> None:
-        self.learner, self.run, self.keep, self.tell = learner, run, keep, tell
+    def __init__(
+        self,
+        learner: Learner,
+        blueprint: Blueprint,
+        run: Path,
+        keep: int,
+        tell: Callable[[Event], None],
+        found: checkpoint.Found | None = None,
+    ) -> None:
+        self.learner, self.blueprint, self.run, self.keep, self.tell = learner, blueprint, run, keep, tell
         self.best, self.last = run / adapter.BEST, run / adapter.LAST
         self.saved: Path | None = None
         self.good: Path | None = None
@@ -50,24 +70,13 @@ class Saving:
         self._checkpoint: _Begun | None = None
         self._adapter: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "mlxtune-saving")
+        if found is not None:
+            self.saved = self._newest = found.path
+            *_, self.good = None, *checkpoint.folders(run)[:-1]  # training went on from it
 
     def close(self) -> None:
         """End the thread, when it is through with what was begun."""
         self._thread.shutdown()
-
-    def recover(self) -> checkpoint.Found | None:
-        """The checkpoint to go on from, and the adapters as the schedule's last validation left them.
-
-        Whatever a kill or an interruption did is undone.
-        """
-        found = checkpoint.newest(self.run)
-        for folder in (self.best, self.last):
-            recover_folder(folder)
-        bring_back(self.best, SCHEDULED)
-        if found is not None:
-            self.saved = self._newest = found.path
-            *_, self.good = None, *checkpoint.folders(self.run)[:-1]  # training went on from it
-        return found
 
     def save_checkpoint(self, step: int, state: dict[str, Any]) -> None:
         """Save a step, unless it is saved."""
@@ -131,7 +140,7 @@ class Saving:
 
     def _save_adapter(self, folder: Path, about: dict[str, Any]) -> None:
         self._wait_for_adapter()
-        adapter.write(folder, self.learner.weights(), self.learner.anatomy, self.learner.selection, about)
+        adapter.write(folder, self.learner.weights(), self.blueprint.anatomy, self.blueprint.selection, about)
         self._adapter = self._thread.submit(folders.settle, folder)
 
     def look(self) -> None:

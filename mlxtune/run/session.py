@@ -1,7 +1,7 @@
 """One training run from start to end: its folder, its checkpoints, its end, whatever ends it."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,20 @@ from typing import Any
 from mlxtune import engine
 from mlxtune.engine import NotFinite
 from mlxtune.errors import BadRun, BadSetting, MlxtuneError, RunStopped
-from mlxtune.events import End, Eval, Event, Notice, Preparing, Step
+from mlxtune.events import End, Eval, Event, Notice, Step
 from mlxtune.memory.guard import TooLarge
 from mlxtune.planning import shape as run_shape
-from mlxtune.progress import Progress
 from mlxtune.recipe.recipe import Recipe, build
 from mlxtune.report.base import Report, Reports
-from mlxtune.report.log import Log, last_end, rewind
+from mlxtune.report.log import Log, last_end
 from mlxtune.run import ending, outcome
 from mlxtune.run import folder as run_folder
 from mlxtune.run import identity as run_identity
-from mlxtune.run.prepare import Prepared, prepare, settled, start_event
+from mlxtune.run.beginning import Begun, begin
+from mlxtune.run.prepare import Prepared, prepare, start_event
 from mlxtune.run.results import Results
-from mlxtune.run.saving import Saving
 from mlxtune.run.signals import Asked, StopRequests
-from mlxtune.storage import checkpoint
-from mlxtune.storage.documents import check, user_path
-from mlxtune.storage.sealed import OTHER_VERSION
+from mlxtune.storage.documents import user_path
 
 
 def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") -> End:
@@ -42,7 +39,7 @@ def start(recipe: Recipe, reports: Sequence[Report] = (), resume: str = "auto") 
     weights, optimizer = prepared.size.trainable_bytes, prepared.size.optimizer_bytes
     run_folder.check_room(folder, weights + optimizer, weights, recipe.checkpoint.keep)
     with run_folder.claim(folder, new=new):
-        return _Session(prepared, folder, reports).run()
+        return _in_its_folder(prepared, folder, reports)
 
 
 def resume(folder: Path, overrides: dict[str, Any], reports: Sequence[Report] = ()) -> End:
@@ -61,53 +58,48 @@ def _logged(log: Log, end: End) -> End:
     return end
 
 
-class _Session:
-    """A run while it is in its folder."""
+def _in_its_folder(prepared: Prepared, folder: Path, reports: Sequence[Report]) -> End:
+    """Begin or go on, train, end; of a run that has ended, its end again. Memory is held to the plan all the while."""
+    told = Reports(reports)
+    if run_identity.is_run(folder):
+        lines = run_identity.differences(prepared.recipe, prepared.fingerprints, folder)
+        run_identity.refuse_differences(folder, lines)
+        if (end := _finished(prepared, folder)) is not None:
+            told(end)
+            return end
+    with _held(prepared):
+        begun = begin(prepared, folder, told)
+    with _held(begun.prepared):
+        return _Session(begun, folder, reports, told).run()
 
-    def __init__(self, prepared: Prepared, folder: Path, reports: Sequence[Report]) -> None:
-        self.prepared, self.folder = prepared, folder
-        self.shown, self.tell = Reports(reports), Reports(reports)  # the second has the log too
-        self.learner, self.progress = prepared.learner, Progress()
-        self.saving = Saving(self.learner, folder, prepared.recipe.checkpoint.keep, self.tell)
-        self.begun_at = 0  # the step of the checkpoint that this sitting goes on from
-        self.results: Results  # from the run's beginning or resumption on
+
+def _held(prepared: Prepared) -> AbstractContextManager[None]:
+    return prepared.blueprint.limited(prepared.held_bytes, prepared.plan.cache_bytes)
+
+
+def _finished(prepared: Prepared, folder: Path) -> End | None:
+    """How the run ended, where it has nothing left to do under these settings."""
+    end, patience = last_end(folder / run_folder.METRICS), prepared.recipe.train.patience
+    if end is None or end.status not in ("done", "patience", "diverged"):
+        return None
+    before = run_identity.saved_recipe(folder)["train"]["patience"]
+    out_of_patience = patience is not None and before is not None and patience <= before
+    if end.steps < prepared.pace.total and not out_of_patience:
+        return None
+    return replace(end, message=f"Already done. {end.message}".strip())
+
+
+class _Session:
+    """A run from its next step on. shown: the reports; tell: these, and the log."""
+
+    def __init__(self, begun: Begun, folder: Path, shown: Sequence[Report], tell: Reports) -> None:
+        self.prepared, self.learner, self.progress, self.saving = begun
+        self.folder, self.shown, self.tell = folder, Reports(shown), tell
+        self.begun_at = self.progress.step  # of the checkpoint that this sitting goes on from
+        self.results = Results(begun, self.shown)
 
     def run(self) -> End:
-        """Begin or go on, train, end; of a run that has ended, its end again."""
-        if run_identity.is_run(self.folder):
-            self._refuse_differences()
-            if (end := self._finished()) is not None:
-                self.tell(end)
-                return end
-        with self._held():
-            return self._run()
-
-    def _refuse_differences(self) -> None:
-        lines = run_identity.differences(self.prepared.recipe, self.prepared.fingerprints, self.folder)
-        run_identity.refuse_differences(self.folder, lines)
-
-    def _finished(self) -> End | None:
-        """How the run ended, where it has nothing left to do under these settings."""
-        end, patience = last_end(self.folder / run_folder.METRICS), self.prepared.recipe.train.patience
-        if end is None or end.status not in ("done", "patience", "diverged"):
-            return None
-        before = run_identity.saved_recipe(self.folder)["train"]["patience"]
-        out_of_patience = patience is not None and before is not None and patience <= before
-        if end.steps < self.prepared.pace.total and not out_of_patience:
-            return None
-        return replace(end, message=f"Already done. {end.message}".strip())
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """The backend's memory and cache held to the plan, until the end."""
-        self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
-        try:
-            yield
-        finally:
-            self.learner.close()
-
-    def _run(self) -> End:
-        self._begin_or_resume()
+        """To the end, whatever ends it."""
         log = Log(self.folder / run_folder.METRICS)
         with closing(log), closing(self.saving), StopRequests() as requests:
             self.tell.all.append(log)
@@ -115,39 +107,9 @@ class _Session:
             self.shown(end)
         return end
 
-    def _begin_or_resume(self) -> None:
-        folder = self.folder
-        found, goes_on = self.saving.recover(), run_identity.is_run(self.folder)
-        self.tell(Preparing("loading the model"))
-        self.learner.prepare(self.tell)
-        self.progress.packed, self.progress.valid_rows = self.learner.packs_rows, self.prepared.feed.n_valid
-        if found:
-            self._restore(found)
-        elif goes_on:
-            self._note("There is no checkpoint in this run's folder: it begins again at step 1.")
-        self.prepared = settled(self.prepared, packed=self.progress.packed, valid_rows=self.progress.valid_rows)
-        self.results = Results(self.prepared, self.progress, self.saving, self.shown)
-        self.learner.limit(self.prepared.held_bytes, self.prepared.plan.cache_bytes)
-        run_identity.write_identity(folder, self.prepared.recipe, self.learner.device, self.prepared.fingerprints)
-        if damaged := rewind(folder / run_folder.METRICS, self.progress.step):
-            self._note(f"{run_folder.METRICS}: damaged lines were left out, {damaged:,} of them.")
-
-    def _restore(self, found: checkpoint.Found) -> None:
-        path, state = found.path, found.state
-        self.progress = check(state["progress"], Progress, path / checkpoint.STATE, BadRun, OTHER_VERSION)
-        weights, optimizer = path / checkpoint.WEIGHTS, path / checkpoint.OPTIMIZER
-        checkpoint.check_tensors(weights, (tensor.info for tensor in self.learner.weights()))
-        checkpoint.check_tensors(optimizer, (tensor.info for tensor in self.learner.optimizer_state()))
-        self.learner.restore(weights, optimizer, state["learner"])
-        self.begun_at = self.progress.step
-        self._note(*found.notes)
-
-    def _note(self, *notes: str) -> None:
-        self.prepared = self.prepared._replace(notes=(*notes, *self.prepared.notes))
-
     def _train_until_the_end(self, requests: StopRequests) -> End:
         try:
-            self.tell(start_event(self.prepared, str(self.folder), self.progress))
+            self.tell(start_event(self.prepared, str(self.folder), self.progress, self.learner.memory()))
             error = self._train_to_a_stop(requests)
             self._save_the_result(requests)
         except Asked:

@@ -1,6 +1,8 @@
 """What MLX says of the device and of the memory that it holds."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -43,25 +45,16 @@ def forget_peak() -> None:
     mx.reset_peak_memory()
 
 
-class Limits:
-    """MLX's limits of memory and cache while a run holds them.
+@contextmanager
+def limited(memory_bytes: int, cache_bytes: int) -> Iterator[None]:
+    """Within the block, MLX has these limits of memory and cache.
 
     Past its memory limit MLX does not fail: it waits, before it takes more, until work that was begun is done and what
     that held is given back. Without one it builds up to some hundred operations ahead of those that are done.
     """
-
-    def __init__(self) -> None:
-        self._before: tuple[int, int] | None = None
-
-    def set(self, memory_bytes: int, cache_bytes: int) -> None:
-        """Set both; what they were before the first time is kept."""
-        before = mx.set_memory_limit(memory_bytes), mx.set_cache_limit(cache_bytes)
-        self._before = self._before or before
-
-    def restore(self) -> None:
-        """As they were."""
-        if self._before is not None:
-            memory_bytes, cache_bytes = self._before
-            mx.set_memory_limit(memory_bytes)
-            mx.set_cache_limit(cache_bytes)
-            self._before = None
+    before = mx.set_memory_limit(memory_bytes), mx.set_cache_limit(cache_bytes)
+    try:
+        yield
+    finally:
+        mx.set_memory_limit(before[0])
+        mx.set_cache_limit(before[1])

@@ -3,148 +3,58 @@
 B rows, T tokens
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
 from mlxtune.backends import loss_scale
-from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
+from mlxtune.backends.base import LossSum, Sampling, StepResult, ignore
 from mlxtune.backends.loss_scale import LossScale
 from mlxtune.backends.mlx import device
-from mlxtune.backends.mlx.head import untie as head
-from mlxtune.backends.mlx.head.probe import probe
-from mlxtune.backends.mlx.model import anatomy, lora
-from mlxtune.backends.mlx.model.lazy_weights import Unread
-from mlxtune.backends.mlx.model.load import PRECISIONS, corrected, load_lazily
-from mlxtune.backends.mlx.passes.choose import Passes, RowsToCheck, names
-from mlxtune.backends.mlx.passes.network import Network
-from mlxtune.backends.mlx.passes.self_check import some_rows
+from mlxtune.backends.mlx.assemble import Parts, assemble
+from mlxtune.backends.mlx.generating import generate
+from mlxtune.backends.mlx.model import lora
 from mlxtune.backends.mlx.prefix import keeping
-from mlxtune.backends.mlx.prefix.keeping import Keeping, not_kept
-from mlxtune.backends.mlx.prefix.prefix import Kept, Prefix
 from mlxtune.backends.mlx.update import parameters, tensors
 from mlxtune.backends.mlx.update.finite import Watch
 from mlxtune.backends.mlx.update.parameters import Arrays, Rule, Trained
-from mlxtune.backends.references import References
-from mlxtune.backends.row_file import drop_older
+from mlxtune.backends.references import References, row_sums
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory, Notice
 from mlxtune.objectives.base import Found, Targets
 from mlxtune.optim import clip
 from mlxtune.storage.files import Tensor
-from mlxtune.strategies.choose import select
 
 OTHER_FORM = "The run goes on in another form: its numbers agree with those of an unbroken run, though not to the bit."
 STREAMS_PER_SEED = 1 << 31  # steps of one seed that cannot meet those of the next
 
 
 class MlxLearner:
-    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read.
+    """See `backends.base.Learner`. Raises BadModel for weights that are not finite, and BadSetting."""
 
-    notes: sentences for the panel besides those of the selection.
-    """
+    def __init__(self, parts: Parts, tell: Callable[[Event], None] = ignore) -> None:
+        self.parts, self.job, self.tell = parts, parts.job, tell
+        self.device, self.steps, self.updates = device.name(), 0, 0
+        self.scale = LossScale(loss_scale.START, 0) if self.job.precision == "fp16" else loss_scale.ONE
+        self.network, self.unread, self.decisions = assemble(parts, tell, self._say)
+        self.model = self.network.model
+        self.trained = parameters.begin(self.network.take(), self.job.optimizer)
+        self.references = self._compared_with_the_start(parts) if self.job.objective.needs_reference else None
 
-    backend = "mlx"
+    def _compared_with_the_start(self, parts: Parts) -> References:
+        """What the untrained model makes of every row, before anything is trained or restored."""
+        assert parts.work is not None, "an objective that compares with the start has rows"
+        references, words = References(parts.work.rows), f"{self.job.precision}, {self.network.words}"
+        file = keeping.references_file(self.job, parts.work, references, words)
+        references.find_or_make(file, parts.work.batch_tokens, self.row_log_probabilities, self.tell)
+        return references
 
-    def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
-        self.job = job
-        self.model = load_lazily(job.folder, job.precision)
-        self.anatomy = anatomy.describe(self.model)
-        self.selection = select(job.strategy, self.anatomy)
-        if self.selection.untie_head:
-            head.check_can_untie(self.model)
-        self.names = names(self.selection)
-        self.precision, self.device, self.notes = job.precision, device.name(), (*notes, *corrected(self.model))
-        self.memory_limit_bytes = device.memory_limit_bytes()
-        self.checked = RowsToCheck(some_rows(self.anatomy.parameters[self.anatomy.embedding].shape[0]), ())
-        self.work: Work | None = None
-        self.references: References | None = None
-        self.keeping: Keeping | None = None
-        self.keeps_prefix, self.packs_rows = False, True
-        self.on_gpu, self.limits = not device.is_processor(), device.Limits()
-        self.steps, self.updates = 0, 0
-        self.scale = LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
-
-    def plan(self, work: Work) -> None:
-        """Decide whether the frozen layers' output is kept. Raises BadSetting for a disk that cannot hold it."""
-        self.work, self.checked = work, RowsToCheck.of(work.largest, work.evaluated)
-        width = self.anatomy.parameters[self.anatomy.embedding].shape[1]
-        dtype = PRECISIONS[self.precision]
-        found = keeping.decide(self.job, work, self.selection.first_layer, width, dtype)
-        self.keeping = found if isinstance(found, Keeping) else None
-        if found is not None:
-            self.notes = (*self.notes, found if isinstance(found, str) else found.note)
-        self.keeps_prefix = self.keeping is not None
-
-    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
-        """Read the weights, add what the Selection adds, compute once what is kept, make the optimizer's state."""
-        device.hold_in_memory()
-        device.forget_peak()
-        weights = self._read_what_trains()
-        if self.selection.untie_head:
-            head.untie(self.model, self.anatomy)
-        found = probe(self.model)
-        lora.attach(self.model, self.selection.adapters, self.job.seed)
-        passes = Passes(self.model, self.anatomy, self.selection, self.checked, weights)
-        forward, told = passes.forward(found, grad_checkpoint=self.job.grad_checkpoint)
-        self.notes = (*self.notes, *told)
-        prefix = Prefix(forward, PRECISIONS[self.precision])
-        if self.keeping is not None and not forward.form.split:
-            self.notes = tuple(note for note in self.notes if note != self.keeping.note)
-            self.keeping, self.keeps_prefix = None, False
-        if self.keeping is not None:
-            self._keep(self.keeping, prefix, weights, tell)
-        else:
-            weights.read()
-        self.packs_rows = forward.form.packed
-        self.network = Network(self.model, forward, prefix, self.names)
-        every = dict(tree_flatten(self.model.parameters()))
-        trains = self.network.take({name: every[name] for name in self.names})
-        del every
-        self.trained = parameters.begin(trains, self.job.optimizer)
-        if self.job.objective.needs_reference:
-            self._compare_with_the_start(tell)
-
-    def _compare_with_the_start(self, tell: Callable[[Event], None]) -> None:
-        """Take what the untrained model makes of every row, before anything is trained or restored."""
-        assert self.work is not None
-        self.references = References(self.work.rows)
-        file = keeping.references_file(self.job, self.work, self.references, f"{self.precision}, {self.network.words}")
-        self.model.eval()
-
-        def compute(batch: Batch) -> NDArray[Any]:
-            return np.array(self.network.log_probabilities(batch, self.trained.weights))
-
-        self.references.find_or_make(file, self.work.batch_tokens, compute, tell)
-
-    def _keep(self, keeping: Keeping, prefix: Prefix, weights: Unread, tell: Callable[[Event], None]) -> None:
-        """Make or find what is kept; where it cannot be written, each step computes it."""
-        file, rows, batch_tokens, note = keeping
-        try:
-            prefix.keep_in(Kept(file, rows, batch_tokens, weights, tell, lambda text: tell(Notice(self.steps, text))))
-            drop_older(file.folder)
-        except OSError as fault:
-            found = fault.strerror or str(fault)
-            if self.job.prefix_cache == "on":
-                raise not_kept(file, found) from fault
-            lost = f"The frozen layers' output is not kept in {file.folder.parent} ({found}): each step computes it."
-            self.notes = tuple(lost if each == note else each for each in self.notes)
-            self.keeping, self.keeps_prefix = None, False
-            weights.read()
-
-    def _read_what_trains(self) -> Unread:
-        """Everything from the first trained layer on, into memory; the rest stays unread."""
-        before = [*self.anatomy.layers[: self.selection.first_layer]]
-        if before:
-            before.append(self.anatomy.embedding)  # a tied head reads it in its first pass
-        weights = Unread(self.model, self.job.folder, self.precision, before)
-        weights.read_the_rest()
-        return weights
+    def _say(self, text: str) -> None:
+        self.tell(Notice(self.steps, text))
 
     def read_ahead(self, batches: Sequence[Batch]) -> None:
         """The kept hidden states of the batches' rows, into memory."""
@@ -171,7 +81,7 @@ class MlxLearner:
         norm = clip.global_norm(mx, gradients.values()) / self.scale.value
         factor = clip.clip_factor(mx, norm, self.job.clip_norm) / self.scale.value
         after = parameters.stepped(self.trained, gradients, factor, rule)
-        if self.precision == "fp16":
+        if self.job.precision == "fp16":
             after = parameters.where(mx.isfinite(norm), after, self.trained)
         return norm, after
 
@@ -206,8 +116,8 @@ class MlxLearner:
         self.network.put(trained.weights)
 
     def _result(self, loss: LossSum, norm: float, not_finite: tuple[str, ...]) -> StepResult:
-        skipped = self.precision == "fp16" and not _finite(norm) and _finite(loss.loss_sum)
-        if self.precision == "fp16":
+        skipped = self.job.precision == "fp16" and not _finite(norm) and _finite(loss.loss_sum)
+        if self.job.precision == "fp16":
             self.scale = self.scale.after(finite=not skipped)
         self.steps += 1
         self.updates += not skipped
@@ -219,6 +129,22 @@ class MlxLearner:
         found = self._judging(batch)(self.network.log_probabilities(batch, self.trained.weights))
         mx.eval(*found.arrays())
         return _sums(found, self.job.objective.count(len(batch.rows), batch.n_supervised))
+
+    def row_log_probabilities(self, batch: Batch) -> NDArray[np.float32]:
+        """Of each row, its supervised tokens' summed, (B,)."""
+        self.model.eval()
+        logps_N = np.array(self.network.log_probabilities(batch, self.trained.weights), np.float32)
+        return row_sums(batch, logps_N)
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
+        """The tokens that follow the prompt. Frozen layers that are not in memory are there for as long as it takes."""
+        self.model.eval()
+        try:
+            with self.network.head_in_one_piece(self.trained.weights):
+                yield from generate(self.model, prompt, sampling, stop)
+        finally:
+            if self.network.prefix.file is not None:
+                self.unread.forget()
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
@@ -237,25 +163,18 @@ class MlxLearner:
             "form": self.network.words,
         }
 
-    def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
+    def restore(self, weights: Path, optimizer: Path, scalars: Mapping[str, Any]) -> tuple[str, ...]:
         """Continue from what `weights`, `optimizer_state` and `scalars` gave."""
         self._set(tensors.from_files(self.trained, self.job.optimizer, _load(weights), _load(optimizer)))
         self.steps, self.updates = scalars["steps"], scalars["updates"]
         self.scale = LossScale(*scalars["loss_scale"])
-        if scalars.get("form", self.network.words) != self.network.words:
-            self.notes = (*self.notes, f"{OTHER_FORM} Before: {scalars['form']}; now: {self.network.words}.")
+        if scalars.get("form", self.network.words) == self.network.words:
+            return ()
+        return (f"{OTHER_FORM} Before: {scalars['form']}; now: {self.network.words}.",)
 
     def memory(self) -> Memory:
         """What MLX holds now, and held at most since `prepare`."""
         return device.memory()
-
-    def limit(self, memory_bytes: int, cache_bytes: int) -> None:
-        """MLX waits for work to be done before it takes more memory, and keeps so much of what was given back."""
-        self.limits.set(memory_bytes, cache_bytes)
-
-    def close(self) -> None:
-        """MLX's limits as they were."""
-        self.limits.restore()
 
 
 def _sums(found: Found, count: int) -> LossSum:

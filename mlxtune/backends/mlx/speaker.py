@@ -1,4 +1,4 @@
-"""A model that is read and not changed, for `eval`, `generate` and `chat`. mlx-lm does the generating."""
+"""A model that is read and not changed, for `eval`, `generate` and `chat`."""
 
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -6,14 +6,13 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.generate import generate_step
-from mlx_lm.sample_utils import make_sampler
 from mlx_lm.utils import load_adapters
 
 from mlxtune.adapters import fit as adapter_fit
 from mlxtune.adapters.folder import Saved
 from mlxtune.backends.base import LossSum, Sampling
 from mlxtune.backends.mlx import device
+from mlxtune.backends.mlx.generating import generate
 from mlxtune.backends.mlx.head import untie as head
 from mlxtune.backends.mlx.model import anatomy
 from mlxtune.backends.mlx.model.load import load_lazily
@@ -44,13 +43,7 @@ class MlxSpeaker:
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
         """The tokens that follow the prompt, up to and without the first of `stop`."""
-        mx.random.seed(sampling.seed)
-        sampler = make_sampler(temp=sampling.temperature, top_p=sampling.top_p)
-        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=sampling.max_tokens, sampler=sampler)
-        for token, _ in steps:
-            if int(token) in stop:
-                return
-            yield int(token)
+        return generate(self.model, prompt, sampling, stop)
 
 
 def with_adapter(model: nn.Module, adapter: Saved) -> nn.Module:

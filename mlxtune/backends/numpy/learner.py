@@ -5,25 +5,29 @@ when they are read and after each update, so that a checkpoint of 16 bits holds 
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxtune.adapters.adapter import parameters
 from mlxtune.backends import loss_scale
-from mlxtune.backends.base import Job, LossSum, StepResult, Work, ignore
-from mlxtune.backends.numpy import adapter, config, device, layout, weights
+from mlxtune.backends.base import Job, LossSum, Sampling, StepResult, Work, ignore
+from mlxtune.backends.decisions import Decisions
+from mlxtune.backends.numpy import adapter, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace, is_finite
+from mlxtune.backends.numpy.config import Decoder
 from mlxtune.backends.numpy.dropout import Dropout
+from mlxtune.backends.numpy.generating import generate
 from mlxtune.backends.numpy.kernels.cross_entropy import Worth
 from mlxtune.backends.numpy.layout import Layout
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.prefix import Prefix
 from mlxtune.backends.numpy.update import Noise, Rule, State, update
 from mlxtune.backends.numpy.weights import Sources
-from mlxtune.backends.references import References
+from mlxtune.backends.references import References, row_sums
 from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
@@ -33,74 +37,71 @@ from mlxtune.models.weights import header
 from mlxtune.objectives.base import Found, Targets
 from mlxtune.optim import clip
 from mlxtune.storage.files import Tensor
-from mlxtune.strategies.choose import select
+from mlxtune.strategies.selection import Selection
 
 NORM_BLOCK = 1 << 15
 SLOT_TYPES = {"fp32": np.float32, "bf16": np.uint16}  # bfloat16 in words
 
 
-class NumpyLearner:
-    """See `backends.base.Learner`. Raises BadModel and BadSetting before any weight is read.
+class Parts(NamedTuple):
+    """What a learner is made of, by names and shapes."""
 
-    notes: sentences for the panel besides those of the selection.
-    """
+    job: Job
+    decoder: Decoder
+    sources: Sources
+    selection: Selection
+    work: Work | None
+    decisions: Decisions
 
-    backend, packs_rows, keeps_prefix, on_gpu = "numpy", True, False, False
-
-    def __init__(self, job: Job, notes: tuple[str, ...] = ()) -> None:
-        self.job = job
-        self.decoder = config.read(job.folder)
-        self.sources = weights.find(job.folder, self.decoder)
-        self.anatomy = layout.anatomy(self.decoder)
-        self.selection = select(job.strategy, self.anatomy)
-        self.notes = (*notes, *_conversion(self.sources, job.precision))
-        self.precision, self.device = job.precision, device.name()
-        self.memory_limit_bytes = device.memory_bytes()
-        self.work: Work | None = None
-        self.references: References | None = None
-        self.is_prepared = False
-        self.steps, self.updates = 0, 0
-        self.scale = loss_scale.LossScale(loss_scale.START, 0) if job.precision == "fp16" else loss_scale.ONE
-
-    def plan(self, work: Work) -> None:
-        """Nothing to decide: the frozen layers' output is kept row by row, in memory."""
-        self.work = work
-
-    def prepare(self, tell: Callable[[Event], None] = ignore) -> None:
-        """Read the weights, add what the Selection adds, make the optimizer's state."""
-        self.layout = self._layout()
-        buffer = np.zeros(self.layout.size, np.float32)
-        self.flat = Flat(self.layout, buffer)
-        weights.read(self.sources, self.flat, self.precision)
-        if self.selection.untie_head:
-            self.flat[HEAD][...] = self.flat[EMBEDDING]
-        adapter.begin(self.selection.adapters, self.flat, self.job.seed)
-        begin = self.layout.trained_begin
-        trained = buffer[begin:]
-        exact = trained.copy() if self._masters else trained
-        slots = self.job.optimizer.init(np, trained.shape, SLOT_TYPES[self.job.optimizer.moments])
-        self.state = State(trained, exact, slots)
-        self.gradient = Flat(self.layout, np.zeros_like(trained), begin)
-        self.gradient_sum: Array | None = None  # of the micro-batches, where there are several
-        ws = Workspace()
-        self.model = Model(self.decoder, self.flat, self.gradient, self.selection.adapters, ws)
-        self.model.recomputes = self.job.grad_checkpoint
-        limit_bytes = device.prefix_bytes(self.job.prefix_cache)
-        n_threads = device.row_threads(self.job.batch_rows, self.job.prefix_cache)
-        self.prefix = Prefix(self.model, self.selection.first_layer, limit_bytes, n_threads)
-        self.peak_bytes, self.is_prepared = 0, True
-        if self.job.objective.needs_reference:
-            assert self.work is not None
-            self.references = References(self.work.rows)
-            self.references.find_or_make(None, self.work.batch_tokens, self._log_probabilities, tell)
-
-    def _layout(self) -> Layout:
+    @property
+    def layout(self) -> Layout:
+        """Where each parameter lies, those that are added to the model included."""
         adapters = {name: array.shape for name, array in parameters(self.selection.adapters).items()}
         shapes = base_shapes(self.decoder)
         if self.selection.untie_head:
             shapes[HEAD] = shapes[EMBEDDING]
             return layout.lay_out(shapes, [*self.selection.train, HEAD])
         return layout.lay_out({**shapes, **adapters}, [*self.selection.train, *adapters])
+
+
+class NumpyLearner:
+    """See `backends.base.Learner`. Raises BadModel for weights that are not finite."""
+
+    def __init__(self, parts: Parts, tell: Callable[[Event], None] = ignore) -> None:
+        self.parts, self.job, self.decisions = parts, parts.job, parts.decisions
+        self.device, self.steps, self.updates, self.peak_bytes = device.name(), 0, 0, 0
+        self.scale = loss_scale.LossScale(loss_scale.START, 0) if self.job.precision == "fp16" else loss_scale.ONE
+        self.layout = parts.layout
+        self.flat = self._read(parts)
+        begin = self.layout.trained_begin
+        trained = self.flat.buffer[begin:]
+        exact = trained.copy() if self._masters else trained
+        slots = self.job.optimizer.init(np, trained.shape, SLOT_TYPES[self.job.optimizer.moments])
+        self.state = State(trained, exact, slots)
+        self.gradient = Flat(self.layout, np.zeros_like(trained), begin)
+        self.gradient_sum: Array | None = None  # of the micro-batches, where there are several
+        self.model = Model(parts.decoder, self.flat, self.gradient, self.parts.selection.adapters, Workspace())
+        self.model.recomputes = self.decisions.checkpoints
+        limit_bytes = device.prefix_bytes(self.job.prefix_cache)
+        n_threads = device.row_threads(self.job.batch_rows, self.job.prefix_cache)
+        self.prefix = Prefix(self.model, self.parts.selection.first_layer, limit_bytes, n_threads)
+        self.references = self._compared_with_the_start(parts, tell) if self.job.objective.needs_reference else None
+
+    def _read(self, parts: Parts) -> Flat:
+        """The weights, and what the Selection adds to them."""
+        flat = Flat(self.layout, np.zeros(self.layout.size, np.float32))
+        weights.read(parts.sources, flat, self.job.precision)
+        if self.parts.selection.untie_head:
+            flat[HEAD][...] = flat[EMBEDDING]
+        adapter.begin(self.parts.selection.adapters, flat, self.job.seed)
+        return flat
+
+    def _compared_with_the_start(self, parts: Parts, tell: Callable[[Event], None]) -> References:
+        """What the untrained model makes of every row, before anything is trained or restored."""
+        assert parts.work is not None, "an objective that compares with the start has rows"
+        references = References(parts.work.rows)
+        references.find_or_make(None, parts.work.batch_tokens, self.row_log_probabilities, tell)
+        return references
 
     def read_ahead(self, batches: Sequence[Batch]) -> None:
         """Nothing is on a disk."""
@@ -174,7 +175,7 @@ class NumpyLearner:
     @property
     def _kept_in(self) -> str:
         """What the weights that train are kept in: adapters are float32 whatever the precision, and train alone."""
-        return "fp32" if self.selection.adapters else self.precision
+        return "fp32" if self.parts.selection.adapters else self.job.precision
 
     @np.errstate(all="ignore")
     def evaluate(self, batch: Batch) -> LossSum:
@@ -188,6 +189,15 @@ class NumpyLearner:
         logps_S = self.model.log_probabilities(rows, self.prefix.hidden(rows), self.prefix.first)
         self._note_peak()
         return logps_S
+
+    @np.errstate(all="ignore")
+    def row_log_probabilities(self, batch: Batch) -> NDArray[np.float32]:
+        """Of each row, its supervised tokens' summed, (B,)."""
+        return row_sums(batch, self._log_probabilities(batch))
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
+        """The tokens that follow the prompt, up to and without the first of `stop`."""
+        return generate(self.model, prompt, sampling, stop)
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
@@ -219,7 +229,7 @@ class NumpyLearner:
         """Counts, and the loss scale, which float32 gradients do not need and MLX goes on with."""
         return {"steps": self.steps, "updates": self.updates, "loss_scale": list(self.scale)}
 
-    def restore(self, weights_file: Path, optimizer: Path, scalars: Mapping[str, Any]) -> None:
+    def restore(self, weights_file: Path, optimizer: Path, scalars: Mapping[str, Any]) -> tuple[str, ...]:
         """Continue from what `weights`, `optimizer_state` and `scalars` gave, here or on MLX."""
         for name, info in header(weights_file).items():
             weights.fill(self.flat[name], info)
@@ -229,19 +239,12 @@ class NumpyLearner:
             weights.fill(kept[what][parameter], info)
         self.steps, self.updates = scalars["steps"], scalars["updates"]
         self.scale = loss_scale.LossScale(*scalars["loss_scale"])
+        return ()
 
     def memory(self) -> Memory:
         """Bytes of the arrays held. Working memory counts as in use in the peak, and between steps as a cache."""
-        if not self.is_prepared:
-            return Memory(0, 0, 0)
         held, working = self._held_bytes(), self._working_bytes
         return Memory(held, max(self.peak_bytes, held + working), working)
-
-    def limit(self, memory_bytes: int, cache_bytes: int) -> None:
-        """Nothing to set: NumPy takes what its arrays are, and keeps no cache."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
 
     def _held_bytes(self) -> int:
         state = self.state
@@ -260,15 +263,6 @@ class NumpyLearner:
 
 def _sums(found: Found, count: int) -> LossSum:
     return LossSum(float(found.loss_sum), count, {name: float(value) for name, value in found.metrics.items()})
-
-
-def _conversion(sources: Sources, precision: str) -> tuple[str, ...]:
-    """A sentence for the panel where 16-bit weights are computed with in 32."""
-    stored = {info.dtype for info in sources.values()}
-    if precision == "fp32" and stored == {"F32"}:
-        return ()
-    types = ", ".join(sorted(stored))
-    return (f"NumPy computes in float32: weights stored as {types} are converted; what trains is kept as {precision}.",)
 
 
 def _square_sum(array: Array) -> float:

@@ -8,7 +8,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
-from mlxtune.backends.mlx.learner import MlxLearner
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.model.load import PRECISIONS, cast
 from mlxtune.bench.sides.ours import make_job
 from mlxtune.bench.sides.spec import ADAPTERS, SEED, Case, Spec
@@ -26,8 +26,7 @@ def run(spec: Spec) -> None:
     weights = dict(tree_flatten(model.parameters()))
     mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
     if spec.case.lora_rank:
-        learner = MlxLearner(make_job(spec))
-        learner.prepare()
+        learner = MlxBlueprint(make_job(spec)).learner()
         write_tensors(folder / ADAPTERS, learner.weights())
 
 

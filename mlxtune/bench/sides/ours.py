@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from mlxtune.backends.base import Job, Work
+from mlxtune.backends.decisions import Passes
+from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.passes.forward import WHOLE, Form
 from mlxtune.backends.mlx.passes.self_check import Checked, SelfCheck
@@ -25,13 +27,11 @@ def run(spec: Spec) -> Result:
     case = spec.case
     made = [rows.token_row(row) for row in rows.make_rows(case)]
     largest = rows.largest(made, case)
-    work = Work(made, largest, None, int(largest.lengths_B.sum()), case.epochs * case.rows, "bench")
+    work = Work(made, largest, None, int(largest.lengths_B.sum()), Passes(case.epochs * case.rows, case.rows), "bench")
     if spec.techniques is not None:
         force(form_of(spec.techniques))
     recorder = Recorder(case)
-    learner = MlxLearner(make_job(spec))
-    learner.plan(work)
-    learner.prepare()
+    learner = MlxBlueprint(make_job(spec)).learner(work)
     recorder.ready()
     form = learner.network.forward.form
     for epoch in rows.epochs(case):
@@ -49,8 +49,7 @@ def make_job(spec: Spec) -> Job:
     job = Job(Path(spec.folder), spec.precision, strategy(spec.case), optimizer, None, SEED)
     if spec.techniques is None:
         return job
-    cache = "on" if KEPT in spec.techniques else "off"
-    return job._replace(prefix_cache=cache)
+    return job._replace(prefix_cache="on" if KEPT in spec.techniques else "off")
 
 
 def strategy(case: Case) -> Strategy:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import mlx.nn as nn
 
 from mlxtune.adapters.adapter import parameters
+from mlxtune.backends.decisions import About
 from mlxtune.backends.mlx.head import untie as head
 from mlxtune.backends.mlx.head.probe import FoundHead
 from mlxtune.backends.mlx.model.lazy_weights import Unread
@@ -46,18 +47,18 @@ class Passes(NamedTuple):
     rows: RowsToCheck
     weights: Unread
 
-    def forward(self, found: FoundHead | None, *, grad_checkpoint: bool) -> tuple[Forward, tuple[str, ...]]:
+    def forward(self, found: FoundHead | None, *, checkpoints: bool) -> tuple[Forward, dict[About, str]]:
         """The passes, and what the user should know of them."""
         first = self.selection.first_layer
         rows = for_check(self.rows.trained)
         check = SelfCheck(self.model, first, self._earliest, rows, self.weights.forget, found)
         if self.rows.evaluated:
             check = check._replace(evaluated=for_check(self.rows.evaluated))
-        if grad_checkpoint:
+        if checkpoints:
             check = check._replace(around=self._recomputing)
-        form, head_of_form, notes = check.best()
+        form, head_of_form, why = check.best()
         made = Forward(self.model, first, form, head_of_form)
-        return made, (*notes, *self._recompute(made)) if grad_checkpoint else notes
+        return made, why | self._recompute(made) if checkpoints else why
 
     def _recomputing(self, forward: Forward) -> dict[int, Call]:
         """For the self-check: its memory must be the run's, so that what fits can be checked."""
@@ -66,7 +67,7 @@ class Passes(NamedTuple):
         numbers = range(first, len(self.anatomy.layers))
         return {n: recompute.recomputed([checked] if n == first else [], forward.attending) for n in numbers}
 
-    def _recompute(self, forward: Forward) -> tuple[str, ...]:
+    def _recompute(self, forward: Forward) -> dict[About, str]:
         """Keep of each layer the input alone, where the gradients stay as they are."""
         layers, trains = self.anatomy.layers, names(self.selection)
         numbers = range(self.selection.first_layer, len(layers))
@@ -75,9 +76,9 @@ class Passes(NamedTuple):
         compared = [name for name in trains if name not in outside]
         fault = recompute.Check(forward, compared, self.rows.trained[-1], self.weights.forget).fault(calls)
         if fault is not None:
-            return (f"{KEEPS_ALL}: for this model, computing it again would not be exact ({fault}).",)
+            return {"checkpoints": f"{KEEPS_ALL}: for this model, computing it again would not be exact ({fault})."}
         forward.around = calls
-        return ()
+        return {}
 
     @property
     def _earliest(self) -> str:

@@ -3,12 +3,13 @@
 N supervised tokens, D hidden size
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities, log_probabilities_alone, slices
 from mlxtune.backends.mlx.model import linear
@@ -23,10 +24,10 @@ from mlxtune.objectives.base import Found
 
 
 class Network:
-    """trains: the names of the parameters that train, as the model has them."""
+    """A model whose passes are in their form. trains: names of the parameters that train, as the model has them."""
 
     def __init__(self, model: nn.Module, forward: Forward, prefix: Prefix, trains: Sequence[str]) -> None:
-        self.model, self.forward, self.prefix = model, forward, prefix
+        self.model, self.forward, self.prefix, self.trains = model, forward, prefix, trains
         self.shards: list[str] = []  # names of a trained head's
         head = forward.head
         self.head_weight = head and f"{_name_of(model, head.module)}.weight"
@@ -46,9 +47,10 @@ class Network:
         }
         return ", ".join(name for name, is_so in parts.items() if is_so)
 
-    def take(self, weights: Arrays) -> Arrays:
+    def take(self) -> Arrays:
         """What trains, out of the model. A head of its own comes in shards, and the model keeps none of it."""
-        head = self.forward.head
+        every = dict(tree_flatten(self.model.parameters()))
+        weights, head = {name: every[name] for name in self.trains}, self.forward.head
         if not self.head_trains or head is None or linear.describe(head.module) is None:
             return weights
         taken: Arrays = {}
@@ -65,6 +67,19 @@ class Network:
     def put(self, weights: Arrays) -> None:
         """Let the model compute with these weights. Shards are handed over in `loss`."""
         self.model.update(tree_unflatten([(name, array) for name, array in weights.items() if SHARD not in name]))
+
+    @contextmanager
+    def head_in_one_piece(self, weights: Arrays) -> Iterator[None]:
+        """Within the block the model is whole: it has a head that trains in shards as one weight."""
+        if not self.shards or self.forward.head is None:
+            yield
+            return
+        module, placeholder = self.forward.head.module, self.forward.head.module.weight
+        module.weight = mx.concatenate([weights[name] for name in self.shards])
+        try:
+            yield
+        finally:
+            module.weight = placeholder
 
     def inputs(self, batch: Batch, after: Sequence[mx.array] = ()) -> tuple[Layout, mx.array | None]:
         """A batch and the hidden states that enter the first trained layer; not before `after` is computed."""

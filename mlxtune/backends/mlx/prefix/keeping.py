@@ -9,12 +9,15 @@ import mlx.core as mx
 import numpy as np
 
 from mlxtune.backends.base import Job, Work
+from mlxtune.backends.decisions import Decisions, layers_in_words
+from mlxtune.backends.mlx.model.load import PRECISIONS
 from mlxtune.backends.mlx.prefix.prefix import FILE_TYPES
 from mlxtune.backends.references import References
-from mlxtune.backends.row_file import LAYERS_AT_ONCE, PAYS_FROM, RowFile, Tokens
+from mlxtune.backends.row_file import LAYERS_AT_ONCE, RowFile, Tokens
 from mlxtune.errors import BadSetting
-from mlxtune.format import counted, size
+from mlxtune.format import size
 from mlxtune.storage.files import cache_folder, free_bytes, writable
+from mlxtune.strategies.selection import Anatomy, Selection
 
 PASS = 2  # to be raised when our own code begins to compute other hidden states
 SPARE_BYTES = 1 << 30  # that the disk must have left
@@ -27,35 +30,55 @@ class Keeping(NamedTuple):
     file: RowFile
     rows: list[Tokens]
     batch_tokens: int
-    note: str
+
+    @classmethod
+    def on_the_disk(
+        cls, job: Job, work: Work, anatomy: Anatomy, selection: Selection, expected: Decisions
+    ) -> tuple[Decisions, "Keeping | None"]:
+        """What is expected, as the disk allows it, and the file. Raises BadSetting for a disk that was asked for."""
+        first = selection.first_layer
+        if first == 0 or job.prefix_cache == "off":
+            return expected, None
+        keeping = cls._of(job, work, first, width=anatomy.parameters[anatomy.embedding].shape[1])
+        layers, file = layers_in_words(selection), keeping.file
+        if file.is_whole(first):
+            there = f"The output of {layers} is there from an earlier run ({size(file.bytes)})."
+            return expected._replace(keeps_prefix=True).because({"prefix": there}), keeping
+        if not expected.keeps_prefix:
+            return expected, None
+        if fault := _fault(file, layers, asked=job.prefix_cache == "on"):
+            return expected._replace(keeps_prefix=False).because({"prefix": fault}), None
+        made = "What is kept is damaged. " if file.folder.exists() else ""
+        made += f"The output of {layers} is computed once and kept: {size(file.bytes)} on the disk."
+        return expected.because({"prefix": made}), keeping
+
+    @classmethod
+    def _of(cls, job: Job, work: Work, first: int, width: int) -> "Keeping":
+        """The file's name says all that the content depends on: weights, layers, type, rows, and what computes."""
+        rows, dtype = _distinct(work), PRECISIONS[job.precision]
+        parts = {
+            "first": first,
+            "type": str(dtype),
+            "width": width,
+            "layers at once": LAYERS_AT_ONCE,
+            **_computes(work),
+        }
+        file = RowFile(_folder(job) / RowFile.key(parts, rows), rows, width, FILE_TYPES[dtype])
+        return cls(file, rows, work.batch_tokens)
 
 
-def decide(job: Job, work: Work, first: int, width: int, dtype: mx.Dtype) -> Keeping | str | None:
-    """The file to keep, or why there is none; None where none was to be. Raises BadSetting for a full disk."""
-    if first == 0 or job.prefix_cache == "off":
-        return None
-    rows, n_tokens = _distinct(work), work.batch_tokens
-    file = _file(job, work, rows, first, width, dtype)
-    layers = f"the first {first:,} layers" if first > 1 else "the first layer"
-    if file.is_whole(first):
-        return Keeping(
-            file, rows, n_tokens, f"The output of {layers} is there from an earlier run ({size(file.bytes)})."
-        )
-    if job.prefix_cache == "auto" and work.row_passes < PAYS_FROM * len(rows):
-        passes = f"{counted(work.row_passes, 'pass', 'passes')} over {counted(len(rows), 'row')}"
-        return f"The output of {layers} is not kept: {passes} do not pay."
+def _fault(file: RowFile, layers: str, *, asked: bool) -> str | None:
+    """Why the disk cannot hold it. Raises BadSetting instead where it was asked for."""
     if not writable(file.folder):
-        if job.prefix_cache == "on":
+        if asked:
             raise not_kept(file, "a folder that may not be written to")
         return f"The output of {layers} is not kept: {file.folder.parent} may not be written to."
     needed, free = FILES_AT_ONCE * file.bytes + SPARE_BYTES, free_bytes(file.folder)
-    if free < needed and job.prefix_cache == "on":
+    if free < needed and asked:
         raise not_kept(file, f"{size(free)} free", f"{size(needed)} free for the output of {layers}")
     if free < needed:
         return f"The output of {layers} is not kept: that takes {size(needed)} on the disk, {size(free)} are free."
-    made = "What is kept is damaged. " if file.folder.exists() else ""
-    made += f"The output of {layers} is computed once and kept: {size(file.bytes)} on the disk."
-    return Keeping(file, rows, n_tokens, made)
+    return None
 
 
 def not_kept(file: RowFile, found: str, expected: str = "to keep the frozen layers' output there") -> BadSetting:
@@ -68,12 +91,6 @@ def _distinct(work: Work) -> list[Tokens]:
     """What is read of each row, all but its last token, without repetitions."""
     read = {row.tokens[:-1].tobytes(): row.tokens[:-1] for row in work.rows}
     return sorted(read.values(), key=lambda tokens: (-len(tokens), tokens.tobytes()))
-
-
-def _file(job: Job, work: Work, rows: list[Tokens], first: int, width: int, dtype: mx.Dtype) -> RowFile:
-    """The name says all that the content depends on: weights, layers, type, rows, and what computes."""
-    parts = {"first": first, "type": str(dtype), "width": width, "layers at once": LAYERS_AT_ONCE, **_computes(work)}
-    return RowFile(_folder(job) / RowFile.key(parts, rows), rows, width, FILE_TYPES[dtype])
 
 
 def references_file(job: Job, work: Work, references: References, words: str) -> Path | None:
