@@ -10,7 +10,7 @@ from mlxtune.backends.base import Work
 from mlxtune.backends.choose import has_mlx
 from mlxtune.backends.decisions import Passes
 from mlxtune.backends.numpy.learner import NumpyLearner
-from mlxtune.backends.references import References
+from mlxtune.backends.references import References, row_sums
 from mlxtune.data.batches import collate
 from mlxtune.data.load import load
 from mlxtune.data.settings import DataSettings
@@ -186,7 +186,7 @@ def test_a_row_has_the_reference_of_its_tokens_and_its_mask():
     rows = token_rows(3)
     other = rows[0]._replace(supervised=np.arange(len(rows[0].tokens)) >= 9)
     references = References([*rows, other, rows[0]])
-    references.find_or_make(None, 40, lambda batch: np.full(batch.n_supervised, -1.0), lambda _: None)
+    references.find_or_make(None, 40, lambda batch: row_sums(batch, np.full(batch.n_supervised, -1.0)), lambda _: None)
     lengths = [int(row.supervised.sum()) for row in (*rows, other)]
     assert references.of(collate([*rows, other], range(7))).tolist() == [-float(n) for n in lengths]
 
@@ -196,7 +196,7 @@ def test_references_are_computed_once_and_found_again(tmp_path):
 
     def compute(batch):
         asked.append(batch)
-        return np.random.default_rng(len(asked)).random(batch.n_supervised)
+        return np.random.default_rng(len(asked)).random(len(batch.rows))
 
     first, second, third = (References(rows) for _ in range(3))
     first.find_or_make(tmp_path / "cache" / "a.bin", 50, compute, lambda _: None)

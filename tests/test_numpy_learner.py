@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mlxtune.backends.base import Learner
+from mlxtune.backends.base import Blueprint, Learner
 from mlxtune.backends.numpy import device, threads, update
 from mlxtune.backends.numpy import learner as learner_module
 from mlxtune.backends.numpy.arrays import Workspace
@@ -57,8 +57,10 @@ def contents(made):
 
 def test_the_learner_is_what_the_engine_asks_for(model):
     made: Learner = learner(model)
-    assert (made.backend, made.precision) == ("numpy", "fp32")
-    assert made.memory_limit_bytes > 0
+    blueprint: Blueprint = NumpyBlueprint(job(model))
+    assert (blueprint.backend, blueprint.precision) == ("numpy", "fp32")
+    assert blueprint.memory_limit_bytes > 0
+    assert made.decisions == blueprint.decide(None)
 
 
 def test_accumulating_batches_equals_one_batch_of_all_their_rows(model):

@@ -32,7 +32,7 @@ class NumpyBlueprint:
 
     def learner(self, work: Work | None = None, tell: Callable[[Event], None] = ignore) -> NumpyLearner:
         """Read the weights, add what the Selection adds, make the optimizer's state."""
-        parts = Parts(self.job, self.decoder, self.sources, self.selection, work, self._decisions)
+        parts = Parts(self.job, self.decoder, self.sources, self.anatomy, self.selection, work, self._decisions)
         return NumpyLearner(parts, tell)
 
     @contextmanager

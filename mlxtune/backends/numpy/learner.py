@@ -37,7 +37,7 @@ from mlxtune.models.weights import header
 from mlxtune.objectives.base import Found, Targets
 from mlxtune.optim import clip
 from mlxtune.storage.files import Tensor
-from mlxtune.strategies.selection import Selection
+from mlxtune.strategies.selection import Anatomy, Selection
 
 NORM_BLOCK = 1 << 15
 SLOT_TYPES = {"fp32": np.float32, "bf16": np.uint16}  # bfloat16 in words
@@ -49,6 +49,7 @@ class Parts(NamedTuple):
     job: Job
     decoder: Decoder
     sources: Sources
+    anatomy: Anatomy
     selection: Selection
     work: Work | None
     decisions: Decisions
