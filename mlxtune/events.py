@@ -99,6 +99,17 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What the model says to a prompt, after a step. Step 0 is before training."""
+
+    kind: ClassVar[str] = "sample"
+    step: int
+    prompt: str
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint that is on the disk. seconds: that training stood still for it."""
 
@@ -153,7 +164,7 @@ class End:
         return self.memory.peak_memory_bytes
 
 
-Event = Preparing | Start | Step | Eval | Checkpoint | Notice | End
+Event = Preparing | Start | Step | Eval | Sample | Checkpoint | Notice | End
 
 
 def as_json(event: Event) -> dict[str, Any]:

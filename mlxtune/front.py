@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mlxtune import inference
+from mlxtune import inference, speech
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadRun
@@ -61,7 +61,7 @@ def generate(
     sampling: how tokens are chosen, by default the likeliest each time, 256 at most.
     """
     loaded = inference.load(model, Path(adapter) if adapter else None, backend or BackendSettings())
-    return "".join(inference.complete(loaded, prompt, sampling or Sampling(256, 0.0, 1.0, 0)))
+    return "".join(speech.complete(loaded, prompt, sampling or Sampling(256, 0.0, 1.0, 0)))
 
 
 class Run(NamedTuple):

@@ -1,38 +1,26 @@
 """Trying the result: the loss of a model on rows, and the text that it writes, with or without an adapter."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mlxtune import engine
 from mlxtune.adapters import folder as adapters
-from mlxtune.backends.base import BackendSettings, Sampling, Speaker
+from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.backends.choose import speaker as make_speaker
 from mlxtune.data import special as specials
 from mlxtune.data.batches import eval_plan
 from mlxtune.data.load import load_for_eval
 from mlxtune.data.settings import DataSettings, within
-from mlxtune.data.special import Special
-from mlxtune.data.template import prompt_text
-from mlxtune.data.tokens import prompt_tokens
-from mlxtune.errors import BadData, BadModel
+from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
 from mlxtune.models import hub, stopping, tokenizer, weights
 from mlxtune.models.aliases import TINY
 from mlxtune.models.context import context
+from mlxtune.speech import Loaded, Messages, reply
 
 EVAL_BATCH_ROWS = 8
-Messages = list[dict[str, str]]
-
-
-class Loaded(NamedTuple):
-    """A model ready to be tried, and its tokenizer."""
-
-    speaker: Speaker
-    tokenizer: Any  # transformers' fast tokenizer
-    special: Special  # what is around text, and where an answer ends
 
 
 class Score(NamedTuple):
@@ -77,22 +65,6 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     return Score(total.mean, engine.perplexity(total.mean), n_tokens, len(rows), *about, dataset.split, dataset.notes)
 
 
-def complete(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """The text that follows a prompt, piece by piece: as the assistant's turn where the tokenizer has a template."""
-    if loaded.tokenizer.chat_template and not loaded.special.is_rendered(prompt):
-        return reply(loaded, [{"role": "user", "content": prompt}], sampling)
-    tokens = prompt_tokens(prompt, loaded.tokenizer, loaded.special)
-    if not tokens:
-        raise BadData("prompt", expected="a text to go on from", found="one of no token")
-    return _pieces(loaded, tokens, sampling, before=tokens[-1:])
-
-
-def reply(loaded: Loaded, messages: Messages, sampling: Sampling) -> Iterator[str]:
-    """The assistant's turn after the messages, piece by piece."""
-    prompt = prompt_text(loaded.special.ended(messages), loaded.tokenizer, datetime.now())
-    return _pieces(loaded, loaded.tokenizer.encode(prompt, add_special_tokens=False), sampling)
-
-
 class Conversation:
     """Turns that follow one another. Raises BadModel for a tokenizer that has no chat template."""
 
@@ -123,36 +95,3 @@ class Conversation:
                 self.messages.append({"role": "assistant", "content": "".join(pieces)})
             else:
                 self.messages.pop()
-
-
-def _pieces(loaded: Loaded, prompt: Sequence[int], sampling: Sampling, before: Sequence[int] = ()) -> Iterator[str]:
-    """Text as soon as it is certain: a character may be several tokens, so the whole is decoded each time, and what may
-    be the beginning of a text that ends the answer waits. before: tokens that the text is to follow, blank and all."""
-    said, text, tokens = "", "", list(before)
-    start = len(_decoded(loaded, tokens))
-    for token in loaded.speaker.generate(prompt, sampling, loaded.special.stops):
-        tokens.append(token)
-        text = _decoded(loaded, tokens)[start:]
-        if ends := [place for end in loaded.special.texts if (place := text.find(end)) >= 0]:
-            yield text[len(said) : min(ends)]
-            return
-        certain = text[: len(text) - _waiting(text, loaded.special.texts)]
-        if not text.endswith("\ufffd") and len(certain) > len(said):  # no half a character
-            yield certain[len(said) :]
-            said = certain
-    if len(text) > len(said) and not text.endswith("\ufffd"):
-        yield text[len(said) :]
-
-
-def _decoded(loaded: Loaded, tokens: Sequence[int]) -> str:
-    return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True))
-
-
-def _waiting(text: str, ends: Sequence[str]) -> int:
-    """How many last characters may be the beginning of one of the ends.
-
-    >>> _waiting("and so on <|im", ["<|im_end|>"]), _waiting("and so on", ["<|im_end|>"])
-    (4, 0)
-    """
-    lengths = (length for end in ends for length in range(1, len(end)) if text.endswith(end[:length]))
-    return max(lengths, default=0)

@@ -21,6 +21,7 @@ class Progress:
     seconds: float = 0.0  # spent training and evaluating
     first_loss: float | None = None  # of the first step, whose rows were seen by what nothing had trained yet
     last_loss: float | None = None
+    sampled_step: int = -1  # the last step after which samples were taken
     evaluated_step: int = -1  # the last step at which the validation loss was taken
     eval_loss: float | None = None  # the validation loss at that step
     eval_seconds: float = 0.0  # that it took

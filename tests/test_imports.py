@@ -23,8 +23,8 @@ run inference bench doctor
 planning
 recipe
 engine export report
-pace progress
-feed
+pace progress samples
+feed speech
 validating
 memory
 backends

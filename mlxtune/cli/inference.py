@@ -87,8 +87,9 @@ def generate(
     from mlxtune.report.waiting import doing
 
     with doing("loading the model"):
-        from mlxtune.inference import complete, load
+        from mlxtune.inference import load
         from mlxtune.recipe.recipe import build
+        from mlxtune.speech import complete
 
         how, recipe = sampling(max_tokens, temperature, top_p, seed, usual=1.0), build({}, overrides)
         loaded = load(recipe.model.name, adapter, recipe.backend)

@@ -23,7 +23,7 @@ from math import prod
 from mlxtune.backends.row_file import LAYERS_AT_ONCE
 from mlxtune.backends.shards import shard_rows
 from mlxtune.memory.parts import Parts
-from mlxtune.memory.setup import Rows, Setup
+from mlxtune.memory.setup import Rows, Setup, rows_of
 
 FLOAT32 = 4
 # Arrays of a shard's logits (N, R), float32, that are alive at once: its exponential is a polynomial on a processor.
@@ -42,6 +42,8 @@ def moments(setup: Setup, rows: Rows, evaluated: Rows | None) -> dict[str, Parts
     found["evaluation"] = held.plus(_forward_only(setup, evaluated or rows))
     if setup.decisions.keeps_prefix:
         found["pass of the frozen layers"] = _prefix_pass(setup, rows)
+    if setup.sampled_tokens:
+        found["sample"] = held.plus(_sample(setup))
     return found
 
 
@@ -241,6 +243,20 @@ def _forward_only(setup: Setup, rows: Rows) -> Parts:
     return Parts(
         activations=max(attention, e * places * (3 * d.intermediate_size + 2 * d.hidden_size)),
         head_loss=_shard_work(setup, rows.n_supervised) + e * rows.n_supervised * shard_rows(d.vocab_size),
+    )
+
+
+def _sample(setup: Setup) -> Parts:
+    """A prompt read at once and answered: the frozen layers are read for it, and a head in shards is put together."""
+    gone = _prefix_names(setup) if setup.decisions.keeps_prefix else ()
+    read = sum(p.bytes for name, p in setup.anatomy.parameters.items() if gone and name.startswith(gone))
+    prompt = rows_of([setup.sampled_tokens + 1], 1, 1)
+    return _forward_only(setup, prompt).plus(
+        Parts(
+            frozen_weights=read,
+            trainable_weights=setup.anatomy.parameters[setup.anatomy.embedding].bytes if head_trains(setup) else 0,
+            activations=setup.element_bytes * setup.cached_elements,
+        )
     )
 
 

@@ -10,7 +10,7 @@ from itertools import chain
 from mlxtune.backends.numpy.layout import FLOAT_BYTES
 from mlxtune.memory import workspace
 from mlxtune.memory.parts import Parts
-from mlxtune.memory.setup import Rows, Setup
+from mlxtune.memory.setup import Rows, Setup, rows_of
 
 
 def moments(
@@ -27,6 +27,11 @@ def moments(
     if evaluated is not None:
         grown = workspace.largest(chain(of_step.items(), workspace.loss(setup, evaluated, windows)))
         found["evaluation"] = held.plus(_working(grown))
+    if setup.sampled_tokens:
+        prompt = workspace.loss(setup, rows_of([setup.sampled_tokens + 1], 1, 1), windows)
+        grown = workspace.largest(chain(of_step.items(), prompt))
+        caches = Parts(activations=FLOAT_BYTES * setup.cached_elements)
+        found["sample"] = held.plus(_working(grown)).plus(caches)
     return found
 
 

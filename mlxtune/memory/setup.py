@@ -24,8 +24,15 @@ class Setup(NamedTuple):
     optimizer: Optimizer
     accumulates: bool
     decisions: Decisions
+    sampled_tokens: int = 0  # of a prompt and its answer while the run trains; 0 where nothing is asked
     row_threads: int | None = 1  # on NumPy, see `backends.numpy.device`
     is_known_family: bool = True  # else its layers are taken to be Llama's
+
+    @property
+    def cached_elements(self) -> int:
+        """Keys and values of a prompt and its answer, in all layers."""
+        d = self.dimensions
+        return 2 * len(self.anatomy.layers) * d.n_kv_heads * d.head_dim * self.sampled_tokens
 
 
 class Rows(NamedTuple):

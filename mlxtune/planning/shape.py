@@ -128,6 +128,7 @@ def setup_of(recipe: Recipe, model: Trained, backend: str, *, on_gpu: bool) -> S
         optimizer=recipe.optimizer,
         accumulates=train.grad_accum > 1,
         decisions=model.decisions,
+        sampled_tokens=recipe.data.longest + recipe.sample.max_tokens if recipe.sample.every else 0,
         row_threads=row_threads(batch_rows, recipe.backend.prefix_cache) if backend == "numpy" else 1,
     )
 

@@ -24,6 +24,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.optim.choose import AnyOptimizer
 from mlxtune.optim.schedule import Constant, Schedule, check_length
 from mlxtune.pace import TrainSettings
+from mlxtune.samples import SampleSettings
 from mlxtune.settings import section
 from mlxtune.storage.checkpoint import CheckpointSettings
 from mlxtune.storage.strict_yaml import load_yaml, scalar
@@ -51,6 +52,7 @@ class Recipe:
     schedule: Schedule = Field(default_factory=Constant)
     train: TrainSettings = Field(default_factory=TrainSettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    sample: SampleSettings = Field(default_factory=SampleSettings)
     backend: BackendSettings = Field(default_factory=BackendSettings)
     run: RunSettings = Field(default_factory=RunSettings)
 
@@ -91,6 +93,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "schedule": get_args(Schedule),
     "train": (TrainSettings,),
     "checkpoint": (CheckpointSettings,),
+    "sample": (SampleSettings,),
     "backend": (BackendSettings,),
     "run": (RunSettings,),
 }

@@ -14,10 +14,10 @@ from rich.segment import SegmentLines
 from rich.text import Text
 
 from mlxtune import format as words
-from mlxtune.events import End, Event, Notice, Preparing, Start
+from mlxtune.events import End, Event, Notice, Preparing, Sample, Start
 from mlxtune.report import facts, panel
 from mlxtune.report.frame import frame
-from mlxtune.report.style import QUIET, WARN
+from mlxtune.report.style import ACCENT, QUIET, WARN
 from mlxtune.report.tally import Tally
 
 SECONDS_A_PICTURE = 0.25
@@ -61,6 +61,8 @@ class Screen:
             case Notice():
                 said = Text.assemble((f"step {words.count(event.step)}  ", WARN), words.line(event.text))
                 self._console.print(said)
+            case Sample():
+                self._console.print(sample(event, self._console.width))
             case End():
                 self._finish(event)
 
@@ -130,6 +132,15 @@ class Screen:
         with self._lock:
             waited = self._clock() - self._last_event
             return frame(self._tally, self._console.width, self._console.height - 1, waited)
+
+
+def sample(event: Sample, width: int) -> Text:
+    """A prompt in one row, and what the model says in no more than two."""
+    at = f"step {words.count(event.step)}  "
+    room = max(20, width - len(at) - 1)
+    asked = words.shortened(words.line(event.prompt).strip(), room)
+    said = words.shortened(words.line(event.text).strip(), 2 * width - 1)
+    return Text.assemble((at, ACCENT), (asked, QUIET), "\n", said)
 
 
 def _progress(console: Console) -> Progress:

@@ -19,13 +19,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mlxtune.errors import BadRun, MlxtuneError, RunStopped
-from mlxtune.events import Checkpoint, End, Eval, Event, Memory, Notice, Start, Step, as_json
+from mlxtune.events import Checkpoint, End, Eval, Event, Memory, Notice, Sample, Start, Step, as_json
 from mlxtune.storage.documents import parse_object
 from mlxtune.storage.files import write_file
 
 CHECKSUM, METRICS = "crc32", "metrics"
 _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}\n$')
-_KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Start, Step, Eval, Checkpoint, Notice, End)}
+_KINDS: dict[str, type[Event]] = {kind.kind: kind for kind in (Start, Step, Eval, Sample, Checkpoint, Notice, End)}
 
 
 class Log:

@@ -3,12 +3,13 @@
 import math
 from typing import TextIO
 
-from mlxtune.events import Checkpoint, End, Eval, Event, Notice, Preparing, Start, Step
-from mlxtune.format import UNKNOWN, decimals, duration, line, printable, rate, size
+from mlxtune.events import Checkpoint, End, Eval, Event, Notice, Preparing, Sample, Start, Step
+from mlxtune.format import UNKNOWN, decimals, duration, line, printable, rate, shortened, size
 from mlxtune.report import facts
 from mlxtune.report.tally import Tally
 
 EVERY_SECONDS = 30.0
+PROMPT_SHOWN = 200  # characters
 
 
 class Plain:
@@ -32,6 +33,9 @@ class Plain:
                 self._say(step_line(event, self._tally))
             case Eval():
                 self._say(eval_line(event))
+            case Sample():
+                self._say(f"sample {event.step} prompt {line(shortened(event.prompt, PROMPT_SHOWN))}")
+                self._say(f"sample {event.step} text {line(event.text)}")
             case Checkpoint():
                 taken = f"bytes {event.bytes} seconds {event.seconds:.1f}"
                 self._say(f"checkpoint {event.step} {taken} path {line(event.path)}")

@@ -42,6 +42,10 @@ FREE = {
     "checkpoint.keep",
     "train.eval_every",
     "train.patience",
+    "sample.every",
+    "sample.prompts",
+    "sample.max_tokens",
+    "sample.temperature",
 }
 LENGTH = {"train.max_steps", "train.epochs"}  # free too where the learning rate does not depend on the length
 

@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlxtune import validating
 from mlxtune.backends.base import Blueprint, Job, Work, ignore
 from mlxtune.backends.choose import blueprint as make_blueprint
 from mlxtune.backends.decisions import Decisions
 from mlxtune.data import load as data
+from mlxtune.data import special as specials
 from mlxtune.data.batches import padding_waste
 from mlxtune.data.fingerprint import fingerprint
+from mlxtune.data.special import Special
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData, BadSetting
 from mlxtune.events import Event, Memory, Preparing, Start
@@ -30,6 +32,7 @@ from mlxtune.pace import Pace, pace
 from mlxtune.planning import shape as run_shape
 from mlxtune.progress import Progress
 from mlxtune.recipe.recipe import Recipe
+from mlxtune.samples import Asked, asked
 from mlxtune.strategies.size import Sizes, sizes
 
 NOTHING = Memory(0, 0, 0)
@@ -47,6 +50,9 @@ class Prepared(NamedTuple):
     fingerprints: dict[str, str]
     notes: tuple[str, ...]  # what the user should know
     late: tuple[str, ...]  # and of a late step that will not fit
+    tokenizer: Any
+    special: Special
+    asked: tuple[Asked, ...]  # of the model, while it is trained
     plan: Plan  # of the largest batch
     guard: Guard
 
@@ -97,8 +103,27 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     factor = kept_ratio.read(config, blueprint.backend)
     found, guard = _memory(setup, feed, paces, limit_bytes, factor, kept_tokens)
     late = _late(guard, feed, paces, found)
-    computed = (blueprint, work, decisions)
-    return Prepared(recipe, dataset, *computed, feed, paces, size, fingerprints, notes, late, found, guard)
+    special = specials.read(tokens, stops, recipe.data.end_of_turn)
+    beginnings = feed.evaluated[:: feed.rows_per_example]
+    questions = asked(recipe.sample, beginnings, tokens, special, recipe.data.time, recipe.data.longest)
+    return Prepared(
+        recipe,
+        dataset,
+        blueprint,
+        work,
+        decisions,
+        feed,
+        paces,
+        size,
+        fingerprints,
+        notes,
+        late,
+        tokens,
+        special,
+        questions,
+        found,
+        guard,
+    )
 
 
 def as_made(prepared: Prepared, decisions: Decisions, valid_rows: int) -> Prepared:

@@ -21,6 +21,7 @@ from mlxtune.run import identity as run_identity
 from mlxtune.run.beginning import Begun, begin
 from mlxtune.run.prepare import Prepared, prepare, start_event
 from mlxtune.run.results import Results
+from mlxtune.run.sampler import Sampler
 from mlxtune.run.signals import Asked, StopRequests
 from mlxtune.storage.documents import user_path
 
@@ -97,6 +98,7 @@ class _Session:
         self.folder, self.shown, self.tell = folder, Reports(shown), tell
         self.begun_at = self.progress.step  # of the checkpoint that this sitting goes on from
         self.results = Results(begun, self.shown)
+        self.sampler = Sampler(self.prepared, self.learner, self.progress, tell)
 
     def run(self) -> End:
         """To the end, whatever ends it."""
@@ -158,12 +160,17 @@ class _Session:
             requests.at_once = False  # the step that begins is worth waiting for
             guard.check((run_shape.micro_batch(feed.train, batch) for batch in window), step)
 
-        requests.at_once = True  # in the validation before the first step
+        requests.at_once = True  # in the samples and the validation before the first step
         if requests.signal is not None:
             return
+        self.sampler.look()
         for event in engine.train(self.learner, feed, recipe.train, recipe.schedule, self.progress, check):
             requests.at_once = False
             self._hear(event)
+            if isinstance(event, Step):
+                requests.at_once = True  # no step is lost
+                self.sampler.look()
+                requests.at_once = False
             is_pause = isinstance(event, Step | Eval)
             due = self.progress.step % recipe.checkpoint.save_every == 0 and self.progress.step > 0
             if requests.signal is None and is_pause and due and not self._eval_is_due:

@@ -7,6 +7,7 @@ import numpy as np
 from mlxtune.backends.base import Sampling
 from mlxtune.backends.numpy.arrays import Array
 from mlxtune.backends.numpy.cache import Cache
+from mlxtune.backends.numpy.layout import FLOAT_BYTES
 from mlxtune.backends.numpy.model import Model
 from mlxtune.backends.numpy.sampling import choose
 
@@ -26,6 +27,12 @@ def generate(model: Model, prompt: Sequence[int], sampling: Sampling, stop: Set[
 def next_logits(model: Model, tokens: Sequence[int]) -> Array:
     """Logits of the token after `tokens`, (V,), with nothing cached."""
     return model.next_logits(tokens, _caches(model, len(tokens)))
+
+
+def cache_bytes(model: Model, n_tokens: int) -> int:
+    """Keys and values of so many tokens, in all layers."""
+    d = model.decoder
+    return 2 * FLOAT_BYTES * d.n_layers * d.n_kv_heads * d.head_dim * n_tokens
 
 
 def _caches(model: Model, n_tokens: int) -> list[Cache]:

@@ -20,7 +20,7 @@ from mlxtune.backends.numpy import adapter, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace, is_finite
 from mlxtune.backends.numpy.config import Decoder
 from mlxtune.backends.numpy.dropout import Dropout
-from mlxtune.backends.numpy.generating import generate
+from mlxtune.backends.numpy.generating import cache_bytes, generate
 from mlxtune.backends.numpy.kernels.cross_entropy import Worth
 from mlxtune.backends.numpy.layout import Layout
 from mlxtune.backends.numpy.model import Model
@@ -198,7 +198,10 @@ class NumpyLearner:
 
     def generate(self, prompt: Sequence[int], sampling: Sampling, stop: Set[int]) -> Iterator[int]:
         """The tokens that follow the prompt, up to and without the first of `stop`."""
-        return generate(self.model, prompt, sampling, stop)
+        try:
+            yield from generate(self.model, prompt, sampling, stop)
+        finally:
+            self._note_peak(cache_bytes(self.model, len(prompt) + sampling.max_tokens))
 
     def weights(self) -> Iterator[Tensor]:
         """The tensors that train, in the model's order."""
@@ -254,8 +257,8 @@ class NumpyLearner:
         more = 0 if self.gradient_sum is None else self.gradient_sum.nbytes
         return sum(array.nbytes for array in arrays.values()) + more + self.prefix.bytes
 
-    def _note_peak(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, self._held_bytes() + self._working_bytes)
+    def _note_peak(self, more_bytes: int = 0) -> None:
+        self.peak_bytes = max(self.peak_bytes, self._held_bytes() + self._working_bytes + more_bytes)
 
     @property
     def _working_bytes(self) -> int:
