@@ -3,7 +3,7 @@
 Nothing of a run depends on them: sampling has a random state of its own, and changes no weight.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from datetime import datetime
 from itertools import islice
@@ -18,7 +18,7 @@ from mlxtune.errors import BadSetting
 from mlxtune.settings import section
 from mlxtune.speech import Prompt, prompt
 
-ROWS = 2  # whose beginnings are the prompts where none are given
+PROMPTS, AMONG = 2, 100  # beginnings of rows that are the prompts where none are given; rows that are looked at
 FEWEST, MOST = 4, 32  # tokens that a row's beginning has where all of it carries loss
 
 
@@ -72,7 +72,8 @@ def asked(
     if settings.every is None:
         return ()
     if not settings.prompts:
-        return tuple(Asked(_decoded(tokenizer, tokens), Prompt(tokens, is_turn=False)) for tokens in _begun(rows))
+        begun = islice(dict.fromkeys(_begun(rows[:AMONG])), PROMPTS)
+        return tuple(Asked(_decoded(tokenizer, tokens), Prompt(tokens, is_turn=False)) for tokens in begun)
     made = tuple(Asked(text, prompt(text, tokenizer, special, now)) for text in settings.prompts)
     for each in made:
         if len(each.prompt.tokens) > longest:
@@ -85,9 +86,9 @@ def asked(
     return made
 
 
-def _begun(rows: Sequence[TokenRow]) -> Iterator[tuple[int, ...]]:
+def _begun(rows: Iterable[TokenRow]) -> Iterator[tuple[int, ...]]:
     """Rows up to where they carry loss; of a row that does from the start, up to half."""
-    for row in islice(rows, ROWS):
+    for row in rows:
         first = int(row.supervised.argmax())
         end = first if first >= FEWEST else max(1, min(MOST, len(row.tokens) // 2))
         yield tuple(row.tokens[:end].tolist())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.errors import MlxtuneError
-from mlxtune.events import Eval, Start, Step
+from mlxtune.events import Eval, Sample, Start, Step
 from mlxtune.recipe.recipe import build, every_key
 from mlxtune.run import session as run
 from mlxtune.storage import checkpoint
@@ -82,6 +82,10 @@ CHANGES = {
     "train.patience": (1, {"schedule.learning_rate": 0.5, "train.eval_every": 1, "train.max_steps": 8}),
     "checkpoint.save_every": (1, {}),
     "checkpoint.keep": (1, {}),
+    "sample.every": (2, {}),
+    "sample.prompts": (("The cat",), {"sample.every": 2}),
+    "sample.max_tokens": (3, {"sample.every": 2}),
+    "sample.temperature": (2.0, {"sample.every": 2}),
     "backend.precision": ("bf16", {}),
 }
 # Shown elsewhere, as they say where things are and change no number: tests of models, data, backends, memory,
@@ -126,7 +130,8 @@ def observed(tmp_path):
             return str(refusal)
         folders = checkpoint.folders(Path(out))
         weights = [(folders[-1] / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)]
-        seen = [(e.step, e.loss) for e in keep if isinstance(e, Step | Eval)]
+        seen: list[object] = [(e.step, e.loss) for e in keep if isinstance(e, Step | Eval)]
+        seen += [(e.step, e.prompt, e.text) for e in keep if isinstance(e, Sample)]
         start = next(e for e in keep if isinstance(e, Start))
         return weights, seen, [folder.name for folder in folders], start.train_rows
 
