@@ -31,7 +31,7 @@ class SampleSettings:
     """
 
     every: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    prompts: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = ()
     max_tokens: Annotated[int, Field(ge=1, le=10**6)] = 64
     temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
 

@@ -93,7 +93,7 @@ class Torch:
 
     def curve(self, learner: Any) -> np.ndarray | None:
         """The losses of the steps; None where the learner's modules have other names here."""
-        adapters = learner.selection.adapters
+        adapters = learner.parts.selection.adapters
         trained = self._adapt(adapters, learner) if adapters else self._trained(learner.job.strategy)
         if trained is None:
             return None

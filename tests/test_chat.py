@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from mlxtune import inference as try_it
+from mlxtune import speech
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.cli import chat
 
@@ -19,11 +20,11 @@ GREEDY = Sampling(max_tokens=8, temperature=0.0, top_p=1.0, seed=0)
 
 
 @pytest.fixture(scope="module")
-def loaded() -> try_it.Loaded:
+def loaded() -> speech.Loaded:
     return try_it.load(None, None, BackendSettings(name="numpy", precision="fp32"))
 
 
-def test_an_answer_that_is_ended_early_stays_as_far_as_it_was_said(loaded: try_it.Loaded):
+def test_an_answer_that_is_ended_early_stays_as_far_as_it_was_said(loaded: speech.Loaded):
     conversation = try_it.Conversation(loaded, GREEDY)
     pieces = conversation.ask("Tell me a story.")
     said = next(pieces) + next(pieces)
@@ -31,7 +32,7 @@ def test_an_answer_that_is_ended_early_stays_as_far_as_it_was_said(loaded: try_i
     assert conversation.messages[-1] == {"role": "assistant", "content": said}
 
 
-def test_a_question_without_an_answer_is_forgotten(loaded: try_it.Loaded, monkeypatch: pytest.MonkeyPatch):
+def test_a_question_without_an_answer_is_forgotten(loaded: speech.Loaded, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_: object) -> Iterator[str]:
         raise KeyboardInterrupt
         yield ""
@@ -42,7 +43,7 @@ def test_a_question_without_an_answer_is_forgotten(loaded: try_it.Loaded, monkey
     assert conversation.messages == []
 
 
-def test_reset_forgets_all_but_the_system_message(loaded: try_it.Loaded):
+def test_reset_forgets_all_but_the_system_message(loaded: speech.Loaded):
     conversation = try_it.Conversation(loaded, GREEDY, system="Be brief.")
     list(conversation.ask("Tell me a story."))
     conversation.reset()

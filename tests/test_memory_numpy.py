@@ -195,7 +195,7 @@ def taken(made: NumpyLearner) -> dict[str, int]:
 
 def test_the_plan_is_what_a_run_takes_to_the_byte(found):
     made, setup, rows, evaluated, kept = found
-    windows = made.decoder.windows
+    windows = made.model.decoder.windows
     tables = [*workspace.loss_and_gradients(setup, rows, windows)]
     tables += [] if evaluated is None else workspace.loss(setup, evaluated, windows)
     assert workspace.largest(tables) == taken(made)  # says which array, where it is one

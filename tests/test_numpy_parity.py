@@ -123,7 +123,7 @@ def test_a_run_with_another_optimizer_goes_on_on_the_other_backend(makers, optim
     hand_over(giver, taker, tmp_path / "run")
     given, taken = ({t.info: t.read().tobytes() for t in made.optimizer_state()} for made in (giver, taker))
     assert given == taken
-    assert len(given) == len(optimizer.slots) * len(giver.selection.train)
+    assert len(given) == len(optimizer.slots) * len(giver.parts.selection.train)
     for window in first[:3]:
         found, expected = (made.step(window, 1e-2) for made in (giver, taker))
         assert found.loss.loss_sum == pytest.approx(expected.loss.loss_sum, rel=1e-5)

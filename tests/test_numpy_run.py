@@ -6,6 +6,7 @@ import json
 import pytest
 
 from mlxtune import inference as try_it
+from mlxtune import speech
 from mlxtune.backends import choose
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.data.settings import DataSettings
@@ -79,7 +80,7 @@ def test_the_adapter_of_a_run_is_evaluated_and_speaks(tmp_path):
     assert score.loss > 0
     assert end.best_eval_loss is not None
     loaded = try_it.load(None, adapter, settings)
-    assert "".join(try_it.complete(loaded, "Tell me", Sampling(8, 0.0, 1.0, 0)))
+    assert "".join(speech.complete(loaded, "Tell me", Sampling(8, 0.0, 1.0, 0)))
 
 
 @pytest.mark.slow

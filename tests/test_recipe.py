@@ -21,6 +21,8 @@ WITHOUT_FLAG = {
     "optimizer.epsilon",
     "optimizer.decay_norms_and_biases",
     "optimizer.low_precision",
+    "sample.max_tokens",
+    "sample.temperature",
 }
 
 

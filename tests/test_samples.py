@@ -78,7 +78,7 @@ def test_a_resumed_run_takes_each_sample_once(recipe, stop):
     whole = run.start(recipe("whole", **EVERY))
     broken = recipe("broken", **EVERY)
     run.start(broken, [Ask(stop)])
-    run.start(broken)
+    run.resume(Path(broken.run.out), {})  # with the settings that its folder keeps
     assert samples(broken.run.out) == samples(whole.run)
 
 

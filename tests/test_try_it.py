@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlxtune import inference as try_it
+from mlxtune import speech
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.data import special
 from mlxtune.errors import BadData
@@ -42,9 +43,9 @@ class Says:
             yield token
 
 
-def loaded(made: Any, text: str, ids: Sequence[int] = (), end_of_turn: str | None = None) -> try_it.Loaded:
+def loaded(made: Any, text: str, ids: Sequence[int] = (), end_of_turn: str | None = None) -> speech.Loaded:
     says = Says(made(text, add_special_tokens=False)["input_ids"])
-    return try_it.Loaded(says, made, special.read(made, ids, end_of_turn))
+    return speech.Loaded(says, made, special.read(made, ids, end_of_turn))
 
 
 @pytest.mark.parametrize(
@@ -60,12 +61,12 @@ def loaded(made: Any, text: str, ids: Sequence[int] = (), end_of_turn: str | Non
     ],
 )
 def test_generation_stops_at_every_end(made: Any, end: str, options: dict[str, Any]) -> None:
-    found = "".join(try_it.complete(loaded(made, f"an [answer]{end} and on", **options), "q", GREEDY))
+    found = "".join(speech.complete(loaded(made, f"an [answer]{end} and on", **options), "q", GREEDY))
     assert found == "an [answer]"
 
 
 def test_what_may_be_the_beginning_of_an_end_is_said_once_it_is_none() -> None:
-    said = list(try_it.complete(loaded(tokenizer(), "a [DO b [DON", end_of_turn="[DONE]"), "q", GREEDY))
+    said = list(speech.complete(loaded(tokenizer(), "a [DO b [DON", end_of_turn="[DONE]"), "q", GREEDY))
     assert "".join(said) == "a [DO b [DON"
     assert not any(piece.startswith("[") for piece in said[:2])
 
@@ -75,7 +76,7 @@ def test_what_may_be_the_beginning_of_an_end_is_said_once_it_is_none() -> None:
 def test_a_prompt_begins_once_and_does_not_end(prompt: str, after: str) -> None:
     made = tokenizer_of_kind("byte-level", None, after)
     asked = loaded(made, "c")
-    assert list(try_it.complete(asked, prompt, GREEDY)) == ["c"]
+    assert list(speech.complete(asked, prompt, GREEDY)) == ["c"]
     assert made.decode(asked.speaker.prompt) == "<s>ab"  # type: ignore[attr-defined]
 
 
@@ -84,14 +85,14 @@ def test_a_base_model_goes_on_from_the_prompt_blank_and_all() -> None:
     says = loaded(made, "")
     says.speaker.tokens = made("Once upon a time", add_special_tokens=False)["input_ids"][1:]  # type: ignore[attr-defined]
     first = made.decode(made("Once upon a time", add_special_tokens=False)["input_ids"][:1])
-    assert first + "".join(try_it.complete(says, first, GREEDY)) == "Once upon a time"
+    assert first + "".join(speech.complete(says, first, GREEDY)) == "Once upon a time"
 
 
 def test_a_prompt_of_no_token_is_refused() -> None:
     made = tokenizer()
     made.backend_tokenizer.post_processor = None
     with pytest.raises(BadData, match="expected a text to go on from"):
-        list(try_it.complete(loaded(made, "a"), "", GREEDY))
+        list(speech.complete(loaded(made, "a"), "", GREEDY))
 
 
 @pytest.mark.parametrize("end", ["[DONE]", "<|end|>"])

@@ -13,6 +13,7 @@ from fuzzing import mutate
 from safetensors.numpy import save_file
 
 from mlxtune import inference as try_it
+from mlxtune import speech
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.backends.numpy import config as numpy_config
 from mlxtune.errors import MlxtuneError
@@ -100,7 +101,7 @@ def write_model(random: Random, folder: Path) -> None:
 def read_model(folder: Path) -> None:
     settings = BackendSettings(name="numpy", precision="fp32")
     loaded = try_it.load(str(folder), None, settings)
-    list(try_it.complete(loaded, "Once", Sampling(max_tokens=2, temperature=0.0, top_p=1.0, seed=0)))
+    list(speech.complete(loaded, "Once", Sampling(max_tokens=2, temperature=0.0, top_p=1.0, seed=0)))
 
 
 SMALL = {"model.embed_tokens.weight": (8, 4), "model.norm.weight": (4,), "lm_head.weight": (8, 4)}
