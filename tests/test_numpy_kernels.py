@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from mlxtune.backends.numpy import threads
+from mlxtune.backends.numpy import blocks, threads
 from mlxtune.backends.numpy.arrays import Workspace
 from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels import cross_entropy
@@ -152,7 +152,7 @@ def check_gradients(case: Case, x: Arrays, tolerance: float) -> None:
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """So that a small case has several chunks and blocks."""
-    monkeypatch.setattr(cross_entropy, "CHUNK_ELEMENTS", 22)
+    monkeypatch.setattr(blocks, "LOGITS", 22)
     monkeypatch.setattr(cross_entropy, "BLOCK_ELEMENTS", 11)
     monkeypatch.setattr(cross_entropy, "MERGE_ELEMENTS", 20)
 

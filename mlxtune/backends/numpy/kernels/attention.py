@@ -21,8 +21,7 @@ import numpy as np
 
 from mlxtune.backends.numpy import threads
 from mlxtune.backends.numpy.arrays import Array, Workspace
-
-BLOCK = 64  # queries; the triangle of one block that is computed for nothing is then small
+from mlxtune.backends.numpy.blocks import QUERIES, query_blocks
 
 
 class Heads(NamedTuple):
@@ -100,8 +99,7 @@ def _attend(heads: Heads, attention: Attention, n_group: int, window: int | None
 def _blocks(n_tokens: int, n_keys: int, n_group: int, window: int | None) -> Blocks:
     earlier = n_keys - n_tokens
     blocks = []
-    for begin in range(0, n_tokens, BLOCK):
-        end = min(begin + BLOCK, n_tokens)
+    for begin, end in query_blocks(n_tokens):
         low = 0 if window is None else max(0, earlier + begin - window + 1)
         shape = (earlier + end - low, (end - begin) * n_group)
         blocks.append(Block(slice(begin * n_group, end * n_group), slice(low, earlier + end), shape))
@@ -137,8 +135,8 @@ def _hide(scores_PSM: Array, n_group: int, window: int | None) -> None:
 
 @cache
 def _after(n_group: int) -> Array:
-    """(BLOCK, BLOCK * G), added to the scores: -inf where the key comes after the query."""
-    after = np.tril(np.full((BLOCK, BLOCK), -np.inf, np.float32), -1)
+    """(QUERIES, QUERIES * G), added to the scores: -inf where the key comes after the query."""
+    after = np.tril(np.full((QUERIES, QUERIES), -np.inf, np.float32), -1)
     return np.repeat(after, n_group, axis=1)
 
 

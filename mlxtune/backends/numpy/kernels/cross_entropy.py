@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlxtune.backends.numpy import threads
+from mlxtune.backends.numpy import blocks, threads
 from mlxtune.backends.numpy.arrays import Array, Workspace
 
-CHUNK_ELEMENTS = 1 << 25  # logits at once: 128 MiB, 1,048 tokens of a vocabulary of 32,000
 BLOCK_ELEMENTS = 1 << 18  # logits that stay in the cache while they are worked on
 MERGE_ELEMENTS = 1 << 22  # of the head's gradient at once, where a second chunk is added to it
 
@@ -95,7 +94,7 @@ def _joined(parts: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 
 
 def _chunks(n_tokens: int, n_vocabulary: int) -> list[slice]:
-    step = max(1, CHUNK_ELEMENTS // n_vocabulary)
+    step = blocks.logit_tokens(n_vocabulary)
     return [slice(start, min(start + step, n_tokens)) for start in range(0, n_tokens, step)]
 
 

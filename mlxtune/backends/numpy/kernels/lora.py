@@ -1,4 +1,4 @@
-"""LoRA and its kin beside a linear module: what each kind computes, and the working arrays that it takes for it.
+"""LoRA and its kin beside a linear module: what each kind computes.
 
     y[:, columns] += s (drop(x) a) b
 
@@ -25,25 +25,12 @@ class Seat(NamedTuple):
     number: int  # its place among the model's adapters: the stream of its dropout
 
 
-class Work(NamedTuple):
-    """The working arrays of each method of `Beside`: names, and how many elements."""
-
-    output: Mapping[str, int]
-    input_gradient: Mapping[str, int]
-    own_gradients: Mapping[str, int]
-
-
 class Kind(Beside, Protocol):
     """What computes a kind of adapter."""
 
     @classmethod
     def of(cls, seat: Seat, arrays: Sequence[Array], gradients: Sequence[Array], settings: Settings) -> Self:
         """One adapter. arrays and gradients: in the order of the kind's names."""
-        ...
-
-    @staticmethod
-    def work(adapter: Adapter, n_tokens: int, *, drops: bool) -> Work:
-        """What its methods ask the Workspace for. drops: in training."""
         ...
 
 
@@ -62,16 +49,6 @@ class LowRank(NamedTuple):
     def of(cls, seat: Seat, arrays: Sequence[Array], gradients: Sequence[Array], settings: Settings) -> Self:
         (a, b), (a_gradient, b_gradient) = arrays, gradients
         return cls(seat, a, b, a_gradient, b_gradient, settings.scale, settings.dropout)
-
-    @staticmethod
-    def work(adapter: Adapter, n_tokens: int, *, drops: bool) -> Work:
-        (n_in, n_out), rank = adapter.shape, adapter.settings.rank
-        mask = {"mask": n_tokens * n_in} if drops and adapter.settings.dropout else {}
-        return Work(
-            output={**mask, "low": n_tokens * rank, "low_out": n_tokens * n_out},
-            input_gradient={"d_low": n_tokens * rank, "low_in": n_tokens * n_in, **mask},
-            own_gradients={**mask, "low": n_tokens * rank, "d_low": n_tokens * rank},
-        )
 
     def output(self, x_NI: Array, out_NO: Array, dropout: Dropout | None, ws: Workspace) -> None:
         low_Nr = self._low(x_NI, dropout, ws)
@@ -129,8 +106,3 @@ KINDS: Mapping[str, type[Kind]] = {"lora": LowRank}
 def beside(adapter: Adapter, seat: Seat, arrays: Sequence[Array], gradients: Sequence[Array]) -> Beside:
     """What an adapter computes with these arrays and writes their gradients to, in the order of the kind's."""
     return KINDS[adapter.kind].of(seat, arrays, gradients, adapter.settings)
-
-
-def work(adapter: Adapter, n_tokens: int, *, drops: bool) -> Work:
-    """What an adapter takes from the Workspace for so many tokens. drops: in training."""
-    return KINDS[adapter.kind].work(adapter, n_tokens, drops=drops)
