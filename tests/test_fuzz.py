@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+from tests.support.checkout import ROOT
+
+SCRIPTS = ROOT / "scripts"
 
 PLANTED = """
 import os, signal, sys, time

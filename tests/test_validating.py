@@ -9,7 +9,7 @@ from mlxtune.feed import Feed
 from mlxtune.pace import TrainSettings, affordable, pace
 from mlxtune.run import session as run
 from mlxtune.validating import MOST, SHARE
-from tests.support_run import Ask, Keep, last_bytes, recipes, write_rows
+from tests.support.run import Ask, Keep, last_bytes, recipes, write_rows
 
 
 @pytest.fixture
