@@ -199,10 +199,11 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 def test_a_hub_data_set_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    def offline(name: str) -> None:
-        raise ConnectionError(f"Couldn't reach '{name}' on the Hub (OfflineModeIsEnabled)\nmore")
+    def offline(_: object, name: str, *, timeout: float) -> None:
+        raise ConnectionError(f"Couldn't reach '{name}' on the Hub within {timeout} s\nmore")
 
-    monkeypatch.setattr("mlxtune.data.readers.hub._ask", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
     monkeypatch.setattr(datasets, "load_dataset", None)
     with pytest.raises(BadData, match="the hub says: Couldn't reach 'someone/something' on the Hub"):
         read("someone/something")
@@ -212,7 +213,7 @@ def test_a_hub_data_set_gives_rows_that_name_it(monkeypatch: pytest.MonkeyPatch)
     import datasets
 
     made = datasets.DatasetDict({name: datasets.Dataset.from_list(ROWS) for name in ("train", "validation", "extra")})
-    monkeypatch.setattr("mlxtune.data.readers.hub._ask", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is not asked
     monkeypatch.setattr(datasets, "load_dataset", lambda _: made)
     splits = read("someone/something")
     assert set(splits) == {"train", "valid"}
@@ -227,7 +228,7 @@ def test_splits_of_the_hub_that_are_not_one_of_each_kind_are_refused(
 ) -> None:
     import datasets
 
-    monkeypatch.setattr("mlxtune.data.readers.hub._ask", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is not asked
     monkeypatch.setattr(datasets, "load_dataset", lambda _: dict.fromkeys(names, ROWS))
     with pytest.raises(BadData, match=f"expected one split of each kind.* found {', '.join(names)}"):
         read("someone/something")
@@ -240,7 +241,7 @@ def test_rows_of_the_hub_that_cannot_be_decoded_are_an_error(monkeypatch: pytest
         yield ROWS[0]
         raise ImportError("To support decoding images, please install 'Pillow'.")
 
-    monkeypatch.setattr("mlxtune.data.readers.hub._ask", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is not asked
     monkeypatch.setattr(datasets, "load_dataset", lambda _: {"train": undecodable()})
     with pytest.raises(BadData, match="someone/something/train: expected rows that can be read, found `To support"):
         read("someone/something")
