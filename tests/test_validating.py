@@ -63,11 +63,13 @@ def test_a_short_run_says_how_many_rows_validate(recipe):
     assert {event.rows for event in keep if isinstance(event, Eval)} == {1}
 
 
+@pytest.mark.slow
 def test_how_a_run_validates_changes_no_byte_of_what_it_trains(recipe):
     ends = [run.start(recipe(f"every {every}", train__eval_every=every)) for every in (None, 1, 6)]
     assert len({tuple(last_bytes(end.run)) for end in ends}) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_validates_the_rows_that_it_began_with(recipe):
     keep = Keep()
     run.start(recipe(train__max_steps=2))

@@ -193,12 +193,14 @@ def writer(folder: Path, pause: float) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_three_writers_at_once_all_end_with_the_right_rows(tmp_path: Path) -> None:
     started = [writer(tmp_path, pause=0.1) for _ in range(3)]
     assert [each.communicate()[0] for each in started] == ["right\n"] * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["KEY", "KEY.lock"]
 
 
+@pytest.mark.slow
 def test_writers_killed_at_any_instant_leave_nothing_that_is_wrong(tmp_path: Path) -> None:
     chance = random.Random(0)
     for _ in range(6):

@@ -54,6 +54,7 @@ def test_an_unknown_command_is_told_and_never_asked(capsys: pytest.CaptureFixtur
     assert "/rest is no command" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there is no terminal to open")
 def test_in_a_terminal_ctrl_c_ends_the_answer_and_ctrl_d_the_conversation():
     command = [sys.executable, "-m", "mlxtune", "chat", "--backend", "numpy", "--max-tokens", "4000"]

@@ -69,6 +69,7 @@ def test_what_the_system_refuses_is_told_in_one_message(error, code, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_reader_that_leaves_ends_the_program_quietly_as_it_ends_others(tmp_path):
     ended = shell("$M data --json --rows 200 | head -c 10 >/dev/null; echo ${PIPESTATUS[0]}", tmp_path)
@@ -76,6 +77,7 @@ def test_a_reader_that_leaves_ends_the_program_quietly_as_it_ends_others(tmp_pat
     assert ended.stderr == ""
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_fault(streams, tmp_path):
@@ -88,6 +90,7 @@ def test_closed_streams_are_no_fault(streams, tmp_path):
     assert rows.read_text().count("\n") == len(TEXT_ROWS)
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_under_standard_output_is_one_message(tmp_path):
@@ -98,6 +101,7 @@ def test_a_full_disk_under_standard_output_is_one_message(tmp_path):
     assert "Exception" not in ended.stderr
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("encoding", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
 def test_an_ascii_terminal_gets_escapes_and_json_stays_json(encoding, tmp_path):

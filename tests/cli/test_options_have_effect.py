@@ -10,6 +10,7 @@ from mlxtune.cli.flags import FLAGS
 from tests.support.backend import BACKEND
 from tests.support.cli import TEXT_ROWS, write
 from tests.support.hub import use_cache
+from tests.support.slow import all_but
 
 COMMANDS = get_command(app).commands
 # tests/run/test_settings_have_effect.py tries these on runs.
@@ -96,7 +97,11 @@ def test_every_option_of_every_verb_is_tried():
     assert every - {(verb, "--help") for verb in COMMANDS} == tried
 
 
-@pytest.mark.parametrize(("verb", "option"), EFFECTS, ids=" ".join)
+NAMED = {" ".join(key): key for key in EFFECTS}
+LONG = {"eval --precision", "memory --fit", "memory --measure"}
+
+
+@pytest.mark.parametrize(("verb", "option"), all_but(NAMED.keys() - LONG, NAMED))
 def test_given_alone_it_changes_what_is_seen(mlxtune, tmp_path, verb, option):
     value, common = EFFECTS[verb, option]
     common = [each(tmp_path) if callable(each) else each for each in common]

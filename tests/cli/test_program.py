@@ -170,6 +170,7 @@ def test_blank_lines_and_mixed_forms_are_fine(tmp_path, train):
     assert found.returncode == 0, found.stderr
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_plain_lines(tmp_path):
     write(tmp_path / "rows.jsonl", TEXT_ROWS)
     found = in_a_process("train", "--max-steps", 2, "--data", "rows.jsonl", cwd=tmp_path)

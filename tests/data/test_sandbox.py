@@ -166,6 +166,7 @@ def test_what_a_prompt_is_refused_for_is_a_message() -> None:
         prompt_text([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}], made, NOW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "verb", [("data",), ("train", "--max-steps", "2"), ("eval",), ("generate", "--prompt", "Hello"), ("chat",)]
 )

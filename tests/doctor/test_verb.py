@@ -82,11 +82,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(backends, "probe", lambda _: GOOD)
 
 
+@pytest.mark.slow
 def test_it_ends_with_0_and_says_nothing_on_standard_error(plain, document):
     for found in (plain, document):
         assert (found.returncode, found.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_json_is_one_document(document):
     told = json.loads(document.stdout)
     assert set(told) == {"checks", "ok"}
@@ -95,6 +97,7 @@ def test_json_is_one_document(document):
     assert told["ok"] == all(check["state"] != "bad" for check in told["checks"])
 
 
+@pytest.mark.slow
 def test_every_check_is_a_line_in_a_pipe_and_none_has_a_colour_code(plain, document):
     names = [check["name"] for check in json.loads(document.stdout)["checks"]]
     assert "\x1b" not in plain.stdout
@@ -103,6 +106,7 @@ def test_every_check_is_a_line_in_a_pipe_and_none_has_a_colour_code(plain, docum
     assert " ok" in lines[-1]
 
 
+@pytest.mark.slow
 def test_no_piece_of_a_token_is_shown(plain, document):
     pieces = {word[at : at + 5] for word in (TOKEN, TOKEN[::-1]) for at in range(len(word) - 4)}
     for found in (plain, document):

@@ -145,6 +145,7 @@ def test_bytes_that_are_none_are_refused(mlxtune):
     assert mlxtune("memory", "--fit=plenty").returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_run_is_made_to_fit_half_of_what_it_took(tmp_path, mlxtune, backend):
     model, rows = whole_folder(tmp_path / "model"), text_of(tmp_path / "rows.txt", 9000)
@@ -175,7 +176,7 @@ def long_context(tmp_path):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("share", [0.8, 0.5])
+@pytest.mark.parametrize("share", [pytest.param(0.8, marks=pytest.mark.slow), 0.5])
 def test_what_costs_time_alone_is_given_up_before_a_row_is(mlxtune, ragged, long_context, backend, share):
     options = ("memory", "--model", long_context, "--data", ragged, "--backend", backend, "--json")
     limit = int(share * json.loads(mlxtune(*options).stdout)["predicted_peak_bytes"])
@@ -185,6 +186,7 @@ def test_what_costs_time_alone_is_given_up_before_a_row_is(mlxtune, ragged, long
     assert "data.max_seq_length" not in found["changes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_little_is_left_out_with_a_word_and_more_only_if_it_is_asked_for(mlxtune, ragged, long_context, backend):
     """The limits are those of the smallest plans of each kind."""

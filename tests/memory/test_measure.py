@@ -89,6 +89,7 @@ def test_of_a_backend_that_is_left_to_choose_that_is_planned_which_is_measured(m
     assert parts(after["mlx"]) != parts(after["numpy"])  # else it says nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_is_measured_is_what_a_run_takes(tmp_path, memory, mlxtune, backend):
     model = whole_folder(tmp_path / "model", hidden_size=256, intermediate_size=768)

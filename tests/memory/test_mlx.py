@@ -9,6 +9,7 @@ from mlxtune.backends.mlx import device
 from mlxtune.recipe.recipe import build
 from mlxtune.run.prepare import Prepared, prepare
 from tests.support.memory import text_of, whole_folder
+from tests.support.slow import all_but
 
 LORA = {"strategy.name": "lora", "strategy.rank": 8}
 FULL = {"strategy.name": "full"}
@@ -73,7 +74,7 @@ class Ran(NamedTuple):
     state: int
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES)
+@pytest.fixture(scope="module", params=all_but(["full, sgd"], CASES))
 def ran(request, tmp_path_factory):
     prepared = prepared_of(request.param, tmp_path_factory.mktemp("case"))
     learner, feed = prepared.learner, prepared.feed

@@ -37,6 +37,7 @@ def test_real_tokenizers_load_with_their_templates(name):
     assert "messages" in tokenizer.chat_template
 
 
+@pytest.mark.slow
 def test_loading_and_long_rows_print_nothing(folder):
     code = f"""from pathlib import Path
 from mlxtune.models.tokenizer import load

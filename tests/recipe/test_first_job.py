@@ -48,6 +48,7 @@ def test_every_flag_wins_and_takes_along_what_belongs_to_it(overrides):
         assert recipe["schedule"]["warmup_steps"] < overrides["train.max_steps"]
 
 
+@pytest.mark.slow
 def test_the_first_thing_that_a_newcomer_sees_is_a_model_that_learns(mlxtune):
     found = mlxtune("train", "--max-steps", 15, "--backend", "numpy", "--out", "out", "--json")
     end = json.loads(found.stdout)

@@ -9,6 +9,7 @@ from tests.support.checkout import ROOT
 from tests.support.cli import BACKENDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("form", ["operations", "full-disk"])
 def test_ended_at_a_file_operation_a_run_goes_on_to_the_same_bytes(form, backend):

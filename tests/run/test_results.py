@@ -73,6 +73,7 @@ def test_interrupted_with_a_better_validation_before_the_last_weights_lie_beside
     assert same_weights(end.adapter_last, checkpoint.folders(Path(end.run))[-1])
 
 
+@pytest.mark.slow
 def test_a_validation_that_an_interruption_asked_for_changes_nothing_that_the_resumed_run_leaves(recipe):
     whole = run.start(recipe("whole", train__eval_every=2, train__max_steps=7))
     broken = recipe("broken", train__eval_every=2, train__max_steps=7)
@@ -185,6 +186,7 @@ def test_stopped_for_memory_the_last_weights_are_validated_too(recipe, monkeypat
     assert end.last_eval_loss is not None
 
 
+@pytest.mark.slow
 def test_done_with_a_better_validation_before_both_are_there(recipe):
     keep = Keep()
     end = run.start(recipe(schedule__learning_rate=0.05, train__eval_every=1, train__max_steps=40), [keep])
@@ -201,6 +203,7 @@ def test_without_validation_rows_the_last_weights_are_the_result(recipe):
     assert (done.adapter_step, done.learned, done.start_loss > done.last_eval_loss) == (6, True, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "every", "patience"), [(0.0, None, None), (0.25, 1, None), (0.25, 1, 2)])
 def test_a_run_that_diverged_is_no_success(recipe, share, every, patience):
     changes = {"schedule__learning_rate": 3.0, "train__eval_every": every, "data__valid_share": share}
@@ -267,6 +270,7 @@ def test_the_rule_of_what_was_learned(losses, learned, diverged):
     assert (losses.learned, losses.diverged) == (learned, diverged)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "mlx", reason="mlx-lm comes with MLX")
 def test_mlx_lm_loads_the_last_adapter_too(recipe):
     from mlx_lm.utils import load_adapters

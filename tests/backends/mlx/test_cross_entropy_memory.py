@@ -1,6 +1,7 @@
 """What memory the head and the loss in shards take, as MLX counts it."""
 
 import mlx.core as mx
+import pytest
 
 from mlxtune.backends.mlx.head.cross_entropy import Head, cut, log_probabilities, log_probabilities_alone, shard_rows
 
@@ -30,6 +31,7 @@ def of_trained(shards, hidden_ND, targets_N):
     return mx.value_and_grad(loss)([hidden_ND, shards])
 
 
+@pytest.mark.slow
 def test_a_trained_head_needs_less_than_half_of_the_plain_losss_memory():
     """And little more than the exponentials of all logits, 66 MB here."""
     hidden_ND, head_VD, targets_N = large(n=256, d=16)
@@ -51,6 +53,7 @@ def test_of_16_bit_logits_exponentials_of_16_bits_are_kept():
     assert peak(lambda: of_trained(shards, hidden_ND, targets_N)) < 1.3 * 256 * 64_000 * 4
 
 
+@pytest.mark.slow
 def test_an_objective_over_log_probabilities_takes_hardly_more_than_their_sum():
     hidden_ND, head_VD, targets_N = large(n=256, d=16)
     shards = cut(head_VD, shard_rows(64_000))

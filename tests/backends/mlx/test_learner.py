@@ -27,6 +27,7 @@ from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
 from tests.support.backend import save
 from tests.support.mlx import VOCABULARY, contents, make_batch, make_learner, step_peak_bytes, write_model
+from tests.support.slow import all_but
 
 LAST = LastN(last_n=2)
 DROPOUT = Lora(rank=4, scale=2.0, dropout=0.1)
@@ -52,7 +53,8 @@ KINDS = {
     "bf16 sgd, momentum in bf16": (LAST, "bf16", {"optimizer": MOMENTUM_IN_BF16}),
     "fp32 lora, sgd": (DROPOUT, "fp32", {"optimizer": Sgd()}),
 }
-EVERY_KIND = pytest.mark.parametrize(("strategy", "precision", "changes"), KINDS.values(), ids=KINDS)
+QUICK = ("fp32", "bf16", "fp16 lora dropout", "bf16, moments in bf16")
+EVERY_KIND = pytest.mark.parametrize(("strategy", "precision", "changes"), all_but(QUICK, KINDS))
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +223,7 @@ def on_cpu():
     mx.set_default_device(device)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("strategy", [LAST, Full(), Lora(rank=4)], ids=["last-n", "full", "lora"])
 def test_peak_memory_does_not_grow_with_the_number_of_micro_batches(wide_model, strategy):
@@ -234,6 +237,7 @@ FAULTY_WAITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("fault", FAULTY_WAITS.values(), ids=FAULTY_WAITS)
 def test_peak_memory_would_grow_if_micro_batches_began(wide_model, monkeypatch, fault):
@@ -345,6 +349,7 @@ def shares_of_v(folder, steps=150):
     return np.concatenate([np.array(a[1].astype(mx.float32) / b[1] - 1).ravel() for a, b in pairs]).astype(np.float64)
 
 
+@pytest.mark.slow
 def test_v_in_bfloat16_is_that_of_float32_on_average_and_would_not_be_by_rounding_to_nearest(model, monkeypatch):
     error = shares_of_v(model)
     assert abs(error.mean()) < 4 * error.std() / math.sqrt(error.size) < 1e-3

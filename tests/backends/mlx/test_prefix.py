@@ -276,6 +276,7 @@ def active_bytes():
     return mx.get_active_memory()
 
 
+@pytest.mark.slow
 def test_frozen_weights_are_not_in_memory_while_training_from_the_file(make):
     others = active_bytes()  # of other tests of this process
     learner = make()

@@ -14,8 +14,10 @@ from mlxtune.recipe.recipe import build
 from mlxtune.run import session as run
 from mlxtune.storage import checkpoint
 from tests.support.assets import assets_folder
+from tests.support.slow import all_but
 
 NUMPY = BackendSettings(name="numpy")
+STRATEGIES = {"last-n": {"name": "last-n", "last_n": 1}, "lora": {"name": "lora"}, "full": {"name": "full"}}
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_asking_for_mlx_where_it_is_absent_says_how_to_install_it_and_what_there
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("strategy", [{"name": "last-n", "last_n": 1}, {"name": "lora"}, {"name": "full"}])
+@pytest.mark.parametrize("strategy", all_but(["last-n"], STRATEGIES))
 def test_a_run_that_goes_on_ends_with_the_bytes_of_one_that_never_stopped(strategy, precision, tmp_path):
     changes = {"backend__precision": precision, "train__grad_accum": 2, "schedule__learning_rate": 1e-3}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -116,6 +118,7 @@ def test_moments_in_bfloat16_end_five_hundred_steps_within_half_a_percent_of_flo
     assert found["bf16"] != found["fp32"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "second"), [("mlx", "numpy"), ("numpy", "mlx")])
 def test_a_run_begun_on_one_backend_resumes_on_the_other(tmp_path, first, second):
     pytest.importorskip("mlx.core")
