@@ -47,7 +47,7 @@ def _left_out(path: Path) -> bool:
 
 
 def _of_mlx(name: str) -> bool:
-    return name.split(".")[0] in ("mlx", "mlx_lm") or name.startswith(("mlxtune.backends.mlx", "tests.support_models"))
+    return name.split(".")[0] in ("mlx", "mlx_lm") or name.startswith(("mlxtune.backends.mlx", "tests.support.mlx"))
 
 
 def _imported(path: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from mlxtune.cli.app import run_here
-from tests.support_cli import Found
+from tests.support.cli import Found
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def test_a_message_is_short_and_printable_whatever_it_quotes():
 
 
 def test_of_many_faults_the_first_are_told_and_the_others_counted():
-    faults = Faults([BadData(f"rows.jsonl:{number}", expected="x", found=HOSTILE) for number in range(1000)])
+    faults = Faults([BadData(f"rows.jsonl:{number}", expected="x", found=HOSTILE) for number in range(100)])
     for text in (str(faults), drawn(faults)):
         assert len(text) < LONGEST
         assert text.count("rows.jsonl:") > 3

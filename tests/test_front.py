@@ -11,8 +11,8 @@ from mlxtune import Recipe, evaluate, generate, load_run, train
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.errors import BadModel, BadRun, BadSetting
 from mlxtune.events import Step
-from tests.support_backend import BACKEND
-from tests.support_run import Keep
+from tests.support.backend import BACKEND
+from tests.support.run import Keep
 
 HERE = BackendSettings(name=BACKEND)
 

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+from tests.support.checkout import ROOT
+from tests.support.slow import all_but
+
+SCRIPTS = ROOT / "scripts"
 
 PLANTED = """
 import os, signal, sys, time
@@ -72,8 +74,9 @@ def run(*arguments):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited by Linux")
-@pytest.mark.parametrize(("planted", "words"), FINDS.items())
-def test_the_fuzzer_finds_a_planted_fault_and_says_how_to_see_it_again(planted, words):
+@pytest.mark.parametrize("planted", all_but(["right", "refused", "escape", "raw"], FINDS.keys()))
+def test_the_fuzzer_finds_a_planted_fault_and_says_how_to_see_it_again(planted):
+    words = FINDS[planted]
     found = run("-c", PLANTED.format(scripts=str(SCRIPTS)), planted)
     assert found.returncode == int(words is not None), found.stdout + found.stderr
     assert f"{planted:<12}{1:>10}" in found.stdout
@@ -82,6 +85,7 @@ def test_the_fuzzer_finds_a_planted_fault_and_says_how_to_see_it_again(planted, 
         assert "scripts/fuzz --seed 5 --only 0" in found.stdout
 
 
+@pytest.mark.slow
 def test_an_input_is_a_function_of_the_seed_and_its_number(tmp_path):
     for name in ("a", "b"):
         run(SCRIPTS / "fuzz.py", "--seed", 7, "--only", 11, "--keep", tmp_path / name)

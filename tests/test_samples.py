@@ -17,7 +17,7 @@ from mlxtune.run import session as run
 from mlxtune.run.prepare import prepare
 from mlxtune.samples import _begun
 from mlxtune.speech import Loaded, answer, complete
-from tests.support_run import Ask, Keep, last_bytes, recipes, write_rows
+from tests.support.run import Ask, Keep, last_bytes, recipes, write_rows
 
 BACKENDS = ["numpy", *(["mlx"] if has_mlx() else [])]
 EVERY = {"sample__every": 3, "sample__max_tokens": 8}

@@ -9,7 +9,7 @@ from mlxtune.feed import Feed
 from mlxtune.pace import TrainSettings, affordable, pace
 from mlxtune.run import session as run
 from mlxtune.validating import MOST, SHARE
-from tests.support_run import Ask, Keep, last_bytes, recipes, write_rows
+from tests.support.run import Ask, Keep, last_bytes, recipes, write_rows
 
 
 @pytest.fixture
@@ -63,11 +63,13 @@ def test_a_short_run_says_how_many_rows_validate(recipe):
     assert {event.rows for event in keep if isinstance(event, Eval)} == {1}
 
 
+@pytest.mark.slow
 def test_how_a_run_validates_changes_no_byte_of_what_it_trains(recipe):
     ends = [run.start(recipe(f"every {every}", train__eval_every=every)) for every in (None, 1, 6)]
     assert len({tuple(last_bytes(end.run)) for end in ends}) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_validates_the_rows_that_it_began_with(recipe):
     keep = Keep()
     run.start(recipe(train__max_steps=2))
