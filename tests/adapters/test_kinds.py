@@ -16,9 +16,8 @@ from mlxtune.adapters.folder import CONFIG, WEIGHTS, Saved, Written
 from mlxtune.adapters.kind import Settings
 from mlxtune.backends.numpy import adapter as numpy_adapter
 from mlxtune.backends.numpy.arrays import Workspace
-from mlxtune.backends.numpy.dropout import Dropout
 from mlxtune.backends.numpy.kernels import lora
-from mlxtune.backends.numpy.kernels.linear import Linear, input_gradient, linear, weight_gradients
+from mlxtune.backends.numpy.kernels.linear import Linear, linear, weight_gradients
 from mlxtune.errors import BadModel
 from mlxtune.strategies.choose import select
 from mlxtune.strategies.example import TWO_LAYERS
@@ -100,23 +99,6 @@ def test_what_is_computed_beside_a_module_is_what_the_delta_of_its_weight_gives(
     delta = KINDS[kind].delta(found.weight, arrays, SETTINGS)
     assert np.abs(delta).max() > 0.1
     np.testing.assert_allclose(output(found, arrays), found.x @ (found.weight + delta).T, rtol=1e-5, atol=1e-4)
-
-
-@EVERY_KIND
-@pytest.mark.parametrize("drops", [True, False])
-def test_the_working_arrays_of_a_kind_are_those_it_says(kind, drops):
-    found, dropout = made(kind), Dropout(0, 1, 0) if drops else None
-    module, said = module_of(found, later(found)), lora.work(found.adapter, N_TOKENS, drops=drops)
-    gradient = np.ones((N_TOKENS, N_OUT), np.float32)
-    calls = (
-        lambda ws: linear(found.x, module, np.empty_like(gradient), dropout, ws),
-        lambda ws: input_gradient(gradient, module, np.empty_like(found.x), dropout, ws),
-        lambda ws: weight_gradients(gradient, found.x, module, dropout, ws),
-    )
-    for sizes, call in zip(said, calls, strict=True):
-        ws = Workspace()
-        call(ws)
-        assert {name: buffer.size for name, buffer in ws._buffers.items()} == sizes
 
 
 @EVERY_KIND

@@ -45,6 +45,6 @@ def test_what_trains_has_the_gradients_of_a_full_training(kind, strategy, tmp_pa
     batch = random_batch()
     for made in (whole, part):
         made.gradients([batch], 1 / batch.n_supervised)
-    assert set(part.layout.trained) == set(part.selection.train)
+    assert set(part.layout.trained) == set(part.parts.selection.train)
     for name in part.layout.trained:
         assert worst(part.gradient[name], whole.gradient[name]) < 1e-5, name
