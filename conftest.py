@@ -25,6 +25,21 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["MLXTUNE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is marked `few(n)`, all cases are slow but for n, evenly spaced."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("few"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for of_test in cases.values():
+        count = int(of_test[0].get_closest_marker("few").args[0])  # type: ignore[union-attr]
+        fast = {place * len(of_test) // count for place in range(count)}
+        for place, item in enumerate(of_test):
+            if place not in fast:
+                item.add_marker(pytest.mark.slow)
+
+
 class WithoutMlx(pytest.Module):
     """A module of tests that cannot be imported here."""
 

@@ -55,10 +55,12 @@ def mlx_logits(batch: Batch) -> NDArray[np.float32]:
     return np.array(model(mx.array(batch.tokens_BT)))
 
 
+@pytest.mark.slow
 def test_the_built_in_model_knows_the_stories_that_it_has_not_seen(fresh_stories: Batch) -> None:
     assert mean_loss(mlx_logits(fresh_stories), fresh_stories) < LOSS_BOUND
 
 
+@pytest.mark.slow
 def test_transformers_and_mlx_lm_read_the_same_model(fresh_stories: Batch) -> None:
     torch = pytest.importorskip("torch")
     from transformers import LlamaForCausalLM
@@ -91,6 +93,7 @@ def test_stories_and_rhymes_come_from_their_seed_alone() -> None:
     assert next(stories(FRESH)) != next(stories(FRESH + 1))
 
 
+@pytest.mark.slow
 def test_no_two_of_ten_thousand_stories_are_the_same() -> None:
     made = list(islice(stories(FRESH), 10_000))
     assert len(set(made)) == len(made)

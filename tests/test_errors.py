@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from hypothesis import given, strategies
 
 from mlxtune.errors import LONGEST, BadData, BadModel, Faults
@@ -28,6 +29,7 @@ def test_a_message_is_short_and_printable_whatever_it_quotes():
         assert not is_raw(text)
 
 
+@pytest.mark.slow
 def test_of_many_faults_the_first_are_told_and_the_others_counted():
     faults = Faults([BadData(f"rows.jsonl:{number}", expected="x", found=HOSTILE) for number in range(100)])
     for text in (str(faults), drawn(faults)):

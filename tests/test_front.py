@@ -38,12 +38,14 @@ def test_a_run_is_trained_loaded_evaluated_and_tried(settings, tmp_path):
     assert said
 
 
+@pytest.mark.slow
 def test_a_moved_run_knows_its_adapter(settings, tmp_path):
     train(settings)
     moved = (tmp_path / "run").rename(tmp_path / "moved")
     assert load_run(moved).adapter == moved / "adapter"
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_as_its_settings_are(settings, tmp_path):
     from mlxtune.recipe.recipe import build
 

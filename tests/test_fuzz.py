@@ -75,6 +75,7 @@ def run(*arguments):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is limited by Linux")
 @pytest.mark.parametrize("planted", all_but(["right", "refused", "escape", "raw"], FINDS.keys()))
+@pytest.mark.few(1)
 def test_the_fuzzer_finds_a_planted_fault_and_says_how_to_see_it_again(planted):
     words = FINDS[planted]
     found = run("-c", PLANTED.format(scripts=str(SCRIPTS)), planted)

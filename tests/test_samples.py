@@ -54,6 +54,7 @@ def test_samples_are_taken_before_the_first_step_every_so_many_and_after_the_las
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+@pytest.mark.few(1)
 def test_samples_change_no_byte_of_what_is_trained(recipe, backend, changes):
     if backend == "numpy":
         changes = {key: "auto" if key.endswith("prefix_cache") else value for key, value in changes.items()}
@@ -65,6 +66,7 @@ def test_samples_change_no_byte_of_what_is_trained(recipe, backend, changes):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("head", [False, True])
+@pytest.mark.few(2)
 def test_the_last_sample_is_what_the_saved_adapter_says(recipe, backend, head):
     """The learner as it trains, and the model that anyone loads, give the same text."""
     settings = {"backend__name": backend, "strategy__head": head, "data__valid_share": 0, "train__max_steps": 4}
@@ -74,6 +76,7 @@ def test_the_last_sample_is_what_the_saved_adapter_says(recipe, backend, head):
 
 
 @pytest.mark.parametrize("stop", [2, 3])
+@pytest.mark.slow
 def test_a_resumed_run_takes_each_sample_once(recipe, stop):
     whole = run.start(recipe("whole", **EVERY))
     broken = recipe("broken", **EVERY)

@@ -48,6 +48,7 @@ def spec(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("case", all_but(["last-2-head", "lora-all"], {case.name: case for case in CASES}))
+@pytest.mark.slow
 def test_both_sides_have_the_same_losses_and_count_the_same_tokens(case, spec):
     one, other = ours.run(spec(case)), theirs.run(spec(case))
     assert len(one.losses) == len(other.losses) == 4
@@ -84,6 +85,7 @@ def test_every_technique_of_the_mlx_backend_is_in_the_table():
 
 
 @pytest.mark.parametrize("variation", all_but(["none of them", "+ head in shards"], VARIATIONS))
+@pytest.mark.slow
 def test_a_forced_technique_is_used_alone_and_changes_no_loss(variation, spec, monkeypatch):
     monkeypatch.setattr(SelfCheck, "best", SelfCheck.best)  # put back what the run replaces
     case = CASES[0]

@@ -125,6 +125,7 @@ def said(mlxtune, tmp_path):
 
 
 @pytest.mark.parametrize("options", TRAIN.values(), ids=TRAIN)
+@pytest.mark.few(2)
 def test_training_on_bad_input_is_refused_in_the_same_words(options, said, tmp_path):
     said("train", *SHORT, "--out", "run", *options(tmp_path))
 
@@ -210,6 +211,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_the_same_words(change, confi
     assert "adapter" in said("generate", "--prompt", "x", "--max-tokens", 1, *options)
 
 
+@pytest.mark.slow
 def test_an_adapter_that_fits_is_taken(mlxtune, tmp_path):
     options = ("--adapter", adapter(tmp_path, dict), "--precision", "fp32", "--json")
     losses = [json.loads(mlxtune("eval", *options, "--backend", backend).stdout)["loss"] for backend in BACKENDS]
@@ -228,5 +230,6 @@ TRY = {
 
 @pytest.mark.parametrize("verb", ["eval", "generate"])
 @pytest.mark.parametrize("options", TRY.values(), ids=TRY)
+@pytest.mark.few(2)
 def test_trying_what_is_not_whole_is_refused_in_the_same_words(options, verb, said, tmp_path):
     said(verb, *(("--prompt", "x") if verb == "generate" else ()), *options(tmp_path))

@@ -133,6 +133,7 @@ PLACES = ["~nouser", "x" * 5000, "afile/x", "loop", "half\udc80"]
 
 @pytest.mark.parametrize("option", ["--out", "--data", "--model", "--adapter", "--recipe", "--resume"])
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.few(2)
 def test_a_path_that_is_none_is_one_message(option, place, mlxtune, tmp_path):
     (tmp_path / "afile").touch()
     (tmp_path / "loop").symlink_to("loop")

@@ -102,6 +102,7 @@ LONG = {"eval --precision", "memory --fit", "memory --measure"}
 
 
 @pytest.mark.parametrize(("verb", "option"), all_but(NAMED.keys() - LONG, NAMED))
+@pytest.mark.few(2)
 def test_given_alone_it_changes_what_is_seen(mlxtune, tmp_path, verb, option):
     value, common = EFFECTS[verb, option]
     common = [each(tmp_path) if callable(each) else each for each in common]

@@ -73,6 +73,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("options", REFUSED, ids=lambda options: " ".join(map(str, options)))
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.few(2)
 def test_what_could_have_no_effect_is_refused_under_its_flag(mlxtune, tmp_path, options, backend):
     backend = () if "--backend" in options else ("--backend", backend)
     common = ("--data", write(tmp_path / "rows.jsonl", TEXT_ROWS), "--max-steps", 10, "--batch-size", 2)

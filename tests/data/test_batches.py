@@ -115,6 +115,7 @@ def test_groups_differ_by_a_row_at_most(lengths: list[int], size: int) -> None:
 
 
 @pytest.mark.parametrize("data", ["alpaca/alpaca_en_demo.json", "wikisql"])
+@pytest.mark.slow
 def test_waste_is_under_five_percent_on_ragged_chat_data(data: str) -> None:
     """mlx-lm 0.32 iterate_batches: 25% padding waste (issue 596)."""
     from transformers import AutoTokenizer

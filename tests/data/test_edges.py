@@ -64,12 +64,14 @@ def check(made: Any, prompt: str, completion: str) -> None:
 @pytest.mark.parametrize("kind", [*KINDS, *REAL])
 @OFTEN
 @given(prompt=TEXTS, completion=TEXTS.filter(bool))
+@pytest.mark.few(2)
 def test_a_row_begins_with_the_tokens_that_generation_is_given(kind: str, prompt: str, completion: str) -> None:
     check(made_of(kind), prompt, completion)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *REAL])
 @pytest.mark.parametrize("text", SENTENCES)
+@pytest.mark.few(2)
 def test_a_prompt_may_end_at_every_character(kind: str, text: str) -> None:
     made = made_of(kind)
     for place in range(len(text)):
@@ -171,6 +173,7 @@ CONTENTS = TEXTS.filter(lambda text: text.strip())
 @pytest.mark.parametrize("template", TEMPLATES)
 @settings(OFTEN, max_examples=25)
 @given(turns=st.lists(CONTENTS, min_size=4, max_size=4), end=st.sampled_from([None, "<|im_end|>", "[E]"]))
+@pytest.mark.few(2)
 def test_a_chat_begins_with_the_tokens_that_generation_is_given(
     kind: str, template: str, turns: list[str], end: str | None
 ) -> None:

@@ -90,6 +90,7 @@ def check(folder: Path, name: str, data: bytes) -> None:
 @example(data=gzip.compress(b"x" * 1000)[:-4])
 @example(data=b"," * 10_000 + b"\n" + b"x," * 10_000)
 @example(data=(b"k" * 400 + b",") * 500)
+@pytest.mark.few(2)
 def test_any_bytes_are_rows_or_one_error(name: str, data: bytes, tmp_path: Path) -> None:
     check(tmp_path, name, data)
 
@@ -102,6 +103,7 @@ def test_any_bytes_are_rows_or_one_error(name: str, data: bytes, tmp_path: Path)
     encoding=st.sampled_from(["utf-8", "utf-16", "utf-32"]),
     change=st.none() | st.tuples(st.integers(0, 400), st.binary(max_size=2)),
 )
+@pytest.mark.slow
 def test_rows_of_any_content_are_rows_or_one_error(
     name: str, rows: list[Any], indent: int | None, encoding: str, change: tuple[int, bytes] | None, tmp_path: Path
 ) -> None:
@@ -142,6 +144,7 @@ CELLS = (
     values=st.one_of([st.lists(st.none() | cell, max_size=3) for cell in CELLS]),
     change=st.none() | st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=2)),
 )
+@pytest.mark.slow
 def test_parquet_of_any_content_is_rows_or_one_error(
     column: str, values: list[Any], change: tuple[int, bytes] | None, tmp_path: Path
 ) -> None:

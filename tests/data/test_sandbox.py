@@ -134,6 +134,7 @@ def rendered(template: str) -> str:
         pytest.param(BadRow, NO_TEMPLATE["lipsum"], id="lipsum"),
     ],
 )
+@pytest.mark.few(2)
 def test_a_hostile_template_ends_soon_in_little_memory_with_a_short_message(fault: type, template: str) -> None:
     began, before = time.process_time(), peak_megabytes()
     with pytest.raises(fault) as refused:

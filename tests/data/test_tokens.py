@@ -123,6 +123,7 @@ def test_special_tokens_that_swallow_blanks_belong_to_the_side_they_begin_on() -
         ("tokenizers/minimind", "zephyr"),
     ],
 )
+@pytest.mark.few(2)
 def test_real_tokenizers_agree_with_the_template_and_train_the_contents(name: str, template: str) -> None:
     made = real(name)
     made.chat_template = shared_template(template)

@@ -32,6 +32,7 @@ def numpy_loss(hidden_ND, head_VD, targets_N):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.slow
 def test_a_backend_that_works_computes_and_has_the_right_gradient(name):
     showed = probing.probe(name)
     assert isinstance(showed, Probe), showed
@@ -67,6 +68,7 @@ def test_a_gradient_that_is_no_number_is_wrong():
         ("import os; os.abort()", "SIGABRT" if os.name == "posix" else "exit code"),
     ],
 )
+@pytest.mark.slow
 def test_an_mlx_that_cannot_be_imported_is_a_line(monkeypatch, tmp_path, fault, words):
     (tmp_path / "mlx").mkdir()
     (tmp_path / "mlx" / "__init__.py").touch()

@@ -167,6 +167,7 @@ def test_offline_by_setting_touches_no_network(monkeypatch):
     assert "HF_HUB_OFFLINE" in network.hub().found
 
 
+@pytest.mark.slow
 def test_absent_mlx_is_told_and_numpy_is_taken(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(HIDE_MLX)
     ended = in_a_process(tmp_path, "--json")

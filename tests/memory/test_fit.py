@@ -134,6 +134,7 @@ def test_a_fit_alone_is_of_what_is_free_here(tmp_path, mlxtune):
     assert json.loads(found.stdout)["changes"] == {}
 
 
+@pytest.mark.slow
 def test_what_nothing_fits_is_refused_before_anything_is_written(tmp_path, mlxtune):
     found = mlxtune("train", "--fit", "300kB", "--out", "run")
     assert found.returncode == 2
@@ -220,6 +221,7 @@ def test_little_is_left_out_with_a_word_and_more_only_if_it_is_asked_for(mlxtune
     assert json.loads(agreed.stdout)["fits"], agreed.stderr
 
 
+@pytest.mark.slow
 def test_a_long_text_is_cut_into_more_rows_and_loses_none(mlxtune, long_context, tmp_path):
     text = text_of(tmp_path / "rows.txt", 20000)
     options = ("memory", "--model", long_context, "--data", text, "--backend", "numpy", "--json")

@@ -105,6 +105,7 @@ def test_a_batch_that_is_too_large_early_is_refused_and_not_begun(tmp_path, data
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_a_late_batch_that_is_too_large_stops_the_run_and_loses_no_step(tmp_path, mlxtune, data, backend):
     seed, step, limit = seed_with_the_long_row_in(data, backend, range(STEPS // 2 + 2, STEPS + 1))
     whole = run.start(recipe_of(data, backend, train__seed=seed, run__out=str(tmp_path / "whole")))
@@ -126,6 +127,7 @@ def test_a_late_batch_that_is_too_large_stops_the_run_and_loses_no_step(tmp_path
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_is_given_no_more_stops_again_and_keeps_what_it_has(tmp_path, data, backend):
     seed, step, limit = seed_with_the_long_row_in(data, backend, range(STEPS // 2 + 2, STEPS + 1))
     recipe = recipe_of(
@@ -148,6 +150,7 @@ def test_a_limit_of_what_is_planned_is_enough_and_one_byte_less_is_not(tmp_path,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_every_event_tells_active_peak_and_cached_bytes(tmp_path, data, backend):
     keep = Keep()
     end = run.start(recipe_of(data, backend, run__out=str(tmp_path / "run")), [keep])
@@ -191,6 +194,7 @@ class Look(Keep):
 
 
 @pytest.mark.parametrize("fault", [None, ValueError, OSError])
+@pytest.mark.slow
 def test_mlx_is_held_to_the_plan_during_a_run_and_given_back_after_it(tmp_path, data, fault):
     mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
     recipe = recipe_of(data, "mlx", run__out=str(tmp_path / "run"))
@@ -227,6 +231,7 @@ def test_the_check_at_the_start_stays_within_the_plan_though_the_validation_has_
     assert start["peak_memory_bytes"] < start["predicted_peak_bytes"]
 
 
+@pytest.mark.slow
 def test_a_second_run_of_a_process_measures_its_own_peak(tmp_path, data):
     pytest.importorskip("mlx.core", reason="MLX is not installed")
     large = run.start(recipe_of(data, "mlx", run__out=str(tmp_path / "large")))

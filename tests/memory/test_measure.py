@@ -40,6 +40,7 @@ def learn(folder: Path, ratio: float) -> None:
         kept_ratio.write(model_config.read(folder), backend, ratio)
 
 
+@pytest.mark.slow
 def test_what_is_measured_corrects_the_next_plan_of_this_model_alone(tmp_path, memory):
     options = ("--backend", BACKENDS[0], *SHORT)
     learn(BUILT_IN, 1.5)
@@ -81,6 +82,7 @@ def test_numpy_takes_what_is_planned_however_few_of_its_rows_are_measured(memory
 
 
 @pytest.mark.skipif(len(BACKENDS) == 1, reason="there is nothing to choose without MLX")
+@pytest.mark.slow
 def test_of_a_backend_that_is_left_to_choose_that_is_planned_which_is_measured(memory):
     learn(BUILT_IN, 1.5)
     chosen = memory(*SHORT, "--measure")
@@ -116,6 +118,7 @@ def test_what_is_measured_is_what_a_run_takes(tmp_path, memory, mlxtune, backend
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_what_is_measured_is_a_step_on_rows_that_are_trained_and_not_on_longer_ones_of_the_validation(
     tmp_path, memory, mlxtune, backend
 ):

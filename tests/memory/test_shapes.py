@@ -91,6 +91,7 @@ def peak(folder, rows, backend, settings, shape):
 @pytest.mark.parametrize("backend", ["mlx", "numpy"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.few(2)
 def test_a_larger_model_never_takes_less(tmp_path, backend, family, strategy):
     for key, values in MORE.items():
         shapes = [{**FAMILIES[family], key: value, "head_dim": 32} for value in values]

@@ -58,6 +58,7 @@ def plan(mlxtune):
 
 
 @pytest.mark.parametrize("with_mlx", ["with mlx", "without mlx"])
+@pytest.mark.slow
 def test_it_answers_within_two_seconds_and_loads_no_model_library(tmp_path, with_mlx):
     folder = config_folder(tmp_path / "model", LLAMA)
     found = subprocess.run(
@@ -144,6 +145,7 @@ def test_every_option_of_train_that_describes_a_run_is_taken():
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("options", [(), ("--strategy", "lora"), ("--no-head", "--grad-accum", 2)])
+@pytest.mark.few(2)
 def test_what_the_shapes_alone_say_is_what_a_run_says_before_it_begins(plan, mlxtune, backend, options):
     given = ("--backend", backend, "--max-steps", 12, *options)
     dry = mlxtune("train", *given, "--dry-run", "--json")

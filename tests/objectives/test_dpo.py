@@ -144,6 +144,7 @@ def put(learner, weights):
 
 @EVERY_BACKEND
 @pytest.mark.parametrize("strategy", [LastN(last_n=1), Lora(rank=2)], ids=["last-n", "lora"])
+@pytest.mark.few(2)
 def test_eight_pairs_one_at_a_time_are_trained_as_eight_at_once(backend, strategy, tmp_path):
     folder, rows = write_model(tmp_path / "model", model_type="llama"), token_rows(8)
     at_once, one_by_one = (made(backend, folder, rows, strategy) for _ in range(2))
@@ -158,6 +159,7 @@ def test_eight_pairs_one_at_a_time_are_trained_as_eight_at_once(backend, strateg
 
 @pytest.mark.skipif(not has_mlx(), reason="MLX is not installed")
 @pytest.mark.parametrize("loss_type", ["sigmoid", "hinge"])
+@pytest.mark.slow
 def test_both_backends_train_the_same_numbers(loss_type, tmp_path):
     folder, rows = write_model(tmp_path / "model", model_type="llama"), token_rows(8)
     curves = []
@@ -317,6 +319,7 @@ def test_a_run_starts_at_the_logarithm_of_two_and_its_margin_grows(settings, tmp
     assert all(line["perplexity"] is None and line["rows"] == 3 for line in evals)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_bytes_of_one_that_was_not(settings, tmp_path):
     session.start(build({}, settings))
     stopped = {**settings, "run.out": str(tmp_path / "stopped")}

@@ -38,6 +38,7 @@ def recipe(tmp_path):
 
 @EVERY_BACKEND
 @EVERY_OPTIMIZER
+@pytest.mark.few(1)
 def test_an_interrupted_run_resumes_to_the_bytes_of_the_unbroken_one(recipe, backend, changes, slots):
     settings = {"backend__name": backend, **changes}
     whole = run.start(recipe("whole", **settings))
@@ -52,6 +53,7 @@ def test_an_interrupted_run_resumes_to_the_bytes_of_the_unbroken_one(recipe, bac
 
 @pytest.mark.skipif(len(BACKENDS) < 2, reason="there is one backend")
 @pytest.mark.parametrize("name", all_but(["adamw"], OPTIMIZERS.keys()))
+@pytest.mark.slow
 def test_a_run_goes_on_on_the_other_backend(recipe, name):
     changes, _ = OPTIMIZERS[name]
     for first, second in (("numpy", "mlx"), ("mlx", "numpy")):
@@ -65,6 +67,7 @@ def test_a_run_goes_on_on_the_other_backend(recipe, name):
 
 @EVERY_BACKEND
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.few(2)
 def test_the_optimizers_bytes_are_planned_and_said_to_the_byte(recipe, backend, name):
     changes, _ = OPTIMIZERS[name]
     asked = recipe(backend__name=backend, **changes)

@@ -72,6 +72,7 @@ def backends_of(case):
 
 
 @pytest.mark.parametrize("name", all_but(["phi3, window", "llama, yarn, attention_factor", "gemma2", "gpt2"], FEW))
+@pytest.mark.few(1)
 def test_logits_and_losses_are_those_of_transformers(name, tmp_path):
     check(ALL[name], tmp_path, ("full",))
 
@@ -95,6 +96,7 @@ def check(case, folder, strategies):
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if f"{family}, biases" in ALL])
+@pytest.mark.few(2)
 def test_a_missing_key_has_transformers_default(family, tmp_path):
     """Keys that have their default are what files leave out."""
     case = ALL[family]

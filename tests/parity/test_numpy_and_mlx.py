@@ -55,6 +55,7 @@ def hand_over(giver, taker, run):
 
 @EVERY_STRATEGY
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.few(2)
 def test_first_gradients_agree(kind, strategy, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS[kind])
     ours, theirs = learner(folder, strategy), mlx_learner(folder, strategy)
@@ -76,6 +77,7 @@ def test_first_gradients_agree(kind, strategy, tmp_path):
 
 @EVERY_STRATEGY
 @pytest.mark.parametrize("kind", all_but(["llama, tied"], FAMILIES))
+@pytest.mark.few(1)
 def test_losses_of_twenty_steps_agree(kind, strategy, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS[kind])
     settings = {"optimizer": AdamW(weight_decay=0.1), "clip_norm": 1.0}
@@ -91,6 +93,7 @@ def test_losses_of_twenty_steps_agree(kind, strategy, tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @EVERY_STRATEGY
 @pytest.mark.parametrize("makers", [(learner, mlx_learner), (mlx_learner, learner)], ids=["to MLX", "to NumPy"])
+@pytest.mark.few(2)
 def test_a_run_begun_on_one_goes_on_on_the_other(makers, strategy, precision, tmp_path):
     folder = write_model(tmp_path / "model", **KINDS["llama, tied"])
     giver, taker = (make(folder, strategy, precision) for make in makers)
@@ -113,6 +116,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("optimizer", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("makers", [(learner, mlx_learner), (mlx_learner, learner)], ids=["to MLX", "to NumPy"])
+@pytest.mark.few(2)
 def test_a_run_with_another_optimizer_goes_on_on_the_other_backend(makers, optimizer, tmp_path):
     """Its steps agree before and after."""
     folder = write_model(tmp_path / "model", **KINDS["llama, tied"])

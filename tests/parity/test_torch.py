@@ -164,6 +164,7 @@ def torch_curve(twin, grad_accum):
 
 
 @pytest.mark.parametrize("grad_accum", all_but(["1"], {"1": 1, "3": 3}))
+@pytest.mark.few(2)
 def test_losses_and_norms_of_twenty_steps_agree_with_torch(case, grad_accum):
     learner = make_learner(*case, optimizer=OPTIMIZER, clip_norm=CLIP_NORM)
     theirs = torch_curve(TorchTwin(case[0], learner), grad_accum)
@@ -187,6 +188,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.few(2)
 def test_the_loss_comparison_notices(models, fault):
     learner = make_learner(models[False], LastN(last_n=2), **{"optimizer": OPTIMIZER, **FAULTS[fault]})
     theirs = torch_curve(TorchTwin(models[False], learner), 1)
@@ -196,6 +198,7 @@ def test_the_loss_comparison_notices(models, fault):
 
 
 @pytest.mark.parametrize("grad_accum", [1, 3])
+@pytest.mark.few(2)
 def test_every_gradient_of_the_first_step_agrees_with_torch(case, grad_accum):
     learner = make_learner(*case)
     fill_lora_b(learner)

@@ -40,6 +40,7 @@ def options(tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.few(2)
 def test_a_dry_run_of_every_recipe_trains_what_it_says(path, backend, options, mlxtune):
     found = mlxtune("train", "--recipe", path, *options(path), "--backend", backend, "--dry-run", "--json")
     assert found.returncode == 0, found.stderr

@@ -43,6 +43,7 @@ def test_the_picture_fits_the_terminal_at_every_moment(width: int, height: int):
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
+@pytest.mark.few(2)
 def test_odd_numbers_never_break_the_picture(width: int, height: int):
     tally = Tally()
     drawn(frame(tally, width, height), width)

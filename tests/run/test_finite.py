@@ -95,6 +95,7 @@ def broken_model(folder, value, names):
 @pytest.mark.parametrize("value", NOT_FINITE)
 @pytest.mark.parametrize("layer", [0, 4])
 @pytest.mark.parametrize("prefix_cache", ["on", "off"])
+@pytest.mark.few(2)
 def test_a_base_model_with_nan_or_infinity_is_refused_by_tensor(recipe, tmp_path, backend, value, layer, prefix_cache):
     names = [f"model.layers.{layer}.mlp.{kind}_proj.weight" for kind in ("down", "up")]
     model = broken_model(tmp_path / "model", value, names)
@@ -131,6 +132,7 @@ def all_finite(path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(("rate", "steps"), [(1e6, 4), (1e38, 1)])
 @pytest.mark.parametrize("strategy", [{"last_n": 1}, {"name": "lora", "last_n": 1}, {"name": "full"}])
+@pytest.mark.few(2)
 def test_nothing_that_is_not_finite_is_ever_saved(recipe, backend, precision, rate, steps, strategy):
     changes = {"schedule__learning_rate": rate, "train__max_steps": steps}
     asked = recipe(backend, strategy, backend__precision=precision, **changes)

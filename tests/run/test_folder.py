@@ -71,6 +71,7 @@ LEFT = {
 
 
 @pytest.mark.parametrize("left", LEFT)
+@pytest.mark.few(2)
 def test_what_only_a_run_writes_before_it_is_one_is_taken_over(recipe, out, left):
     out.mkdir()
     LEFT[left](out)
@@ -222,6 +223,7 @@ def test_what_lies_where_a_checkpoint_comes_keeps_its_content_under_another_name
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_checkpoints_and_adapter_may_be_links_to_another_disk(recipe, out, tmp_path, backend, monkeypatch):
     changes = {"backend__name": backend, "train__eval_every": 1}
     run.start(recipe(**changes, run__out=str(tmp_path / "whole")))

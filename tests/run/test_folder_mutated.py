@@ -163,6 +163,7 @@ GONE = ("recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints", "adap
 
 @pytest.mark.parametrize("name", all_but(["recipe.yaml", "checkpoints"], GONE))
 @pytest.mark.parametrize("way", ["removed", "emptied", "a folder", "a link to itself"])
+@pytest.mark.few(2)
 def test_a_run_with_a_part_missing_or_of_another_kind_goes_on_or_is_refused_in_one_message(begun, recipe, name, way):
     path = begun / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()

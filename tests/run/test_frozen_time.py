@@ -42,6 +42,7 @@ def fingerprint(folder: Path) -> str:
     return str(json.loads((folder / "environment.json").read_text())["fingerprints"]["data"])
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_on_another_day_has_the_rows_that_it_began_with(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ class AskAtEval(Ask):
 
 
 @pytest.mark.parametrize("number", ASKING)
+@pytest.mark.slow
 def test_interrupted_before_the_second_validation_the_last_weights_are_validated_and_offered(recipe, number):
     end = run.start(recipe(**RARELY), [Ask(3, number)])
     assert (end.status, end.exit_code, end.adapter_step) == ("interrupted", 128 + number, 3)
@@ -103,6 +104,7 @@ def test_where_validation_would_take_long_the_last_weights_are_saved_without(rec
     assert not Path(end.run, "adapter").exists()
 
 
+@pytest.mark.slow
 def test_asked_twice_it_stops_at_once_without_a_checkpoint_and_says_so(recipe):
     class Twice(Ask):
         def __call__(self, event):
@@ -117,6 +119,7 @@ def test_asked_twice_it_stops_at_once_without_a_checkpoint_and_says_so(recipe):
 
 
 @pytest.mark.parametrize("number", ASKING)
+@pytest.mark.slow
 def test_interrupted_before_the_first_step_nothing_is_offered_and_it_says_so(recipe, number):
     end = run.start(recipe(), [AskAtEval(0, number)])
     assert (end.status, end.exit_code, end.adapter) == ("interrupted", 128 + number, None)
@@ -139,6 +142,7 @@ def test_a_signal_in_the_first_validation_does_not_wait_for_its_end(recipe, monk
     assert not rows
 
 
+@pytest.mark.slow
 def test_a_signal_in_a_later_validation_loses_no_step(recipe, monkeypatch):
     whole = run.start(recipe("whole", train__eval_every=4))
     validate = engine.validate
@@ -157,6 +161,7 @@ def test_a_signal_in_a_later_validation_loses_no_step(recipe, monkeypatch):
 
 
 @pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.slow
 def test_a_resumed_run_that_is_interrupted_before_its_next_step_is_as_it_was(recipe, times):
     run.start(recipe(**RARELY), [Ask(2)])
     before = last_bytes(recipe().run.out)
@@ -196,6 +201,7 @@ def test_done_with_a_better_validation_before_both_are_there(recipe):
     assert {"base_model": None, "step": 40, "eval_loss": evals[40]}.items() <= about(end.adapter_last).items()
 
 
+@pytest.mark.slow
 def test_without_validation_rows_the_last_weights_are_the_result(recipe):
     end = run.start(recipe(data__valid_share=0.0, train__eval_every=None), [Ask(3)])
     assert (end.adapter_step, Path(end.adapter).name, end.adapter_last) == (3, "adapter", None)

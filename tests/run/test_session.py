@@ -52,6 +52,7 @@ def test_a_run_leaves_the_files_of_its_contract(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("number", ASKING)
+@pytest.mark.slow
 def test_a_signal_finishes_the_step_saves_and_ends_with_its_code(recipe, number):
     end = run.start(recipe(), [Ask(3, number)])
     assert (end.status, end.steps, end.exit_code) == ("interrupted", 3, 128 + number)
@@ -98,6 +99,7 @@ def test_the_order_of_rows_does_not_depend_on_whether_they_are_packed(recipe, mo
     assert other == pytest.approx(unbroken, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_does_not_fit_once_its_rows_are_padded_is_refused_and_leaves_nothing(recipe, monkeypatch):
     pytest.importorskip("mlx", reason="NumPy always packs")
     from mlxtune.backends.mlx.passes import self_check
@@ -112,6 +114,7 @@ def test_a_run_that_does_not_fit_once_its_rows_are_padded_is_refused_and_leaves_
     assert run.start(recipe(backend__name="mlx")).status == "done"
 
 
+@pytest.mark.slow
 def test_killed_during_a_checkpoint_resumes_to_the_same_bytes(recipe, monkeypatch):
     whole, broken = run.start(recipe("whole")), recipe("broken")
     writes = iter(range(100))
@@ -174,6 +177,7 @@ def test_what_is_told_of_a_checkpoint_is_on_the_disk(recipe):
     assert look == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_the_log_of_a_resumed_run_has_each_step_once(recipe):
     broken = recipe("broken", checkpoint__save_every=100)
     run.start(broken, [Ask(2)])
@@ -183,6 +187,7 @@ def test_the_log_of_a_resumed_run_has_each_step_once(recipe):
     assert [line["step"] for line in lines if line["event"] == "eval"] == list(range(7))
 
 
+@pytest.mark.slow
 def test_validation_at_another_interval_trains_the_same_bytes(recipe):
     often = run.start(recipe("often", train__eval_every=1))
     rarely = run.start(recipe("rarely", train__eval_every=6))
@@ -205,6 +210,7 @@ def test_early_stopping_ends_well_and_says_so(recipe):
     assert end.steps < 60
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_already_done_with_its_result_and_reads_no_weights(recipe, monkeypatch):
     first = run.start(recipe())
     before, log = last_bytes(first.run), Path(first.run, "metrics.jsonl").read_bytes()
@@ -389,6 +395,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(recipe, tmp_p
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_previous_checkpoint_good(recipe, monkeypatch):
     write, keep = checkpoint.write_tensors, Keep()
 
@@ -407,6 +414,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_leaves_the_previous_checkpoint_g
     assert run.start(recipe()).status == "done"
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_while_it_is_waited_for_stops_the_run(recipe, monkeypatch):
     settle = checkpoint.settle
 

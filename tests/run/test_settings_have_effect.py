@@ -160,6 +160,7 @@ QUICK = ("data.loss_on", "strategy.last_n", "optimizer.weight_decay", "objective
 
 
 @pytest.mark.parametrize(("key", "value", "base"), all_but(QUICK, EVERY_CHANGE))
+@pytest.mark.few(1)
 def test_changed_alone_it_changes_what_is_seen(observed, key, value, base):
     common = {**BASE, **base}
     without = observed(dict(common))
@@ -167,5 +168,6 @@ def test_changed_alone_it_changes_what_is_seen(observed, key, value, base):
     assert observed({**common, key: value}) != without
 
 
+@pytest.mark.slow
 def test_the_comparison_finds_a_setting_without_effect(observed):
     assert observed(dict(BASE)) == observed(dict(BASE))

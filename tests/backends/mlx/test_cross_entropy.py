@@ -107,6 +107,7 @@ def agree(ours, theirs):
 @EVERY_SHARDING
 @EVERY_OUTPUT
 @pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
+@pytest.mark.few(2)
 def test_loss_and_every_gradient_are_those_of_torch(rows, output, bias):
     problem = make_problem(bias=bias)
     assert agree(in_shards(problem, output, rows), by_torch(problem, output))

@@ -46,6 +46,7 @@ def test_a_trained_head_needs_less_than_half_of_the_plain_losss_memory():
     assert of_shards < 1.5 * 256 * 64_000 * 4
 
 
+@pytest.mark.slow
 def test_of_16_bit_logits_exponentials_of_16_bits_are_kept():
     hidden_ND, head_VD, targets_N = large(n=256, d=16)
     shards = cut(head_VD.astype(mx.bfloat16), shard_rows(64_000))

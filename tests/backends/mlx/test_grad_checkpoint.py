@@ -60,6 +60,7 @@ def steps(learner, micro_batches, n_steps=3):
 @pytest.mark.parametrize(("clip_norm", "micro_batches"), all_but(["clipped"], WINDOWS))
 @pytest.mark.parametrize(("precision", "tied"), [("fp32", False), ("bf16", True)], ids=["fp32", "bf16, tied"])
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+@pytest.mark.few(2)
 def test_it_changes_no_byte(tmp_path, strategy, precision, tied, clip_norm, micro_batches):
     write_model(tmp_path, tie_word_embeddings=tied)
     kept, again = both(tmp_path, strategy, precision, clip_norm=clip_norm)
@@ -67,6 +68,7 @@ def test_it_changes_no_byte(tmp_path, strategy, precision, tied, clip_norm, micr
     assert contents(again) == contents(kept)
 
 
+@pytest.mark.slow
 def test_it_changes_no_byte_of_the_whole_form_or_of_float16(tmp_path, monkeypatch):
     write_model(tmp_path)
     kept, again = both(tmp_path, Lora(rank=4, dropout=0.3), "fp16")
@@ -77,6 +79,7 @@ def test_it_changes_no_byte_of_the_whole_form_or_of_float16(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("name", all_but(["llama", "gemma2", "gpt2"], ARCHITECTURES.keys()))
+@pytest.mark.slow
 def test_every_gradient_of_each_architecture_keeps_its_bits(name, tmp_path):
     kept, again = both(write_architecture(tmp_path, name), Full())
     _, expected = kept.gradients([make_batch(0)], 1.0)
@@ -136,6 +139,7 @@ class Draws(llama.TransformerBlock):
 
 
 @pytest.mark.parametrize("block", [Lends, Draws])
+@pytest.mark.slow
 def test_what_cannot_be_computed_again_is_kept_and_the_panel_says_so(tmp_path, monkeypatch, block):
     monkeypatch.setattr(llama, "TransformerBlock", block)
     monkeypatch.setattr(Lends, "lent", None)
@@ -222,6 +226,7 @@ def test_the_self_check_of_the_longest_rows_takes_no_more_than_a_step(deep_model
     assert peaks[0] < 0.6 * peaks[1]
 
 
+@pytest.mark.slow
 def test_the_check_holds_few_gradients_at_a_time(tmp_path, monkeypatch):
     """Of both passes together they would be twice the weights."""
     write_model(tmp_path, num_hidden_layers=6, hidden_size=256, intermediate_size=768)

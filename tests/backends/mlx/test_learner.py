@@ -290,6 +290,7 @@ def drifted(folder, precision, low_precision=None, steps=20, rate=1e-5):
     return learner, np.concatenate([(after[n] - before[n]).ravel() for n in after if after[n].ndim > 1])
 
 
+@pytest.mark.slow
 def test_stochastic_rounding_drifts_as_far_as_float32_on_average(half_model, precision):
     exact, rounded = drifted(half_model, "fp32")[1], drifted(half_model, precision)[1]
     error = rounded - exact
@@ -368,6 +369,7 @@ def test_moments_in_bfloat16_take_half_the_memory_and_half_the_file(model):
 
 
 @pytest.mark.usefixtures("on_cpu")
+@pytest.mark.slow
 def test_the_peak_falls_by_what_16_bit_moments_save(tmp_path):
     folder = write_model(tmp_path, num_hidden_layers=6, hidden_size=128, intermediate_size=512)
     peaks, held = [], []
@@ -384,6 +386,7 @@ def at_once(trained, gradients, factor, rule):
 
 
 @pytest.mark.usefixtures("on_cpu")
+@pytest.mark.slow
 def test_what_adamw_has_between_is_held_for_one_parameter_at_a_time(tmp_path, monkeypatch):
     folder = write_model(tmp_path, num_hidden_layers=6, hidden_size=128, intermediate_size=512, save_as="bfloat16")
     learner = make_learner(folder, Full(), precision="bf16")
@@ -492,6 +495,7 @@ def state(learner):
 
 
 @EVERY_KIND
+@pytest.mark.few(2)
 def test_the_same_steps_from_the_same_state_give_the_same_bytes(model, strategy, precision, changes):
     first, second = (make_learner(model, strategy, precision, **changes) for _ in range(2))
     assert run_steps(first, [0, 1, 2]) == run_steps(second, [0, 1, 2])
@@ -499,6 +503,7 @@ def test_the_same_steps_from_the_same_state_give_the_same_bytes(model, strategy,
 
 
 @EVERY_KIND
+@pytest.mark.few(2)
 def test_evaluating_between_steps_changes_nothing_of_the_training(model, strategy, precision, changes):
     quiet, asked = (make_learner(model, strategy, precision, **changes) for _ in range(2))
     run_steps(quiet, [0, 1, 2])
@@ -519,6 +524,7 @@ def test_evaluation_has_no_dropout_and_training_has(model):
 
 
 @EVERY_KIND
+@pytest.mark.few(2)
 def test_a_restored_learner_goes_on_to_the_same_bytes(model, tmp_path, strategy, precision, changes):
     unbroken, killed, resumed = (make_learner(model, strategy, precision, **changes) for _ in range(3))
     run_steps(unbroken, [0, 1, 2, 3])

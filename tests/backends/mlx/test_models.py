@@ -78,6 +78,7 @@ def torch_logits(folder, batch):
         return model(input_ids=torch.tensor(batch.tokens_BT.astype(np.int64))).logits.numpy()[inside_BT]
 
 
+@pytest.mark.few(2)
 def test_logits_are_those_of_transformers(folder):
     batch = make_batch(0)
     ours, theirs = logits(load_lazily(folder, "fp32"), batch), torch_logits(folder, batch)
@@ -115,6 +116,7 @@ def last_layers_of(learner, count):
     return {name for name, match in numbers.items() if match and int(match[1]) >= n_layers - count}
 
 
+@pytest.mark.few(2)
 def test_last_n_trains_exactly_the_last_layers_the_final_norm_and_a_head_of_its_own(folder):
     learner = make_learner(folder, LastN(last_n=2))
     head = {learner.parts.anatomy.head} - {None}
@@ -124,6 +126,7 @@ def test_last_n_trains_exactly_the_last_layers_the_final_norm_and_a_head_of_its_
     assert frozen
 
 
+@pytest.mark.few(2)
 def test_full_trains_everything(folder):
     assert changed_by_steps(make_learner(folder, Full()))[1] == set()
 
@@ -133,6 +136,7 @@ def test_no_head_freezes_a_head_of_its_own(tmp_path):
     assert "lm_head.weight" in changed_by_steps(learner)[1]
 
 
+@pytest.mark.few(2)
 def test_lora_starts_at_the_model_exactly_and_trains_nothing_else(folder):
     batch, learner = make_batch(0), make_learner(folder, Lora(rank=4, scale=3.0))
     assert np.array_equal(logits(whole_model(learner), batch), logits(load_lazily(folder, "fp32"), batch))
@@ -150,6 +154,7 @@ ADAPTED = {"lora": Lora(rank=4, scale=3.0, last_n=2), "last-n": LastN(last_n=2)}
 
 
 @pytest.mark.parametrize("strategy", ADAPTED.values(), ids=ADAPTED)
+@pytest.mark.few(2)
 def test_adapters_load_in_mlx_lm_and_give_the_same_logits(folder, tmp_path, strategy):
     learner, batch = make_learner(folder, strategy), make_batch(0)
     start = logits(whole_model(learner), batch)
@@ -163,6 +168,7 @@ def test_adapters_load_in_mlx_lm_and_give_the_same_logits(folder, tmp_path, stra
     assert np.abs(ours - start).max() > 0.01
 
 
+@pytest.mark.few(2)
 def test_a_tied_head_is_untied_by_a_copy_that_trains_while_the_embedding_stays(family, folder):
     wanted = LastN(last_n=1, head=True)
     if family in ALWAYS_TIED:

@@ -88,6 +88,7 @@ def trained(made):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.slow
 def test_training_from_the_file_gives_the_losses_of_training_without_it(make, precision):
     learner, without = make(precision=precision).learner(), make(precision=precision, keep="off").learner()
     assert learner.network.prefix.file is not None
@@ -159,6 +160,7 @@ def test_what_changes_makes_another_file(make, change):
     assert changed.keeping.file.folder != first.keeping.file.folder
 
 
+@pytest.mark.slow
 def test_files_of_settings_that_are_gone_are_dropped(make, cache):
     for seed in range(4):
         make(asked=work(rows(seed))).learner()
@@ -195,6 +197,7 @@ def test_a_damaged_note_means_that_the_work_is_done_again(make, cache):
 
 @pytest.mark.parametrize("last_n", [1, 3])  # five frozen layers, in two stages; three, in one
 @pytest.mark.parametrize("place", [0.0, 0.5])
+@pytest.mark.few(2)
 def test_rows_damaged_while_training_are_computed_again_to_the_same_bytes_and_it_is_said_once(
     make, cache, place, last_n
 ):

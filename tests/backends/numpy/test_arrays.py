@@ -3,10 +3,12 @@
 import tracemalloc
 
 import numpy as np
+import pytest
 
 from mlxtune.backends.numpy.arrays import Workspace
 
 
+@pytest.mark.slow
 def test_ragged_batches_leave_no_more_behind_the_more_there_are() -> None:
     ws, generator = Workspace(), np.random.default_rng(0)
     ws.parts("scores", ((1 << 16,),))

@@ -127,6 +127,7 @@ def test_weight_decay_leaves_norms_and_biases_alone_unless_asked(decay_all, mode
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @EVERY_STRATEGY
+@pytest.mark.few(2)
 def test_a_resumed_run_ends_with_the_same_bytes(strategy, optimizer, precision, model, tmp_path):
     settings = {"optimizer": optimizer}
     whole, part = (learner(model, strategy, precision, **settings) for _ in range(2))
@@ -323,6 +324,7 @@ def test_memory_counts_weights_gradients_moments_and_what_is_kept(model):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @EVERY_STRATEGY
+@pytest.mark.few(2)
 def test_gradient_checkpointing_changes_no_byte(strategy, precision, model):
     kept, again = (learner(model, strategy, precision, grad_checkpoint=each) for each in (False, True))
     for step in (0, 1, 2):

@@ -22,6 +22,7 @@ def torch_loss(model, batch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.few(2)
 def test_loss_and_every_gradient_agree_with_transformers(kind, tmp_path):
     made = learner(write_model(tmp_path, **KINDS[kind]))
     oracle = torch_model(tmp_path)

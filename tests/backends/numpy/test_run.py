@@ -64,6 +64,7 @@ def test_asking_for_mlx_where_it_is_absent_says_how_to_install_it_and_what_there
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("strategy", all_but(["last-n"], STRATEGIES))
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_with_the_bytes_of_one_that_never_stopped(strategy, precision, tmp_path):
     changes = {"backend__precision": precision, "train__grad_accum": 2, "schedule__learning_rate": 1e-3}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
