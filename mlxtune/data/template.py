@@ -1,5 +1,6 @@
 """Chats -> text by the tokenizer's chat template, with the characters that carry loss."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,6 +17,7 @@ from mlxtune.data.meter import TooMuchWork
 from mlxtune.data.sandbox import Environment
 from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
+from mlxtune.data.tracing import Traces
 from mlxtune.data.turns import Span, Turns
 from mlxtune.errors import BadData, BadModel
 from mlxtune.format import counted, line, shortened
@@ -63,11 +65,19 @@ class Writer:
         self.messages: list[Message] = [_reasoned(each) for each in messages]
         self._environment, self._template = _compiled(source, self.where)
         self._given = _plain({**tokenizer.special_tokens_map, "tools": tools, "documents": None})
+        dated = now if "strftime_now" in source else None
+        self._traces = None if tools or self.is_marked else _traces(source, json.dumps(self._given), dated)
         self._given["strftime_now"] = now.strftime
         self._work = min(WORK + WORK_A_CHARACTER * _characters(self.messages), MOST_WORK)
 
     def __call__(self, messages: Sequence[Message], prompt: bool) -> str:
-        return self.marked(messages, prompt)[0]
+        known = None if self._traces is None else self._traces.text(messages, prompt, self._work)
+        if known is not None:
+            return known
+        written, _ = self.marked(messages, prompt)
+        if self._traces:
+            self._traces.learn(messages, prompt, written)
+        return written
 
     def marked(self, messages: Sequence[Message], prompt: bool) -> tuple[str, list[Span]]:
         """The text, and the spans inside the template's own generation markers.
@@ -104,6 +114,12 @@ def _compiled(source: str, where: str) -> tuple[Environment, Template]:
         ) from None
     except Exception as error:  # nested too deep for the parser or for Python, by whichever comes first
         raise BadModel(where, expected=expected, found=f"one that cannot be ({_words(error)})", remedy=REMEDY) from None
+
+
+@lru_cache(maxsize=8)
+def _traces(source: str, given: str, now: datetime | None) -> Traces:
+    """What is known of a template that is given this, as JSON. now: where it may write the time."""
+    return Traces(source, json.loads(given) | ({"strftime_now": now.strftime} if now else {}))
 
 
 def _words(error: Exception) -> str:
