@@ -1,9 +1,9 @@
 """Texts that are not known yet, and a tape of what is done to them: done once, it can be done again to other texts.
 
-This is how JAX traces a function, and how TorchDynamo guards a trace: what is asked of a text (is it empty, does it hold
-a word) is answered for the texts at hand, and the answer goes on the tape. Played on other texts, the tape does the
-same and asks the same; where every answer is the same again, so is all that follows from them. Where one differs, the
-tape says nothing.
+This is how JAX traces a function, and how TorchDynamo guards a trace: what is asked of a text (is it empty, does it
+hold a word) is answered for the texts at hand, and the answer goes on the tape. Played on other texts, the tape does
+the same and asks the same; where every answer is the same again, so is all that follows from them. Where one differs,
+the tape says nothing.
 """
 
 import operator

@@ -67,15 +67,18 @@ class Writer:
         self._given = _plain({**tokenizer.special_tokens_map, "tools": tools, "documents": None})
         dated = now if "strftime_now" in source else None
         self._traces = None if tools or self.is_marked else _traces(source, json.dumps(self._given), dated)
-        self._given["strftime_now"] = now.strftime
+        self._given["strftime_now"], self._is_traced = now.strftime, False
         self._work = min(WORK + WORK_A_CHARACTER * _characters(self.messages), MOST_WORK)
 
     def __call__(self, messages: Sequence[Message], prompt: bool) -> str:
-        known = None if self._traces is None else self._traces.text(messages, prompt, self._work)
-        if known is not None:
+        """The text: by a trace where there is one, once the traced text of the whole is the one that is rendered."""
+        known = self._traces.text(messages, prompt, self._work) if self._traces else None
+        if known is not None and self._is_traced:
             return known
         written, _ = self.marked(messages, prompt)
-        if self._traces:
+        if messages is self.messages and not prompt:
+            self._is_traced = known == written
+        if self._traces and known is None:
             self._traces.learn(messages, prompt, written)
         return written
 
