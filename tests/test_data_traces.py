@@ -204,6 +204,28 @@ def check(name: str, count: int, seed: int) -> int:
     return traced
 
 
+def check_beginnings(name: str, count: int, seed: int) -> None:
+    """Whatever traces write of random conversations, with work to spare or not, the template writes too."""
+    made, chance = tokenizer(TEMPLATES[name]()), random.Random(f"{name} {seed}")
+    for _ in range(count):
+        writer = Writer(made, conversation(chance), None, NOW)
+        for end in range(1, len(writer.messages) + 1):
+            check_text(writer, writer.messages[:end], chance.random() < 0.5, chance.choice((300, 2_000, 9_000, 90_000)))
+
+
+def check_text(writer: Writer, messages: Any, prompt: bool, work: int) -> None:
+    if writer._traces is None:
+        return
+    known, writer._work = writer._traces.text(messages, prompt, work), work
+    try:
+        written, _ = writer.marked(messages, prompt)
+    except (BadRow, MlxtuneError):
+        assert known is None, messages
+    else:
+        assert known in (None, written), messages
+        writer._traces.learn(messages, prompt, written)
+
+
 @contextmanager
 def renderings() -> Iterator[list[int]]:
     counted: list[int] = []
@@ -218,10 +240,16 @@ def test_spans_and_refusals_are_those_of_rows_that_are_rendered_in_full(name: st
     check(name, 60, seed=0)
 
 
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_trace_writes_of_every_beginning_what_the_template_writes_or_nothing(name: str) -> None:
+    check_beginnings(name, 30, seed=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_ten_thousand_conversations_come_out_as_if_each_were_rendered_in_full(name: str) -> None:
     check(name, 10_000 // len(TEMPLATES) + 1, seed=1)
+    check_beginnings(name, 10_000 // len(TEMPLATES) + 1, seed=2)
 
 
 @pytest.mark.parametrize("turns", [1, 2, 6])

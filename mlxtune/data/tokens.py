@@ -149,6 +149,7 @@ def _cuts(
 def _head(text: str, whole: Encoded, start: int, added: Collection[int]) -> tuple[str, Ints]:
     """What is before a span, from the last special token on, as text and as tokens of the whole."""
     end = int(np.searchsorted(np.maximum.accumulate(whole.ends), start, side="right"))
-    first = next((place for place in range(end - 1, -1, -1) if int(whole.tokens[place]) in added), None)
+    back = next((back for back, token in enumerate(whole.tokens[:end][::-1].tolist(), 1) if token in added), None)
+    first = None if back is None else end - back
     begin = 0 if first is None else int(whole.starts[first])
     return text[begin:start], whole.tokens[first:end]

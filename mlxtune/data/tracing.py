@@ -22,8 +22,8 @@ from mlxtune.data.meter import OPERATION, Meter, Metered
 from mlxtune.data.sandbox import Environment
 from mlxtune.data.tape import LENGTH, Method, Tape, Trace, Unknown, Untraceable, trace
 
-MOST_SHAPES = 4_096  # that are remembered
-MOST_TRACES = 8  # of one shape
+MOST_SHAPES = 1_024  # that are remembered
+MOST_TRACES = 8  # of one shape, with those that failed
 KNOWN = (str, int, float, bool, type(None), Undefined)  # that are written as the same text each time
 IS_TEXT = {  # what Jinja's tests say of any str
     **dict.fromkeys(("defined", "string", "iterable", "sequence"), True),
@@ -149,7 +149,7 @@ class Traces:
     def __init__(self, source: str, given: dict[str, Any]) -> None:
         self._source, self._given = source, given
         self._environment = Tracing()
-        self._known: dict[Shape, list[Trace]] = {}
+        self._known: dict[Shape, list[Trace | None]] = {}  # None: a trace that failed
 
     def text(self, messages: Sequence[Message], prompt: bool, work: int) -> str | None:
         """What the template writes for `work` at most. None where no trace tells."""
@@ -157,7 +157,7 @@ class Traces:
         if shape is None:
             return None
         given, traces = _texts(messages), self._known.get(shape, ())
-        return next((text for trace in traces if (text := trace.text(given, work)) is not None), None)
+        return next((text for trace in traces if trace and (text := trace.text(given, work)) is not None), None)
 
     def learn(self, messages: Sequence[Message], prompt: bool, written: str) -> None:
         """Trace how the template wrote messages, if it has written such before; a trace has to write the same."""
@@ -169,8 +169,8 @@ class Traces:
             self._known[shape] = []
         elif len(self._known[shape]) < MOST_TRACES:
             made = self._trace(messages, prompt)
-            if made is not None and made.text(_texts(messages), LENGTH) == written:
-                self._known[shape].append(made)
+            is_right = made is not None and made.text(_texts(messages), LENGTH) == written
+            self._known[shape].append(made if is_right else None)
 
     def _trace(self, messages: Sequence[Message], prompt: bool) -> Trace | None:
         given = {**self._given, "add_generation_prompt": prompt}

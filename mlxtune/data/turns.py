@@ -8,6 +8,9 @@ Most templates only append, so both places are lengths of rendered prefixes. Som
 turns follow (Qwen3 drops its think block), or have no generation prompt (Llama 2). There, two stand-in words take the
 content's place in turn: what both renderings share is the template's, so the content's place is known exactly. What
 cannot be found in these ways is refused; nothing is guessed.
+
+The prefixes and stand-ins are many renderings of one conversation; `render` takes all but one from a trace of the
+template where it has one (see tracing.py), and nothing here depends on that.
 """
 
 from collections.abc import Callable, Sequence
