@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from mlxtune.data import tracing
+from mlxtune.data.encoding import encode, tokens_alone
 from mlxtune.data.examples import Chat
 from mlxtune.data.faults import BadRow
 from mlxtune.data.load import load
@@ -289,6 +291,22 @@ def test_tokens_and_masks_are_those_of_rows_that_are_rendered_in_full(kind: str,
     path = write(tmp_path / "train.jsonl", [{"messages": conversation(chance)} for _ in range(60)])
     for template in (CHATML, shared_template("qwen3"), shared_template("llama-2-chat")):
         same_tokens(path, tokenizer_of_kind(kind, template))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("is_own", [False, True])
+def test_tokens_alone_are_those_that_are_found_with_their_characters(kind: str, is_own: bool) -> None:
+    made, chance = tokenizer_of_kind(kind), random.Random(kind)
+    if is_own:
+        made = copy(made)
+        made.__class__ = type("Own", (type(made),), {"__call__": lambda *given, **named: made_as(*given, **named)})
+    texts = [content(chance) for _ in range(100)]
+    assert tokens_alone(texts, made) == [each.tokens.tolist() for each in encode(texts, made)]
+
+
+def made_as(made: Any, texts: list[str], **options: Any) -> Any:
+    """A tokenizer that does something of its own to texts."""
+    return super(type(made), made).__call__([text.upper() for text in texts], **options)
 
 
 @pytest.mark.parametrize("name", ["tokenizers/llama3.1", "tokenizers/minimind", "models/stories260K"])

@@ -190,7 +190,7 @@ class Traces:
 
 def _shape(messages: Sequence[Message], prompt: bool) -> Shape | None:
     """None where messages hold more than texts."""
-    if not all(type(value) is str for message in messages for value in message.values()):
+    if {type(value) for message in messages for value in message.values()} != {str}:
         return None
     return (prompt, *[(message["role"], *message) for message in messages])
 

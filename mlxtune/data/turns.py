@@ -150,9 +150,15 @@ def _header_end(before: str, header: str, own: str, *, whole_prompt: bool) -> in
 
 
 def _shared(one: str, two: str) -> int:
-    """How many first characters agree."""
-    pairs = enumerate(zip(one, two, strict=False))
-    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(two)))
+    """How many first characters agree, found by halves."""
+    agree, most = 0, min(len(one), len(two))
+    while agree < most:
+        middle = (agree + most + 1) // 2
+        if one[agree:middle] == two[agree:middle]:
+            agree = middle
+        else:
+            most = middle - 1
+    return agree
 
 
 def _without_trailing_blanks(turn: str, message: Message) -> str:
