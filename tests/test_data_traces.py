@@ -39,6 +39,9 @@ DONE = {
     "asks whether it is empty": "{% if m.content %}{{ m.content }}{% else %}nothing{% endif %}",
     "asks whether it is blank": "{{ m.content if m.content | trim else 'blank' }}",
     "compares it": "{{ 'A' if m.content == 'a' else m.content }}{{ 'B' if m.content is eq 'b' }}",
+    "compares it with safe text": "{{ m.content }}{{ 'A' if m.content == ('a' | safe) }}"
+    "{{ 'B' if 'b' | safe == m.content }}",
+    "uses it as a name": "{{ m.content }}{{ loop[m.content | trim('x') + 'first'] is defined }}",
     "compares two": "{{ m.content }}{{ messages[0].content == m.content }}",
     "finds it in a list": "{{ m.content }}{{ m.content in ['a', 'x'] }}",
     "counts its letters": "{{ m.content }}{{ m.content | length }}",

@@ -111,7 +111,7 @@ class Unknown:
         return bool(self.tape.does(self, operator.contains, (other,)))
 
     def __eq__(self, other: object) -> bool:
-        if type(other) not in (str, Unknown):
+        if not isinstance(other, str | Unknown):
             return NotImplemented  # as of a str, which equals nothing else
         return bool(self.tape.does(self, operator.eq, (other,)))
 

@@ -97,6 +97,11 @@ class Tracing(Environment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         return Method(obj, attribute) if type(obj) is Unknown else super().getattr(obj, attribute)
 
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if _has_unknown(argument):
+            self.tape.tear()
+        return super().getitem(obj, argument)
+
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         if type(__obj) is not Method:
             return super().call(__context, __obj, *args, **kwargs)
