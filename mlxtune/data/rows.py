@@ -1,6 +1,7 @@
 """Examples -> rows of tokens that fit the sequence length, and what is refused on the way."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -54,6 +55,7 @@ def tokenize(
     unwritten takes what the chat template leaves out of messages, such as reasoning; answers how they end.
     """
     _check_settings(rows, settings, tokenizer)
+    settings = replace(settings, now=settings.time.isoformat())  # one time for all rows
     size = 2 if rows and rows[0].rejected is not None else 1
     single = [answer for row in rows for answer in row.answers]
     verdicts = [_verdict(*each, settings.longest) for each in _encoded(single, settings, tokenizer, unwritten, answers)]

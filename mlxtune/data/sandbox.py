@@ -87,8 +87,8 @@ class Environment(ImmutableSandboxedEnvironment):
     code_generator_class = Metered
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table) - {"+"}  # paid for in Payments
 
-    def __init__(self) -> None:
-        self.meter = Meter()
+    def __init__(self, meter: Meter | None = None) -> None:
+        self.meter = meter or Meter()
         self.written, self.spans = 0, list[tuple[int, int]]()
         extensions = (Generation, loopcontrols)
         super().__init__(trim_blocks=True, lstrip_blocks=True, finalize=self.meter.read, extensions=extensions)

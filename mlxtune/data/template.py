@@ -1,5 +1,6 @@
 """Chats -> text by the tokenizer's chat template, with the characters that carry loss."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,6 +17,7 @@ from mlxtune.data.meter import TooMuchWork
 from mlxtune.data.sandbox import Environment
 from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
+from mlxtune.data.tracing import Traces
 from mlxtune.data.turns import Span, Turns
 from mlxtune.errors import BadData, BadModel
 from mlxtune.format import counted, line, shortened
@@ -63,11 +65,22 @@ class Writer:
         self.messages: list[Message] = [_reasoned(each) for each in messages]
         self._environment, self._template = _compiled(source, self.where)
         self._given = _plain({**tokenizer.special_tokens_map, "tools": tools, "documents": None})
-        self._given["strftime_now"] = now.strftime
+        dated = now if "strftime_now" in source else None
+        self._traces = None if tools or self.is_marked else _traces(source, json.dumps(self._given), dated)
+        self._given["strftime_now"], self._is_traced = now.strftime, False
         self._work = min(WORK + WORK_A_CHARACTER * _characters(self.messages), MOST_WORK)
 
     def __call__(self, messages: Sequence[Message], prompt: bool) -> str:
-        return self.marked(messages, prompt)[0]
+        """The text: by a trace where there is one, once the traced text of the whole is the one that is rendered."""
+        known = self._traces.text(messages, prompt, self._work) if self._traces else None
+        if known is not None and self._is_traced:
+            return known
+        written, _ = self.marked(messages, prompt)
+        if messages is self.messages and not prompt:
+            self._is_traced = known == written
+        if self._traces and known is None:
+            self._traces.learn(messages, prompt, written)
+        return written
 
     def marked(self, messages: Sequence[Message], prompt: bool) -> tuple[str, list[Span]]:
         """The text, and the spans inside the template's own generation markers.
@@ -104,6 +117,12 @@ def _compiled(source: str, where: str) -> tuple[Environment, Template]:
         ) from None
     except Exception as error:  # nested too deep for the parser or for Python, by whichever comes first
         raise BadModel(where, expected=expected, found=f"one that cannot be ({_words(error)})", remedy=REMEDY) from None
+
+
+@lru_cache(maxsize=8)
+def _traces(source: str, given: str, now: datetime | None) -> Traces:
+    """What is known of a template that is given this, as JSON. now: where it may write the time."""
+    return Traces(source, json.loads(given) | ({"strftime_now": now.strftime} if now else {}))
 
 
 def _words(error: Exception) -> str:

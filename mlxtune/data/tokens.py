@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data import special as specials
-from mlxtune.data.encoding import Encoded, Ints, crossed, cut
+from mlxtune.data.encoding import Encoded, Ints, crossed, cut, tokens_alone
 from mlxtune.data.encoding import encode as encode_texts
 from mlxtune.data.examples import Chat, Completion, Example, Text
 from mlxtune.data.faults import BadRow
@@ -139,9 +139,9 @@ def _cuts(
         if 0 < span.start < len(text.text) and span.start not in cuts
     ]
     alone = list(dict.fromkeys(head for _, _, head, _ in heads))
-    known = {head: made.tokens for head, made in zip(alone, encode_texts(alone, tokenizer), strict=True)}
+    known = dict(zip(alone, tokens_alone(alone, tokenizer), strict=True))
     for place, start, head, tokens in heads:
-        if not np.array_equal(known[head], tokens):
+        if known[head] != tokens.tolist():
             found[place] = sorted({*found[place], start})
     return found
 
@@ -149,6 +149,7 @@ def _cuts(
 def _head(text: str, whole: Encoded, start: int, added: Collection[int]) -> tuple[str, Ints]:
     """What is before a span, from the last special token on, as text and as tokens of the whole."""
     end = int(np.searchsorted(np.maximum.accumulate(whole.ends), start, side="right"))
-    first = next((place for place in range(end - 1, -1, -1) if int(whole.tokens[place]) in added), None)
+    back = next((back for back, token in enumerate(whole.tokens[:end][::-1].tolist(), 1) if token in added), None)
+    first = None if back is None else end - back
     begin = 0 if first is None else int(whole.starts[first])
     return text[begin:start], whole.tokens[first:end]

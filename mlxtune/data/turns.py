@@ -8,6 +8,9 @@ Most templates only append, so both places are lengths of rendered prefixes. Som
 turns follow (Qwen3 drops its think block), or have no generation prompt (Llama 2). There, two stand-in words take the
 content's place in turn: what both renderings share is the template's, so the content's place is known exactly. What
 cannot be found in these ways is refused; nothing is guessed.
+
+The prefixes and stand-ins are many renderings of one conversation; `render` takes all but one from a trace of the
+template where it has one (see tracing.py), and nothing here depends on that.
 """
 
 from collections.abc import Callable, Sequence
@@ -147,9 +150,15 @@ def _header_end(before: str, header: str, own: str, *, whole_prompt: bool) -> in
 
 
 def _shared(one: str, two: str) -> int:
-    """How many first characters agree."""
-    pairs = enumerate(zip(one, two, strict=False))
-    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(two)))
+    """How many first characters agree, found by halves."""
+    agree, most = 0, min(len(one), len(two))
+    while agree < most:
+        middle = (agree + most + 1) // 2
+        if one[agree:middle] == two[agree:middle]:
+            agree = middle
+        else:
+            most = middle - 1
+    return agree
 
 
 def _without_trailing_blanks(turn: str, message: Message) -> str:
