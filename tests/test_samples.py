@@ -133,8 +133,8 @@ def test_frozen_layers_are_let_go_of_after_a_sample(recipe):
     assert learner.decisions.keeps_prefix
     mx.synchronize()
     before = mx.get_active_memory()
-    loaded = Loaded(learner, prepared.tokenizer, prepared.special)
-    said = [*answer(loaded, prepared.asked[0].prompt, Sampling(8, 0.0, 1.0, 0))]
+    loaded = Loaded(learner, prepared.questions.tokenizer, prepared.questions.special)
+    said = [*answer(loaded, prepared.questions.asked[0].prompt, Sampling(8, 0.0, 1.0, 0))]
     mx.synchronize()
     assert said
     layer = prepared.blueprint.anatomy.layers[0]

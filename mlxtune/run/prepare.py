@@ -9,33 +9,36 @@ from mlxtune import validating
 from mlxtune.backends.base import Blueprint, Job, Work, ignore
 from mlxtune.backends.choose import blueprint as make_blueprint
 from mlxtune.backends.decisions import Decisions
-from mlxtune.data import load as data
-from mlxtune.data import special as specials
 from mlxtune.data.batches import padding_waste
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.special import Special
 from mlxtune.data.types import Dataset
-from mlxtune.errors import BadData, BadSetting
+from mlxtune.errors import BadSetting
 from mlxtune.events import Event, Memory, Preparing, Start
 from mlxtune.feed import Feed
-from mlxtune.format import counted
 from mlxtune.format import size as in_bytes
 from mlxtune.memory import kept_ratio
 from mlxtune.memory.guard import LOWER, Guard, in_words
 from mlxtune.memory.plan import Plan, in_parts, plan
 from mlxtune.memory.setup import Rows, Setup
-from mlxtune.models import config as model_config
-from mlxtune.models import hub, stopping, tokenizer, weights
-from mlxtune.models.context import context
 from mlxtune.models.fingerprint import fingerprint as model_fingerprint
 from mlxtune.pace import Pace, pace
 from mlxtune.planning import shape as run_shape
 from mlxtune.progress import Progress
 from mlxtune.recipe.recipe import Recipe
+from mlxtune.run.inputs import Inputs, read
 from mlxtune.samples import Asked, asked
 from mlxtune.strategies.size import Sizes, sizes
 
 NOTHING = Memory(0, 0, 0)
+
+
+class Questions(NamedTuple):
+    """What the model is asked while it trains, and what its answers are read with."""
+
+    asked: tuple[Asked, ...]
+    tokenizer: Any
+    special: Special
 
 
 class Prepared(NamedTuple):
@@ -50,9 +53,7 @@ class Prepared(NamedTuple):
     fingerprints: dict[str, str]
     notes: tuple[str, ...]  # what the user should know
     late: tuple[str, ...]  # and of a late step that will not fit
-    tokenizer: Any
-    special: Special
-    asked: tuple[Asked, ...]  # of the model, while it is trained
+    questions: Questions
     plan: Plan  # of the largest batch
     guard: Guard
 
@@ -71,59 +72,45 @@ class Prepared(NamedTuple):
 
 def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     """Find the model, read the data, choose what trains. Raises MlxtuneError; reads headers, never weights."""
-    tell(Preparing("reading the rows"))
-    examples = data.read(recipe.data, pairs=recipe.objective.rows_per_example > 1)
-    tell(Preparing(f"looking for {recipe.model.name or 'the built-in model'}"))
-    folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
-    config = model_config.read(folder)
-    weights.headers(folder)
-    recipe = run_shape.for_model(recipe, config, folder)
-    tell(Preparing("reading the tokenizer"))
-    tokens = tokenizer.load(folder)
-    notes = (*tokenizer.check_vocabulary(tokens, config), *tokenizer.differences(folder, tokens))
-    tell(Preparing("tokenizing the rows"))
-    most, stops = context(config), stopping.ids(folder, tokens)
-    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed, context=most, stops=stops)
+    inputs = read(recipe, tell)
     tell(Preparing("planning the run"))
-    _check_tokens(dataset, config.vocab_size)
-    blueprint = make_blueprint(recipe.backend, _job(recipe, folder))
+    recipe, dataset, config = inputs.recipe, inputs.dataset, inputs.config
+    blueprint = make_blueprint(recipe.backend, _job(recipe, inputs.folder))
     anatomy, selection = blueprint.anatomy, blueprint.selection
     run_shape.check_selection(recipe, selection)
     feed = run_shape.feed_of(recipe, dataset, anatomy, selection)
     paces = pace(recipe.train, feed)
     said = run_shape.check_rows(recipe, feed, paces)
-    fingerprints = {"model": model_fingerprint(folder, tell), "data": fingerprint(dataset)}
-    notes = (*selection.notes, *dataset.notes, *notes, *said)
+    fingerprints = {"model": model_fingerprint(inputs.folder, tell), "data": fingerprint(dataset)}
     work = _work(feed, paces, dataset, fingerprints["model"])
     decisions = blueprint.decide(work)
-    size = sizes(anatomy, selection, recipe.optimizer.slot_bytes, recipe.optimizer.master_bytes)
     setup = run_shape.of_blueprint(recipe, blueprint, decisions, config)
     limit_bytes = recipe.backend.memory_limit_bytes or blueprint.memory_limit_bytes
     kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
-    factor = kept_ratio.read(config, blueprint.backend)
-    found, guard = _memory(setup, feed, paces, limit_bytes, factor, kept_tokens)
-    late = _late(guard, feed, paces, found)
-    special = specials.read(tokens, stops, recipe.data.end_of_turn)
-    beginnings = feed.evaluated[:: feed.rows_per_example]
-    questions = asked(recipe.sample, beginnings, tokens, special, recipe.data.time, recipe.data.longest)
+    found, guard = _memory(setup, feed, paces, limit_bytes, kept_ratio.read(config, blueprint.backend), kept_tokens)
     return Prepared(
-        recipe,
-        dataset,
-        blueprint,
-        work,
-        decisions,
-        feed,
-        paces,
-        size,
-        fingerprints,
-        notes,
-        late,
-        tokens,
-        special,
-        questions,
-        found,
-        guard,
+        recipe=recipe,
+        dataset=dataset,
+        blueprint=blueprint,
+        work=work,
+        decisions=decisions,
+        feed=feed,
+        pace=paces,
+        size=sizes(anatomy, selection, recipe.optimizer.slot_bytes, recipe.optimizer.master_bytes),
+        fingerprints=fingerprints,
+        notes=(*selection.notes, *dataset.notes, *inputs.notes, *said),
+        late=_late(guard, feed, paces, found),
+        questions=_questions(inputs, feed),
+        plan=found,
+        guard=guard,
     )
+
+
+def _questions(inputs: Inputs, feed: Feed) -> Questions:
+    """What the model is asked while it trains."""
+    recipe, beginnings = inputs.recipe, feed.evaluated[:: feed.rows_per_example]
+    found = asked(recipe.sample, beginnings, inputs.tokenizer, inputs.special, recipe.data.time, recipe.data.longest)
+    return Questions(found, inputs.tokenizer, inputs.special)
 
 
 def as_made(prepared: Prepared, decisions: Decisions, valid_rows: int) -> Prepared:
@@ -182,19 +169,6 @@ def _first_too_large(guard: Guard, feed: Feed, steps: int) -> tuple[int, Rows | 
                 if not guard.fits(rows):
                     return epoch * per_epoch + place + 1, rows
     return steps, None
-
-
-def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
-    """Refuse rows with tokens that the embedding has no row for."""
-    rows = [row for row in (*dataset.train, *dataset.valid) if int(row.tokens.max()) >= n_vocabulary]
-    if rows:
-        token = int(rows[0].tokens.max())
-        raise BadData(
-            rows[0].source,
-            expected=f"tokens below {n_vocabulary:,}, as the model's embedding has rows",
-            found=f"token {token:,}" + (f", and {counted(len(rows) - 1, 'more row')} like it" if rows[1:] else ""),
-            remedy="Leave the special token out of the text, or name a model that has it.",
-        )
 
 
 def _job(recipe: Recipe, folder: Path) -> Job:

@@ -14,9 +14,9 @@ class Sampler:
     """Asks the learner as it is. A step whose samples were taken is not asked again, in a resumed run either."""
 
     def __init__(self, prepared: Prepared, learner: Learner, progress: Progress, tell: Callable[[Event], None]) -> None:
-        self.settings, self.asked = prepared.recipe.sample, prepared.asked
+        self.settings, self.asked = prepared.recipe.sample, prepared.questions.asked
         self.sampling = self.settings.sampling(prepared.recipe.train.seed)
-        self.loaded = Loaded(learner, prepared.tokenizer, prepared.special)
+        self.loaded = Loaded(learner, prepared.questions.tokenizer, prepared.questions.special)
         self.last, self.progress, self.tell = prepared.pace.total, progress, tell
 
     def look(self) -> None:
