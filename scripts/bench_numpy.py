@@ -98,7 +98,8 @@ def batch(size: Size, share: float) -> Any:
     tokens = np.random.default_rng(1).integers(0, size.vocabulary, (size.rows, size.tokens + 1)).astype(np.int32)
     supervised = np.zeros(tokens.shape, np.bool_)
     supervised[:, 1 + int(size.tokens * (1 - share)) :] = True
-    return Batch(tuple(range(size.rows)), tokens, supervised, np.full(size.rows, size.tokens + 1, np.int32))
+    lengths = np.full(size.rows, size.tokens + 1, np.int32)
+    return Batch(tuple(range(size.rows)), tokens.reshape(-1), supervised.reshape(-1), lengths, size.tokens + 1)
 
 
 def job(size: Size, folder: Path, strategy: str, *, kept: bool = False) -> Any:

@@ -61,8 +61,9 @@ def batch_of(seed: int, lengths: Sequence[int] = LENGTHS) -> Batch:
     """Rows of random tokens, all with loss."""
     inside_BT = np.arange(max(lengths)) < np.array(lengths)[:, None]
     tokens_BT = np.random.default_rng(seed).integers(3, 160, inside_BT.shape) * inside_BT
-    rows = tuple(range(len(lengths)))
-    return Batch(rows, tokens_BT.astype(np.int32), inside_BT, np.array(lengths, np.int32))
+    tokens_N = tokens_BT[inside_BT].astype(np.int32)
+    lengths_B = np.array(lengths, np.int32)
+    return Batch(tuple(range(len(lengths))), tokens_N, np.ones(len(tokens_N), np.bool_), lengths_B, max(lengths))
 
 
 class Torch:
@@ -85,8 +86,7 @@ class Torch:
     def loss(self, batch: Batch) -> torch.Tensor:
         """The mean over the batch's tokens. The last token of a row is predicted and not read."""
         total = torch.zeros(())
-        for tokens_T, length in zip(batch.tokens_BT, batch.lengths_B, strict=True):
-            row = tokens_T[:length]
+        for row in batch.tokens:
             targets = torch.tensor(row[1:].astype(np.int64))
             total = total + torch.nn.functional.cross_entropy(self.logits(row[:-1]), targets, reduction="sum")
         return total / int((batch.lengths_B - 1).sum())

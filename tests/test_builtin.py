@@ -15,6 +15,7 @@ from scripts import make_builtin
 from scripts.make_builtin import ASSETS, N_ROWS, N_VALID_ROWS
 from scripts.rhymes import rows
 from scripts.stories import stories
+from tests.support.batches import unpadded
 
 MODEL, DATA = ASSETS / "model", ASSETS / "data"
 FRESH = 12_345  # a seed that neither training nor validation uses
@@ -36,7 +37,7 @@ def fresh_stories(tokenizer: Any) -> Batch:
     padded = np.array([row + [0] * (lengths.max() - len(row)) for row in tokens], np.int32)
     place = np.arange(lengths.max())
     supervised = (place > 0) & (place < lengths[:, None])
-    return Batch(tuple(range(16)), padded, supervised, lengths)
+    return unpadded(padded, supervised, lengths)
 
 
 def mean_loss(logits_BTV: NDArray[np.float32], batch: Batch) -> float:

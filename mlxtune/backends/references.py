@@ -40,8 +40,8 @@ class References:
 
     def of(self, batch: Batch) -> Sums:
         """Of each row of a batch, (B,)."""
-        rows = zip(batch.tokens_BT, batch.supervised_BT, batch.lengths_B.tolist(), strict=True)
-        return self.sums[[self.places[_key(tokens[:length], loss[:length])] for tokens, loss, length in rows]]
+        rows = zip(batch.tokens, batch.supervised, strict=True)
+        return self.sums[[self.places[_key(tokens, loss)] for tokens, loss in rows]]
 
     def find_or_make(
         self, file: Path | None, batch_tokens: int, compute: RowLogProbabilities, tell: Callable[[Event], None]

@@ -71,15 +71,12 @@ def _evenly(rows: Sequence[int], lengths: Sequence[int], batch_size: int) -> lis
 
 
 def collate(rows: Sequence[TokenRow], indices: Sequence[int]) -> Batch:
-    """The rows of one batch as arrays, padded at the end with token 0, without loss, to a multiple of tokens."""
-    lengths = np.array([len(rows[index].tokens) for index in indices], np.int32)
-    shape = (len(indices), padded(int(lengths.max())))
-    tokens_BT, supervised_BT = np.zeros(shape, np.int32), np.zeros(shape, np.bool_)
-    for place, index in enumerate(indices):
-        row = rows[index]
-        tokens_BT[place, : len(row.tokens)] = row.tokens
-        supervised_BT[place, : len(row.tokens)] = row.supervised
-    return Batch(tuple(indices), tokens_BT, supervised_BT, lengths)
+    """The rows of one batch. Where they have to be padded, it is to a multiple of tokens."""
+    chosen = [rows[index] for index in indices]
+    lengths_B = np.array([len(row.tokens) for row in chosen], np.int32)
+    tokens_N = np.concatenate([row.tokens for row in chosen])
+    supervised_N = np.concatenate([row.supervised for row in chosen])
+    return Batch(tuple(indices), tokens_N, supervised_N, lengths_B, padded(int(lengths_B.max())))
 
 
 def padded(length: int) -> int:

@@ -22,13 +22,15 @@ class Packed(NamedTuple):
 
 def pack(batch: Batch) -> Packed:
     """
-    >>> rows = np.array([[5, 6, 7, 0], [8, 9, 3, 4]], np.int32), np.array([[0, 0, 1, 0], [0, 1, 0, 1]], bool)
-    >>> packed = pack(Batch((0, 1), *rows, np.array([3, 4])))
+    >>> tokens, loss = np.array([5, 6, 7, 8, 9, 3, 4], np.int32), np.array([0, 0, 1, 0, 1, 0, 1], bool)
+    >>> packed = pack(Batch((0, 1), tokens, loss, np.array([3, 4]), 4))
     >>> packed.tokens_N.tolist(), packed.chosen_S.tolist(), packed.targets_S.tolist(), packed.lengths
     ([5, 6, 8, 9, 3], [1, 2, 4], [7, 9, 4], (2, 3))
     """
-    read_BT, next_BT, loss_BT = batch.tokens_BT[:, :-1], batch.tokens_BT[:, 1:], batch.supervised_BT[:, 1:]
-    lengths_B = batch.lengths_B - 1
-    inside_BT = np.arange(read_BT.shape[1]) < lengths_B[:, None]
-    chosen_S = np.flatnonzero(loss_BT[inside_BT])
-    return Packed(read_BT[inside_BT], chosen_S, next_BT[inside_BT][chosen_S], tuple(lengths_B.tolist()))
+    is_read = np.ones(len(batch.tokens_N), np.bool_)
+    is_read[np.cumsum(batch.lengths_B) - 1] = False
+    read = np.flatnonzero(is_read)
+    chosen_S = np.flatnonzero(batch.supervised_N[read + 1])
+    return Packed(
+        batch.tokens_N[read], chosen_S, batch.tokens_N[read + 1][chosen_S], tuple((batch.lengths_B - 1).tolist())
+    )

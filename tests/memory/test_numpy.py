@@ -24,6 +24,7 @@ from mlxtune.strategies.choose import select
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
+from tests.support.batches import unpadded
 from tests.support.numpy import BASE, KINDS, learner, write_model
 
 LORA = Lora(rank=4, dropout=0.2)
@@ -116,8 +117,7 @@ def batch_of(lengths: tuple[int, ...], case: Case, seed: int) -> Batch:
     begins_B1 = np.array([max(1, round(length * (1 - case.share))) for length in lengths])[:, None]
     tokens_BT = np.random.default_rng(seed).integers(1, 61, (len(lengths), width)) * (places_T < ends_B1)
     supervised_BT = (places_T >= begins_B1) & (places_T < ends_B1)
-    rows = tuple(range(len(lengths)))
-    return Batch(rows, tokens_BT.astype(np.int32), supervised_BT, np.array(lengths, np.int32))
+    return unpadded(tokens_BT, supervised_BT, lengths)
 
 
 class Found(NamedTuple):

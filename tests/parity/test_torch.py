@@ -13,6 +13,7 @@ from mlxtune.optim.schedule import Cosine, learning_rate
 from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
+from tests.support.batches import unpadded
 from tests.support.mlx import in_one_piece, make_batch, make_learner, write_model
 from tests.support.slow import all_but
 
@@ -173,9 +174,11 @@ def test_losses_and_norms_of_twenty_steps_agree_with_torch(case, grad_accum):
 
 def with_a_stray_pad_token(batches):
     """One pad token after the second row carries loss, as in trainers that mask by `steps <= lengths`."""
-    supervised_BT = batches[0].supervised_BT.copy()
-    supervised_BT[1, batches[0].lengths_B[1]] = True
-    return [batches[0]._replace(supervised_BT=supervised_BT), *batches[1:]]
+    first = batches[0]
+    supervised_BT, lengths_B = first.supervised_BT, first.lengths_B.copy()
+    supervised_BT[1, lengths_B[1]] = True
+    lengths_B[1] += 1
+    return [unpadded(first.tokens_BT, supervised_BT, lengths_B), *batches[1:]]
 
 
 FAULTS = {

@@ -19,6 +19,7 @@ from mlxtune.backends.mlx.update.tensors import by_parameter
 from mlxtune.data.types import Batch
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.choose import Strategy
+from tests.support.batches import unpadded
 
 VOCABULARY = 96
 SHAPE: dict[str, Any] = {
@@ -89,12 +90,7 @@ def make_batch(seed: int, lengths: tuple[int, ...] = (24, 17, 9, 20), prompt: in
     places_T = np.arange(width)
     inside_BT = places_T < np.array(lengths)[:, None]
     tokens_BT = random.integers(3, VOCABULARY, (len(lengths), width)) * inside_BT
-    return Batch(
-        rows=tuple(range(len(lengths))),
-        tokens_BT=tokens_BT.astype(np.int32),
-        supervised_BT=inside_BT & (places_T >= prompt),
-        lengths_B=np.array(lengths, np.int32),
-    )
+    return unpadded(tokens_BT, inside_BT & (places_T >= prompt), lengths)
 
 
 def contents(learner: MlxLearner) -> dict[str, bytes]:

@@ -16,6 +16,7 @@ from mlxtune.models.shapes import shapes
 from mlxtune.optim.adamw import AdamW
 from mlxtune.storage.files import Tensor, write_tensors
 from mlxtune.strategies.full import Full
+from tests.support.batches import unpadded
 
 BASE: dict[str, Any] = {
     "hidden_size": 32,
@@ -113,7 +114,7 @@ def random_batch(n_rows: int = 3, n_tokens: int = 80, vocab_size: int = 61, seed
     for row, length in enumerate(lengths):
         tokens[row, length:] = 0
         supervised[row, length:] = False
-    return Batch(tuple(range(n_rows)), tokens, supervised, lengths)
+    return unpadded(tokens, supervised, lengths.tolist())
 
 
 def job(folder: Path, strategy: Any = None, precision: str = "fp32", **changes: Any) -> Job:

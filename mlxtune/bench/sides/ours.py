@@ -68,7 +68,7 @@ def techniques(learner: MlxLearner) -> list[str]:
 def computed(batch: Batch, form: Form) -> Computed:
     """What a step in this form computes."""
     read = [int(length) - 1 for length in batch.lengths_B]
-    lengths = read if form.packed else [batch.tokens_BT.shape[1] - 1] * len(read)
+    lengths = read if form.packed else [batch.width - 1] * len(read)
     n_supervised = batch.n_supervised
     return Computed(tuple(lengths), n_supervised if form.gathered else sum(lengths), sum(read), n_supervised)
 

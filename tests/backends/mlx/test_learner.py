@@ -15,7 +15,6 @@ from mlxtune.backends.mlx.model.load import load_lazily
 from mlxtune.backends.mlx.passes import self_check
 from mlxtune.backends.mlx.passes.forward import WHOLE, cross_entropy
 from mlxtune.backends.mlx.update import parameters
-from mlxtune.data.types import Batch
 from mlxtune.objectives.base import Found
 from mlxtune.optim import clip, rounding
 from mlxtune.optim.adam import Adam
@@ -26,7 +25,8 @@ from mlxtune.strategies.full import Full
 from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
 from tests.support.backend import save
-from tests.support.mlx import VOCABULARY, contents, make_batch, make_learner, step_peak_bytes, write_model
+from tests.support.batches import joined
+from tests.support.mlx import contents, make_batch, make_learner, step_peak_bytes, write_model
 from tests.support.slow import all_but
 
 LAST = LastN(last_n=2)
@@ -162,10 +162,6 @@ def relative_errors(ours, theirs):
     return [float(mx.max(mx.abs(ours[n] - theirs[n])) / mx.max(mx.abs(theirs[n]))) for n in theirs]
 
 
-def joined(batches):
-    return Batch(*(np.concatenate([getattr(batch, field) for batch in batches]) for field in Batch._fields))
-
-
 @pytest.mark.parametrize("micro_batches", [2, 4])
 def test_accumulating_batches_equals_one_batch_of_all_their_rows(model, micro_batches):
     learner = make_learner(model, LAST)
@@ -189,11 +185,9 @@ def test_gradient_accumulation_is_token_weighted_and_no_mean_of_means(model):
     assert abs(result.loss.mean - mean_of_means) > 0.01  # the two differ, so the test can tell
 
 
-def test_a_stray_pad_token_is_never_trained(model):
-    """What stands after a row's end changes no bit of the loss or of any gradient."""
+def test_how_wide_rows_would_be_padded_changes_no_bit_where_they_are_packed(model):
     learner, batch = make_learner(model, Full(head=False)), make_batch(0)
-    outside_BT = np.arange(batch.tokens_BT.shape[1]) >= batch.lengths_B[:, None]
-    strayed = batch._replace(tokens_BT=np.where(outside_BT, VOCABULARY - 1, batch.tokens_BT))
+    strayed = batch._replace(width=batch.width + 16)
     found, gradients = learner.gradients([batch], 1.0)
     stray, stray_gradients = learner.gradients([strayed], 1.0)
     assert float(found.loss_sum) == float(stray.loss_sum)

@@ -13,7 +13,6 @@ from mlxtune.backends.numpy.blueprint import NumpyBlueprint
 from mlxtune.backends.numpy.update import Noise, Rule, State
 from mlxtune.backends.numpy.weights import round_to, widen
 from mlxtune.data.packed import pack
-from mlxtune.data.types import Batch
 from mlxtune.optim import rounding
 from mlxtune.optim.adam import Adam
 from mlxtune.optim.adamw import AdamW
@@ -24,6 +23,7 @@ from mlxtune.strategies.last_n import LastN
 from mlxtune.strategies.lora import Lora
 from mlxtune.strategies.size import sizes
 from tests.support.backend import save
+from tests.support.batches import some, unpadded
 from tests.support.numpy import KINDS, job, learner, random_batch, worst, write_model
 
 LAST, LORA = LastN(last_n=1), Lora(rank=4, scale=2.0, dropout=0.2)
@@ -66,7 +66,7 @@ def test_the_learner_is_what_the_engine_asks_for(model):
 def test_accumulating_batches_equals_one_batch_of_all_their_rows(model):
     one, many = learner(model), learner(model)
     whole = random_batch(n_rows=6, n_tokens=40)
-    parts = [Batch(whole.rows[i : i + 2], *(array[i : i + 2] for array in whole[1:])) for i in (0, 2, 4)]
+    parts = [some(whole, (i, i + 1)) for i in (0, 2, 4)]
     assert len({part.n_supervised for part in parts}) > 1  # so that a mean of means would differ
     first, second = one.step([whole], RATE), many.step(parts, RATE)
     assert first.loss.loss_sum == pytest.approx(second.loss.loss_sum, rel=1e-6)
@@ -177,7 +177,7 @@ def test_the_prefix_is_computed_once_for_a_row_whatever_batch_it_comes_in(model,
     made.step([batch], RATE)
     first_layers = [last for last in computed if last == made.parts.selection.first_layer]
     assert len(first_layers) == 3
-    narrow = Batch((7,), *(array[1:2] for array in batch[1:]))
+    narrow = some(batch, [1])._replace(rows=(7,))
     first, second, _ = pack(batch).lengths
     kept = made.prefix.hidden(pack(batch))[first : first + second].copy()
     assert np.array_equal(made.prefix.hidden(pack(narrow)), kept)
@@ -185,13 +185,18 @@ def test_the_prefix_is_computed_once_for_a_row_whatever_batch_it_comes_in(model,
     assert made.prefix.bytes == sum(int(length) - 1 for length in batch.lengths_B) * 32 * 4
 
 
+def cut(lengths):
+    """Three rows of these lengths."""
+    generator = np.random.default_rng(0)
+    loss_BT = generator.random((3, 80)) < 0.6
+    loss_BT[:, 0] = False
+    return unpadded(generator.integers(0, 61, (3, 80)), loss_BT, lengths)
+
+
 @pytest.mark.parametrize("lengths", [(80, 80, 80), (80, 45, 61)])
 def test_a_batch_at_once_trains_as_its_rows_do(model, lengths):
     """Where nothing is kept."""
-    batch = random_batch(n_rows=3, n_tokens=80)
-    batch.lengths_B[...] = lengths
-    inside = np.arange(80) < batch.lengths_B[:, None]
-    batch.supervised_BT[...] &= inside
+    batch = cut(lengths)
     by_rows, at_once = learner(model, LAST), learner(model, LAST, prefix_cache="off")
     for _ in range(3):
         results = [made.step([batch], RATE) for made in (by_rows, at_once)]
@@ -212,7 +217,7 @@ def test_a_row_has_the_same_bits_in_a_batch_with_a_row_for_every_thread_and_alon
     rows = pack(batch)
     together = np.split(made.prefix.hidden(rows).copy(), np.cumsum(rows.lengths)[:-1])
     for row, expected in enumerate(together):
-        alone = Batch((row,), *(array[row : row + 1] for array in batch[1:]))
+        alone = some(batch, [row])
         assert np.array_equal(made.prefix.hidden(pack(alone)), expected)
     assert made.prefix.working_bytes > 0
     assert made.memory().cache_memory_bytes == made.model.ws.bytes + made.prefix.working_bytes
@@ -221,11 +226,9 @@ def test_a_row_has_the_same_bits_in_a_batch_with_a_row_for_every_thread_and_alon
 @pytest.mark.parametrize("lengths", [(80, 80, 61), (80, 61, 80), (80, 61, 40)])
 def test_padding_is_not_computed(lengths, model):
     """Rows of one length are computed together where they lie side by side, and give what they give apart."""
-    batch = random_batch(n_rows=3, n_tokens=80)
-    batch.lengths_B[...] = lengths
-    batch.supervised_BT[...] &= np.arange(80) < batch.lengths_B[:, None]
-    wide = Batch(batch.rows, *(np.pad(array, ((0, 0), (0, 40))) for array in batch[1:3]), batch.lengths_B)
-    apart = [Batch((row,), *(array[row : row + 1] for array in batch[1:])) for row in range(3)]
+    batch = cut(lengths)
+    wide = batch._replace(width=120)
+    apart = [some(batch, [row]) for row in range(3)]
     made = [learner(model) for _ in range(3)]
     found = [each.step(batches, RATE) for each, batches in zip(made, ([batch], [wide], apart), strict=True)]
     assert found[0] == found[1]

@@ -35,7 +35,7 @@ class RowsToCheck(NamedTuple):
 
 
 def _rows(batch: Batch) -> list[Tokens]:
-    return [tokens[:length] for tokens, length in zip(batch.tokens_BT, batch.lengths_B, strict=True)]
+    return list(batch.tokens)
 
 
 class Passes(NamedTuple):

@@ -38,7 +38,7 @@ def lay_out(batch: Batch, *, packed: bool) -> Layout:
         tokens_S, chosen_N, targets_N, lengths = pack(batch)
         tokens = tokens_S[None]
     else:
-        tokens, lengths = batch.tokens_BT[:, :-1], tuple((batch.lengths_B - 1).tolist())
-        chosen_N = np.flatnonzero(batch.supervised_BT[:, 1:])
-        targets_N = batch.tokens_BT[:, 1:].reshape(-1)[chosen_N]
+        tokens_BT, lengths = batch.tokens_BT, tuple((batch.lengths_B - 1).tolist())
+        tokens, chosen_N = tokens_BT[:, :-1], np.flatnonzero(batch.supervised_BT[:, 1:])
+        targets_N = tokens_BT[:, 1:].reshape(-1)[chosen_N]
     return Layout(mx.array(tokens), mx.array(chosen_N.astype(np.int32)), mx.array(targets_N), lengths, packed)

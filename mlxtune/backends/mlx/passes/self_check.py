@@ -208,16 +208,12 @@ def for_check(rows: Sequence[Tokens]) -> Batch:
     parts = [last] if len(last) <= COMPARED_TOKENS else [last[COMPARED_TOKENS - 1 :], last[:COMPARED_TOKENS]]
     parts = [part for part in (*others, *parts) if len(part) > 1]
     lengths_B = np.array([len(part) for part in parts], np.int32)
-    inside_BT = np.arange(lengths_B.max()) < lengths_B[:, None]
-    tokens_BT, supervised_BT = np.zeros(inside_BT.shape, np.int32), np.zeros(inside_BT.shape, np.bool_)
-    tokens_BT[inside_BT] = np.concatenate(parts)
-    supervised_BT[-1, 1 : lengths_B[-1]] = True
-    return Batch(tuple(range(len(parts))), tokens_BT, supervised_BT, lengths_B)
+    supervised_N = np.zeros(int(lengths_B.sum()), np.bool_)
+    supervised_N[1 - lengths_B[-1] :] = True
+    return Batch(tuple(range(len(parts))), np.concatenate(parts), supervised_N, lengths_B, int(lengths_B.max()))
 
 
 def _last(batch: Batch) -> Batch:
     """The last row, alone."""
     length = int(batch.lengths_B[-1])
-    return Batch(
-        batch.rows[-1:], batch.tokens_BT[-1:, :length], batch.supervised_BT[-1:, :length], batch.lengths_B[-1:]
-    )
+    return Batch(batch.rows[-1:], batch.tokens_N[-length:], batch.supervised_N[-length:], batch.lengths_B[-1:], length)

@@ -63,7 +63,7 @@ class Prefix:
         """Of all places of the layout, (1, S, D) or (B, T, D); None where the model is not split."""
         if self.file is None or not self.forward.first:
             return self.forward.prefix(layout)
-        rows = [batch.tokens_BT[row, :length] for row, length in enumerate(layout.lengths)]
+        rows = [tokens[:-1] for tokens in batch.tokens]
         try:
             return self._from_file(self.file, self.forward.first, rows, layout)
         except Damaged:
@@ -75,8 +75,8 @@ class Prefix:
         file = self.file
         if file is None or not self.forward.first:
             return
-        for row, length in enumerate(batch.lengths_B.tolist()):
-            file.read_ahead(self.forward.first, batch.tokens_BT[row, : length - 1])
+        for tokens in batch.tokens:
+            file.read_ahead(self.forward.first, tokens[:-1])
 
     def _renew(self, file: RowFile) -> None:
         """Make a damaged file anew; where it cannot be, or is damaged again, each step computes what it needs."""
@@ -158,7 +158,6 @@ def _batches(lengths: Sequence[int], begin: int, n_tokens: int) -> Iterator[tupl
 def _unsupervised(rows: Sequence[Tokens]) -> Batch:
     """The rows as a batch whose last tokens are read too: a token that is never read is put after each."""
     lengths_B = np.array([len(tokens) + 1 for tokens in rows], np.int32)
-    tokens_BT = np.zeros((len(rows), int(lengths_B.max())), np.int32)
-    for row, tokens in enumerate(rows):
-        tokens_BT[row, : len(tokens)] = tokens
-    return Batch(tuple(range(len(rows))), tokens_BT, np.zeros(tokens_BT.shape, np.bool_), lengths_B)
+    tokens_N = np.concatenate([np.append(tokens, np.int32(0)) for tokens in rows])
+    places = tuple(range(len(rows)))
+    return Batch(places, tokens_N, np.zeros(len(tokens_N), np.bool_), lengths_B, int(lengths_B.max()))
