@@ -25,7 +25,6 @@ from mlxtune.planning.shape import (
     Trained,
     check_rows,
     check_selection,
-    distinct_tokens,
     feed_of,
     for_model,
     kept_tokens,
@@ -99,11 +98,12 @@ class Planner:
         model = Trained(anatomy, selection, self.dimensions, self._decisions(recipe, anatomy, selection, feed))
         setup = setup_of(recipe, model, self.backend, on_gpu=self.machine.on_gpu)
         rows, evaluated = self._largest(recipe, setup, feed)
-        if feed is None:
+        if self.rows is None or feed is None:
             return Planned(recipe, plan(setup, rows, evaluated, 0, self.factor), setup, rows, evaluated)
-        found = plan(setup, rows, evaluated, kept_tokens(recipe, setup, feed), self.factor)
+        trained = self.rows.distinct(recipe.data.longest)
+        found = plan(setup, rows, evaluated, kept_tokens(recipe, setup, feed, trained), self.factor)
         per_token = setup.element_bytes * setup.dimensions.hidden_size if setup.decisions.keeps_prefix else 0
-        return Planned(recipe, found, setup, rows, evaluated, per_token * distinct_tokens(feed))
+        return Planned(recipe, found, setup, rows, evaluated, per_token * trained.plus(feed.valid).tokens)
 
     def savings(self, recipe: Recipe) -> list[tuple[str, int]]:
         """The single changes that would save most: what they are as flags, and how many bytes."""

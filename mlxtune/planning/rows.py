@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mlxtune.data import load as data
+from mlxtune.data.distinct import NOTHING, Distinct
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData
 from mlxtune.format import counted, share
@@ -50,6 +51,7 @@ class PlannedRows:
         self.tokenizer = tokenizer.load(folder)
         self.stops = stopping.ids(folder, self.tokenizer)
         self.made: dict[int, Dataset] = {}
+        self._distinct: dict[int, Distinct] = {}
         self.of(recipe.data.longest)
 
     def of(self, length: int) -> Dataset:
@@ -60,6 +62,12 @@ class PlannedRows:
                 self.examples, settings, self.tokenizer, seed=self.seed, context=self.context, stops=self.stops
             )
         return self.made[length]
+
+    def distinct(self, length: int) -> Distinct:
+        """Of the training rows of at most so many tokens."""
+        if length not in self._distinct:
+            self._distinct[length] = NOTHING.plus(self.of(length).train)
+        return self._distinct[length]
 
     def lost(self, length: int) -> Lost:
         """What it leaves out of the recipe's rows. A long text is cut into more rows, and loses nothing."""

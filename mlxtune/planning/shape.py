@@ -11,6 +11,7 @@ from mlxtune.backends.base import Blueprint
 from mlxtune.backends.decisions import Decisions, Passes
 from mlxtune.backends.numpy.device import prefix_bytes, row_threads
 from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.distinct import NOTHING, Distinct
 from mlxtune.data.settings import within
 from mlxtune.data.types import Dataset, TokenRow
 from mlxtune.errors import BadSetting, raise_all
@@ -140,16 +141,12 @@ def of_blueprint(recipe: Recipe, blueprint: Blueprint, decisions: Decisions, con
     return found._replace(is_known_family=Dimensions.of(config) is not None)
 
 
-def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed) -> int:
-    """Of the distinct rows whose frozen layers' output NumPy keeps in memory."""
-    if setup.selection.first_layer == 0:
+def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed, trained: Distinct | None = None) -> int:
+    """Of the distinct rows whose frozen layers' output NumPy keeps in memory. trained: of the training, if known."""
+    if setup.backend != "numpy" or setup.selection.first_layer == 0:
         return 0
-    return min(prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size), distinct_tokens(feed))
-
-
-def distinct_tokens(feed: Feed) -> int:
-    """That are read of the rows of training and validation, of equal rows once."""
-    return sum(map(len, {row.tokens[:-1].tobytes() for row in (*feed.train, *feed.valid)})) // 4  # bytes of an int32
+    rows = (trained or NOTHING.plus(feed.train)).plus(feed.valid)
+    return min(prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size), rows.tokens)
 
 
 def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:
