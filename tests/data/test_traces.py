@@ -241,11 +241,13 @@ def renderings() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.few(16)
 def test_spans_and_refusals_are_those_of_rows_that_are_rendered_in_full(name: str) -> None:
     check(name, 60, seed=0)
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.few(16)
 def test_a_trace_writes_of_every_beginning_what_the_template_writes_or_nothing(name: str) -> None:
     check_beginnings(name, 30, seed=0)
 
@@ -259,6 +261,7 @@ def test_ten_thousand_conversations_come_out_as_if_each_were_rendered_in_full(na
 
 @pytest.mark.parametrize("turns", [1, 2, 6])
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.few(10)
 def test_a_conversation_of_a_known_shape_is_rendered_once_however_many_turns_it_has(name: str, turns: int) -> None:
     made = tokenizer(shared_template(name), eos="<|im_end|>")
     rows = [Chat(tuple(chat(*[f"{word} {turn}" for turn in range(2 * turns)])["messages"])) for word in "abcd"]
@@ -289,6 +292,7 @@ def test_a_conversation_that_may_cost_the_template_too_much_is_rendered() -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.few(3)
 def test_tokens_and_masks_are_those_of_rows_that_are_rendered_in_full(kind: str, tmp_path: Path) -> None:
     chance = random.Random(kind)
     path = write(tmp_path / "train.jsonl", [{"messages": conversation(chance)} for _ in range(60)])
@@ -298,6 +302,7 @@ def test_tokens_and_masks_are_those_of_rows_that_are_rendered_in_full(kind: str,
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("is_own", [False, True])
+@pytest.mark.few(4)
 def test_tokens_alone_are_those_that_are_found_with_their_characters(kind: str, is_own: bool) -> None:
     made, chance = tokenizer_of_kind(kind), random.Random(kind)
     if is_own:
@@ -314,6 +319,7 @@ def made_as(made: Any, texts: list[str], **options: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["tokenizers/llama3.1", "tokenizers/minimind", "models/stories260K"])
 @pytest.mark.parametrize("data", ["alpaca/alpaca_en_demo.json", "preference/dpo_en_demo.json", "chat"])
+@pytest.mark.few(2)
 def test_real_data_comes_out_as_if_each_row_were_rendered_in_full(name: str, data: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
