@@ -2,15 +2,15 @@
 
 import re
 import stat
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files as package_files
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mlxtune.data.faults import Place
-from mlxtune.data.readers import csv_rows, hub, json_rows, kinds, parquet_rows
-from mlxtune.data.readers.raw import Document, Raw, Rows
+from mlxtune.data.readers import compression, formats, hub
+from mlxtune.data.readers.formats import READERS
+from mlxtune.data.readers.raw import Rows
 from mlxtune.errors import BadData
 from mlxtune.format import shown
 
@@ -95,14 +95,17 @@ def _folder(folder: Path) -> Sources:
     """The files of each split, by their names; a folder with one data file is that file's. Hub folders keep theirs in
     a folder `data`."""
     names = _names(folder)
-    found = [folder / name for name in names if Path(name).suffix.lower() in READERS and not name.startswith(".")]
+    found = [folder / name for name in names if formats.is_named_as_data(Path(name)) and not name.startswith(".")]
     if not found and _kind(folder / "data") == "a folder":
         return _folder(folder / "data")
     splits: dict[Split, list[Path]] = {}
     for file in found:
         if split := STEMS.get(_stem(file)):
             splits.setdefault(split, []).append(file)
-    if not splits and len(alone := [file for file in found if file.suffix.lower() != ".txt"] or found) == 1:
+    if (
+        not splits
+        and len(alone := [file for file in found if compression.bare(file).suffix.lower() != ".txt"] or found) == 1
+    ):
         splits["train"] = alone  # a text may be its licence
     if not splits:
         expected = f"one data file or a train file ({', '.join(f'train{suffix}' for suffix in READERS)})"
@@ -121,13 +124,18 @@ def _names(folder: Path) -> list[str]:
 
 
 def _stem(file: Path) -> str:
-    shard = _SHARD.fullmatch(file.stem.lower())
-    return shard[1] if shard else file.stem.lower()
+    shard = _SHARD.fullmatch(_name(file))
+    return shard[1] if shard else _name(file)
+
+
+def _name(file: Path) -> str:
+    """Without its endings."""
+    return compression.bare(file).stem.lower()
 
 
 def _one_source(folder: Path, split: Split, files: list[Path]) -> list[Path]:
     """One file or all shards of one. Two files for one split are an error: which one was meant?"""
-    shards = [shard for file in files if (shard := _SHARD.fullmatch(file.stem.lower()))]
+    shards = [shard for file in files if (shard := _SHARD.fullmatch(_name(file)))]
     if not shards and len(files) == 1:
         return files
     stems, counts = {shard[1] for shard in shards}, {int(shard[3]) for shard in shards}
@@ -157,7 +165,7 @@ def _file_rows(file: Path) -> Rows:
     if (kind := _kind(file)) != "a file":
         raise _no_file(file, kind or "nothing")
     try:
-        rows = _reader(file)(file)
+        rows = formats.rows(file)
         first = next(rows, None)
         if first is None:
             raise BadData(str(file), expected="at least one row", found=_emptiness(file))
@@ -166,40 +174,8 @@ def _file_rows(file: Path) -> Rows:
         raise BadData(str(file), expected="a file that can be read", found=str(error.strerror or error)) from None
 
 
-def _reader(file: Path) -> Callable[[Path], Rows]:
-    """By the bytes where they tell, else by the name."""
-    if kinds.is_parquet(file):
-        return parquet_rows.rows
-    if (reader := READERS.get(file.suffix.lower())) is None:
-        found = shown(file.suffix or file.name, 40)
-        raise BadData(str(file), expected=f"a file that ends in one of {', '.join(READERS)}", found=found)
-    return reader
-
-
 def _emptiness(file: Path) -> str:
     return "an empty file" if file.stat().st_size == 0 else "a file without any"
-
-
-def _document(file: Path) -> Rows:
-    text = kinds.text(file)
-    if "\0" in text:
-        where = f"{file}:{text.count(chr(10), 0, text.index(chr(0))) + 1}"
-        raise BadData(where, expected="text", found="a NUL byte, as in a file that was cut off or is no text")
-    if json_rows.are_rows(text):
-        raise BadData(str(file), expected="text", found="JSON objects", remedy="Name the file .jsonl.")
-    if text.strip():
-        yield Raw(Place(file, 1), Document(text.replace("\r\n", "\n")))
-
-
-READERS: Mapping[str, Callable[[Path], Rows]] = {
-    ".jsonl": json_rows.rows,
-    ".ndjson": json_rows.rows,
-    ".json": json_rows.rows,
-    ".csv": csv_rows.rows,
-    ".tsv": csv_rows.rows,
-    ".parquet": parquet_rows.rows,
-    ".txt": _document,
-}
 
 
 # the hub
@@ -211,8 +187,9 @@ def _may_be_hub_name(path: str) -> bool:
     >>> _may_be_hub_name("tatsu-lab/alpaca"), _may_be_hub_name("./data/x"), _may_be_hub_name("data/x.jsonl")
     (True, False, False)
     """
-    suffix = Path(path).suffix.lower()
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path, re.ASCII) is not None and suffix not in READERS
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", path, re.ASCII) is not None and not formats.is_named_as_data(
+        Path(path)
+    )
 
 
 def _hub(name: str) -> Sources:
