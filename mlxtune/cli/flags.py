@@ -20,7 +20,7 @@ FLAGS = (
         "--model", "model.name", str, "Alias, hub id, local folder or preset. Default: the built-in tiny model.", MODEL
     ),
     Flag("--revision", "model.revision", str, "Branch, tag or commit of a hub model.", MODEL),
-    Flag("--data", "data.path", str, "File, folder or hub data set. Default: the built-in rows.", MODEL),
+    Flag("--data", "data.path", str, "File, folder, pattern or hub data set. Default: the built-in rows.", MODEL),
     Flag("--max-seq-length", "data.max_seq_length", int, "Tokens a row may have. Default: 2048.", MODEL),
     Flag(
         "--loss-on", "data.loss_on", str, "Which tokens carry loss: auto, all, assistant, last. Default: auto.", MODEL

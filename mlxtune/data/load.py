@@ -8,7 +8,7 @@ from itertools import chain
 from mlxtune.data import files, forms, notes, special
 from mlxtune.data.answers import Answers
 from mlxtune.data.faults import Fault, refuse_or_raise
-from mlxtune.data.files import Split
+from mlxtune.data.folders import Split
 from mlxtune.data.forms import Row
 from mlxtune.data.rows import Tokenized, tokenize
 from mlxtune.data.settings import DataSettings

@@ -22,7 +22,7 @@ class DataSettings:
     'auto'
     """
 
-    path: str | None = None  # a file, a folder or a hub data set; None is the built-in data
+    path: str | None = None  # a file, a folder, a pattern of files or a hub data set; None is the built-in data
     # Tokens; one token has nothing to be predicted from. None: as many as are usual, within the model's context.
     max_seq_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
     loss_on: LossOn = "auto"

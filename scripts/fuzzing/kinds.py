@@ -22,7 +22,7 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "rows": Kind(rows.write_rows, rows.read_rows, 260),
-    "parquet": Kind(rows.write_parquet, rows.read_rows, 30),
+    "parquet": Kind(rows.write_table, rows.read_rows, 30),
     "recipe": Kind(settings.write_recipe, settings.read_recipe, 140),
     "set": Kind(settings.write_change, settings.read_change, 60),
     "mlx-lm": Kind(settings.write_mlx_lm, settings.read_mlx_lm, 80),

@@ -1,6 +1,9 @@
 """Data files and folders of every kind, read as `data` reads them."""
 
+import bz2
+import gzip
 import json
+import lzma
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -39,6 +42,8 @@ ROWS: tuple[Any, ...] = (
     },
 )
 
+PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
 
 def _row_bytes(random: Random) -> tuple[str, bytes]:
     rows = [mutate.document(random, row) if random.random() < 0.5 else row for row in random.choices(ROWS, k=3)]
@@ -53,6 +58,13 @@ def _row_bytes(random: Random) -> tuple[str, bytes]:
     return ".jsonl", b"\n".join(map(mutate.as_json, rows)) + b"\n"
 
 
+def _packed(random: Random, suffix: str, text: bytes) -> tuple[str, bytes]:
+    """Compressed, and at times damaged or under the ending of another."""
+    ending, pack = random.choice(tuple(PACK.items()))
+    packed = mutate.data(random, pack(text)) if random.random() < 0.5 else pack(text)
+    return suffix + (ending if random.random() < 0.9 else random.choice((*PACK, ".zst"))), packed
+
+
 def write_rows(random: Random, folder: Path) -> None:
     suffix, text = _row_bytes(random)
     text = mutate.data(random, text) if random.random() < 0.7 else text
@@ -61,7 +73,9 @@ def write_rows(random: Random, folder: Path) -> None:
             random.choice(("utf-16", "utf-32", "utf-8-sig", "latin-1", "utf-7")), "replace"
         )
     suffix = suffix if random.random() < 0.9 else random.choice((".csv", ".json", ".jsonl", ".txt", ".tsv", ".parquet"))
-    others = ("valid", "test", "rows", "val", "a\x1b[2J", "train-00000-of-00002")
+    if random.random() < 0.2:
+        suffix, text = _packed(random, suffix, text)
+    others = ("valid", "test", "rows", "val", "a\x1b[2J", "train-00000-of-00002", "train-1", "valid-10")
     names = ["train"] * (random.random() < 0.9) + random.sample(others, random.choice((0, 0, 0, 1, 2)))
     for name in names:
         (folder / f"{name}{suffix}").write_bytes(text)
@@ -79,7 +93,7 @@ def read_rows(folder: Path, tokens: Any = None) -> None:
 
 
 @cache
-def _tables() -> list[bytes]:
+def _tables() -> dict[str, list[bytes]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -88,10 +102,20 @@ def _tables() -> list[bytes]:
         pq.write_table(pa.Table.from_pylist(rows), sink)
         return bytes(sink.getvalue())
 
+    def ipc(rows: list[Any], new: Any) -> bytes:
+        sink, made = pa.BufferOutputStream(), pa.Table.from_pylist(rows)
+        with new(sink, made.schema) as writer:
+            writer.write_table(made)
+        return bytes(sink.getvalue())
+
     plain = [row for place, row in enumerate(ROWS) if place != 3]  # Arrow has no lists of texts and objects
-    return [table([row] * 3) for row in plain] + [table([{"a\x1b": 1, "": None, "text": b"\xff", "\0": "x"}])]
+    odd = [{"a\x1b": 1, "": None, "text": b"\xff", "\0": "x"}]
+    tables = [*([row] * 3 for row in plain), odd]
+    arrow = [ipc(rows, new) for rows in tables for new in (pa.ipc.new_file, pa.ipc.new_stream)]
+    return {".parquet": list(map(table, tables)), ".arrow": arrow}
 
 
-def write_parquet(random: Random, folder: Path) -> None:
-    text = random.choice(_tables())
-    (folder / "train.parquet").write_bytes(mutate.data(random, text) if random.random() < 0.9 else text)
+def write_table(random: Random, folder: Path) -> None:
+    suffix = random.choice((".parquet", ".arrow"))
+    text = random.choice(_tables()[suffix])
+    (folder / f"train{suffix}").write_bytes(mutate.data(random, text) if random.random() < 0.9 else text)

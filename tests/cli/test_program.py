@@ -151,6 +151,18 @@ def test_a_run_is_resumed_from_another_folder_though_its_data_and_model_were_nam
     assert not [text for text in kept if str(tmp_path) in text]  # it is published
 
 
+def test_a_run_on_a_pattern_of_files_may_be_resumed_from_another_folder(tmp_path, mlxtune, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    write(tmp_path / "part-1.jsonl", TEXT_ROWS[:6])
+    write(tmp_path / "part-2.jsonl", TEXT_ROWS[6:])
+    monkeypatch.chdir(tmp_path)
+    short = ("--backend", "numpy", "--max-steps")
+    assert mlxtune("train", "--data", "part-*.jsonl", "--out", "out", *short, 1).returncode == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = mlxtune("train", "--resume", tmp_path / "out", "--max-steps", 2)
+    assert found.returncode == 0, found.stderr
+
+
 def test_options_that_a_resumed_run_would_ignore_are_refused(tmp_path, mlxtune):
     for option in (("--recipe", "r.yaml"), ("--dry-run",), ("--out", "elsewhere")):
         found = mlxtune("train", "--resume", tmp_path, *option)

@@ -8,29 +8,31 @@ from itertools import chain
 from pathlib import Path
 
 from mlxtune.data.faults import Fault, Place
-from mlxtune.data.readers import json_rows, kinds
+from mlxtune.data.readers import json_rows, unicode
 from mlxtune.data.readers.raw import Raw, Rows
 from mlxtune.errors import BadData
 from mlxtune.format import shown
 
 
-def rows(file: Path) -> Rows:
-    """Rows of a table; JSON under this name is read as what it is. A row has as many cells as the header."""
-    with io.TextIOWrapper(kinds.utf8(file), encoding="utf-8", newline="") as lines:
+def rows(file: Path, *, tabs: bool = False) -> Rows:
+    """Rows of a table; JSON under this name is read as what it is. A row has as many cells as the header.
+
+    tabs: the name says that there are tabs between the cells.
+    """
+    with io.TextIOWrapper(unicode.utf8(file), encoding="utf-8", newline="") as lines:
         try:
             skipped, first = next(((place, line) for place, line in enumerate(lines) if line.strip()), (0, ""))
             if not first.lstrip().startswith(("{", "[")):
-                yield from _table(file, skipped, first, lines)
+                yield from _table(file, skipped, first, lines, tabs=tabs)
                 return
         except UnicodeDecodeError:
-            raise kinds.undecodable(file) from None
+            raise unicode.undecodable(file) from None
     yield from json_rows.rows(file)
 
 
-def _table(file: Path, skipped: int, first: str, lines: Iterator[str]) -> Rows:
+def _table(file: Path, skipped: int, first: str, lines: Iterator[str], *, tabs: bool) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than a long row
-    delimiter = max(",;\t", key=first.count)
-    reader = csv.reader(chain([first], lines), strict=True, delimiter=delimiter)
+    reader = csv.reader(chain([first], lines), strict=True, delimiter=_mark(first, tabs=tabs))
     line = skipped + 1
     try:
         header = _header(file, line, next(reader, []))
@@ -41,6 +43,11 @@ def _table(file: Path, skipped: int, first: str, lines: Iterator[str]) -> Rows:
                 yield _row(place, header, cells)
     except csv.Error as error:  # a quote that is never closed swallows the rest of the file
         raise BadData(f"{file}:{line}", expected="a CSV row", found=f"one that cannot be read ({error})") from None
+
+
+def _mark(header: str, *, tabs: bool) -> str:
+    """What stands between the cells: what the header has most of, but that any tab counts under a name that says so."""
+    return "\t" if tabs and "\t" in header else max("\t,;" if tabs else ",;\t", key=header.count)
 
 
 def _header(file: Path, line: int, cells: list[str]) -> list[str]:

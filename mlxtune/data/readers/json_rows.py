@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from mlxtune.data.faults import Fault, Place
-from mlxtune.data.readers import kinds
+from mlxtune.data.readers import unicode
 from mlxtune.data.readers.raw import Raw, Rows
 from mlxtune.errors import BadData
 from mlxtune.format import shown
@@ -49,16 +49,15 @@ def loads(text: str) -> Any:
 
 
 def rows(file: Path) -> Rows:
-    with kinds.utf8(file) as stream:
-        start = stream.tell()
+    with unicode.utf8(file) as stream:
         layout = _layout(stream)
-        stream.seek(start)
-        if layout == "lines":
-            yield from _lines(file, stream)
-            return
     if layout == "table":
         raise BadData(str(file), expected="JSON objects", found="a table", remedy="Name the file .csv.")
-    yield from _values(file, kinds.text(file))
+    if layout == "values":
+        yield from _values(file, unicode.whole(file))
+        return
+    with unicode.utf8(file) as stream:
+        yield from _lines(file, stream)
 
 
 def _layout(stream: BinaryIO) -> Layout:

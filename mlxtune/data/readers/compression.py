@@ -1,0 +1,221 @@
+"""Compressed files, known by the last ending of their names: what is in them as a stream, never whole in memory.
+
+A file of little size may hold gigabytes. What may come out of one is bounded by its size, as text seldom shrinks to a
+hundredth: the bound stops a file that was made to fill a memory.
+"""
+
+import bz2
+import io
+import lzma
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+
+from mlxtune.data.readers import signatures
+from mlxtune.data.readers.raw import missing
+from mlxtune.errors import BadData
+from mlxtune.format import shown, size
+
+PIECE = 1024  # compressed bytes that are unpacked at once: zstandard gives all that they hold, up to 32 MiB
+BLOCK = 2**16  # unpacked bytes that are asked for at once
+RATIO, SLACK = 100, 2**24  # at most so many bytes for each byte of the file, and so many more
+XZ_MEMORY = 2**28  # bytes for the window of an xz file; `xz -9` takes a quarter of it
+
+
+class Decompressor(Protocol):
+    """One compressed stream; a file may be several. bz2, lzma and Python 3.14's compression.zstd have these names."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    """zlib's decompressor under the names of the others."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(zlib.MAX_WBITS + 16)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+class _Zstandard:
+    """The decompressor of the package zstandard, which knows no `max_length`, under the names of the others."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner, self._made = inner, memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._inner.eof) and not self._made
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._made
+
+    @property
+    def unused_data(self) -> bytes:
+        return bytes(self._inner.unused_data)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if data:
+            self._made = memoryview(self._inner.decompress(data))
+        given, self._made = self._made[:max_length], self._made[max_length:]
+        return bytes(given)
+
+
+def _zstd(file: Path) -> Decompressor:
+    try:
+        if sys.version_info >= (3, 14):
+            from compression.zstd import ZstdDecompressor
+
+            return ZstdDecompressor()
+    except ImportError:  # a Python that was built without it
+        pass
+    try:
+        import zstandard
+    except ImportError:
+        raise missing("zstandard", f"to read {file}") from None
+    return _Zstandard(zstandard.ZstdDecompressor().decompressobj())
+
+
+class Compression(NamedTuple):
+    """A way to compress, under the name that its signature has."""
+
+    name: str
+    begin: Callable[[Path], Decompressor]
+
+
+COMPRESSIONS: Mapping[str, Compression] = {
+    ".gz": Compression(signatures.GZIP, lambda _: _Gzip()),
+    ".bz2": Compression(signatures.BZIP2, lambda _: bz2.BZ2Decompressor()),
+    ".xz": Compression(signatures.XZ, lambda _: lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)),
+    ".zst": Compression(signatures.ZSTANDARD, _zstd),
+}
+
+
+def bare(file: Path) -> Path:
+    """The name without the ending of a compression.
+
+    >>> bare(Path("rows.jsonl.gz")).name, bare(Path("rows.jsonl")).name
+    ('rows.jsonl', 'rows.jsonl')
+    """
+    return file.with_suffix("") if _of(file) else file
+
+
+def opened(file: Path) -> BinaryIO:
+    """The bytes of the file, or those that are compressed in it, which cannot be sought in."""
+    compression = _of(file)
+    return cast(BinaryIO, io.BufferedReader(_Unpacked(file, compression), BLOCK)) if compression else file.open("rb")
+
+
+def seekable(file: Path) -> BinaryIO:
+    """The same, in memory where the file is compressed, for formats that are read from their end."""
+    if not _of(file):
+        return file.open("rb")
+    whole = io.BytesIO()
+    with opened(file) as stream:
+        shutil.copyfileobj(stream, whole, BLOCK)
+    whole.seek(0)
+    return whole
+
+
+def check(file: Path) -> None:
+    """Read a compressed file to its end. Raises BadData for one that is of another kind, cut off, damaged or too large
+    when unpacked, before a row of it is made."""
+    if (compression := _of(file)) is None:
+        return
+    with file.open("rb") as packed:
+        kind = signatures.of(head := packed.read(signatures.HEAD))
+    if kind is None or kind.name != compression.name:
+        found = kind.name if kind else "something else" if head else "an empty file"
+        raise BadData(str(file), expected=compression.name, found=found, remedy="Name the file as what it is.")
+    with opened(file) as stream:
+        while stream.read(BLOCK):
+            pass
+
+
+def _of(file: Path) -> Compression | None:
+    return COMPRESSIONS.get(file.suffix.lower())
+
+
+class _Unpacked(io.RawIOBase):
+    """What is compressed in a file: one stream after another, zero bytes between them as tapes leave them."""
+
+    def __init__(self, file: Path, compression: Compression) -> None:
+        self._file, self._compression = file, compression
+        self._stream = compression.begin(file)
+        self._packed = file.open("rb")
+        self._limit = RATIO * file.stat().st_size + SLACK
+        self._given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._packed.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        made = self._next(len(buffer))
+        buffer[: len(made)] = made
+        self._given += len(made)
+        if self._given > self._limit:
+            expected = f"at most {size(self._limit)} when unpacked, {RATIO} times its size"
+            remedy = "Unpack it first, if it is right that it holds so much."
+            raise BadData(str(self._file), expected=expected, found="more", remedy=remedy)
+        return len(made)
+
+    def _next(self, most: int) -> bytes:
+        """At least a byte, or none at the end of the last stream."""
+        while True:
+            data = b""
+            if self._stream.eof:
+                data = self._after_stream()
+                if not data:
+                    return b""
+                self._stream = self._compression.begin(self._file)
+            elif self._stream.needs_input:
+                data = self._packed.read(PIECE)
+            is_last = not data and self._stream.needs_input
+            if made := self._decompressed(data, most):
+                return made
+            if is_last and not self._stream.eof:
+                raise self._broken(f"one that is cut off after {self._packed.tell():,} bytes")
+
+    def _after_stream(self) -> bytes:
+        """The beginning of the stream that follows."""
+        data = self._stream.unused_data.lstrip(b"\0")
+        while not data and (more := self._packed.read(PIECE)):
+            data = more.lstrip(b"\0")
+        return data
+
+    def _decompressed(self, data: bytes, most: int) -> bytes:
+        try:
+            return self._stream.decompress(data, most)
+        except Exception as error:  # each of the modules raises an exception of its own
+            words = shown(str(error) or type(error).__name__, 100)[1:-1]
+            raise self._broken(f"one that is damaged near byte {self._packed.tell():,} ({words})") from None
+
+    def _broken(self, found: str) -> BadData:
+        return BadData(str(self._file), expected=f"{self._compression.name} that is whole", found=found)
