@@ -4,99 +4,20 @@ A file of little size may hold gigabytes. What may come out of one is bounded by
 hundredth: the bound stops a file that was made to fill a memory.
 """
 
-import bz2
 import io
-import lzma
 import shutil
-import sys
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
-from mlxtune.data.readers import signatures
-from mlxtune.data.readers.raw import missing
+from mlxtune.data.readers import decompressors, signatures
+from mlxtune.data.readers.decompressors import Decompressor
 from mlxtune.errors import BadData
 from mlxtune.format import shown, size
 
 PIECE = 1024  # compressed bytes that are unpacked at once: zstandard gives all that they hold, up to 32 MiB
 BLOCK = 2**16  # unpacked bytes that are asked for at once
 RATIO, SLACK = 100, 2**24  # at most so many bytes for each byte of the file, and so many more
-XZ_MEMORY = 2**28  # bytes for the window of an xz file; `xz -9` takes a quarter of it
-
-
-class Decompressor(Protocol):
-    """One compressed stream; a file may be several. bz2, lzma and Python 3.14's compression.zstd have these names."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
-
-
-class _Gzip:
-    """zlib's decompressor under the names of the others."""
-
-    def __init__(self) -> None:
-        self._inner = zlib.decompressobj(zlib.MAX_WBITS + 16)
-
-    @property
-    def eof(self) -> bool:
-        return self._inner.eof
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._inner.unconsumed_tail
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._inner.unused_data
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
-
-
-class _Zstandard:
-    """The decompressor of the package zstandard, which knows no `max_length`, under the names of the others."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner, self._made = inner, memoryview(b"")
-
-    @property
-    def eof(self) -> bool:
-        return bool(self._inner.eof) and not self._made
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._made
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._inner.unused_data)
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        if data:
-            self._made = memoryview(self._inner.decompress(data))
-        given, self._made = self._made[:max_length], self._made[max_length:]
-        return bytes(given)
-
-
-def _zstd(file: Path) -> Decompressor:
-    try:
-        if sys.version_info >= (3, 14):
-            from compression.zstd import ZstdDecompressor
-
-            return ZstdDecompressor()
-    except ImportError:  # a Python that was built without it
-        pass
-    try:
-        import zstandard
-    except ImportError:
-        raise missing("zstandard", f"to read {file}") from None
-    return _Zstandard(zstandard.ZstdDecompressor().decompressobj())
 
 
 class Compression(NamedTuple):
@@ -107,10 +28,10 @@ class Compression(NamedTuple):
 
 
 COMPRESSIONS: Mapping[str, Compression] = {
-    ".gz": Compression(signatures.GZIP, lambda _: _Gzip()),
-    ".bz2": Compression(signatures.BZIP2, lambda _: bz2.BZ2Decompressor()),
-    ".xz": Compression(signatures.XZ, lambda _: lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)),
-    ".zst": Compression(signatures.ZSTANDARD, _zstd),
+    ".gz": Compression(signatures.GZIP, decompressors.gzip),
+    ".bz2": Compression(signatures.BZIP2, decompressors.bzip2),
+    ".xz": Compression(signatures.XZ, decompressors.xz),
+    ".zst": Compression(signatures.ZSTANDARD, decompressors.zstandard),
 }
 
 
