@@ -11,6 +11,7 @@ from mlxtune.cli.options import some_options
     "--model",
     "--revision",
     "--data",
+    "--columns",
     "--max-seq-length",
     "--loss-on",
     "--end-of-turn",

@@ -3,7 +3,7 @@
 Where the keys of several forms are there, the first in `FORMS` is meant. Keys that take part in no form are told once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -79,15 +79,16 @@ class Read(NamedTuple):
     broken: tuple[BadData, ...]  # what ended the reading of a file before its end
 
 
-def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False) -> Read:
-    """All rows. unread takes the text of the keys that no form reads. pairs: of both answers of preferences."""
+def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False, named: Collection[str] = ()) -> Read:
+    """All rows. unread takes the text of the keys that no form reads. pairs: of both answers of preferences. named:
+    the keys that the user gave a column for, which each row's form has to read."""
     right: list[Row] = []
     wrong: list[Fault] = []
     marked: list[Refused] = []
     broken: list[BadData] = []
     try:
         for raw in raws:
-            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread, pairs)
+            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread, pairs, named)
             into: list[Any] = right if isinstance(made, Row) else wrong if isinstance(made, Fault) else marked
             into.append(made)
     except BadData as error:
@@ -95,17 +96,17 @@ def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False) ->
     return Read(tuple(right), tuple(wrong), tuple(marked), tuple(broken))
 
 
-def _row_or_fault(raw: Raw, unread: Unread, pairs: bool) -> Row | Refused | Fault:
+def _row_or_fault(raw: Raw, unread: Unread, pairs: bool, named: Collection[str]) -> Row | Refused | Fault:
     try:
-        return row(raw, unread, pairs=pairs)
+        return row(raw, unread, pairs=pairs, named=named)
     except BadRow as bad:
         return fault(raw.place, bad)
 
 
-def row(raw: Raw, unread: Unread, *, pairs: bool = False) -> Row | Refused:
+def row(raw: Raw, unread: Unread, *, pairs: bool = False, named: Collection[str] = ()) -> Row | Refused:
     """The example that a raw row holds; a row that is marked as not to be trained is left out. Raises BadRow.
 
-    pairs: the row must have two answers, and both are read.
+    pairs: the row must have two answers, and both are read. named: keys that its form has to read.
 
     >>> from pathlib import Path
     >>> row(Raw(Place(Path("a.jsonl"), 1), {"text": "Once", "id": 7}), Unread()).example
@@ -118,9 +119,9 @@ def row(raw: Raw, unread: Unread, *, pairs: bool = False) -> Row | Refused:
     if not isinstance(raw.value, dict):
         raise BadRow("a JSON object", shown(raw.value))
     given = {key: value for key, value in raw.value.items() if value is not None}
-    form = next((form for form in FORMS if all(key in given for key in form.needs)), None)
+    form = _form(given, named)
     if form is None:
-        raise _unknown(raw.value)
+        raise _unreadable(given, named) or _unknown(raw.value)
     if pairs and not form.is_pair:
         raise BadRow(f"a row with two answers ({PAIRS})", f"one of the form {'+'.join(form.needs)}", kind=form.name)
     if not _MEDIA.isdisjoint(given) and (media := next((key for key in MEDIA if given.get(key)), None)):
@@ -134,6 +135,18 @@ def row(raw: Raw, unread: Unread, *, pairs: bool = False) -> Row | Refused:
         if not form.reads(key) or (key in marks.VERDICTS and marks.verdict(value, key) is None):
             unread.add(key, value)
     return made
+
+
+def _form(given: Mapping[str, Any], named: Collection[str]) -> Form | None:
+    fitting = (form for form in FORMS if all(key in given for key in form.needs))
+    return next((form for form in fitting if all(map(form.reads, named))), None)
+
+
+def _unreadable(given: Mapping[str, Any], named: Collection[str]) -> BadRow | None:
+    """Of a row that has a form, but none that reads what the user gave columns for."""
+    form = _form(given, ())
+    names = ", ".join(named)
+    return form and BadRow(f"a row of a form that reads {names}", f"one of the form {'+'.join(form.needs)}")
 
 
 def _unknown(given: Mapping[str, Any]) -> BadRow:

@@ -10,6 +10,7 @@ from mlxtune.data.answers import Answers
 from mlxtune.data.faults import Fault, refuse_or_raise
 from mlxtune.data.files import Split
 from mlxtune.data.forms import Row
+from mlxtune.data.renaming import Renaming
 from mlxtune.data.rows import Tokenized, tokenize
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.split import batched, part
@@ -46,16 +47,20 @@ def read(settings: DataSettings, *, pairs: bool = False) -> Examples:
     pairs: both answers of preferences are read, and rows without are bad.
     """
     sources, unread = files.read(settings.path), Unread()
+    renaming = Renaming(settings.columns, unread) if settings.columns else None
     splits: dict[Split, tuple[Row, ...]] = {}
     faults: list[Fault] = []
     marked: list[Refused] = []
     broken: list[BadData] = []
     for split, raws in sources.splits.items():
-        found = forms.rows(raws, unread, pairs=pairs)
+        raws = renaming(raws) if renaming else raws
+        found = forms.rows(raws, unread, pairs=pairs, named=settings.columns or ())
         splits[split] = found.right
         faults += found.wrong
         marked += found.marked
         broken += found.broken
+    if renaming and not broken and (renaming.rows or not faults):
+        renaming.check()
     refused = refuse_or_raise(faults, skip=settings.skip_bad_rows, broken=broken)
     return Examples(splits, (*refused, *marked), unread, sources.unread, pairs)
 

@@ -285,6 +285,7 @@ EXPECTED = {
     "bool_type": "true or false",
     "string_type": "a text",
     "tuple_type": "a list",
+    "dict_type": "a mapping",
     "finite_number": "a finite number",
     "greater_than_equal": "{ge} or more",
     "greater_than": "a number above {gt}",
