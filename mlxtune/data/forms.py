@@ -11,6 +11,7 @@ from mlxtune.data import examples, marks, renames
 from mlxtune.data.examples import SYSTEM, Example
 from mlxtune.data.faults import BadRow, Fault, Place, fault
 from mlxtune.data.readers.raw import Document, Raw
+from mlxtune.data.renames import Renamed
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
 from mlxtune.errors import BadData
@@ -18,12 +19,14 @@ from mlxtune.format import shown
 
 
 class Row(NamedTuple):
-    """An example, the form it was written in, and where. rejected: the same with the worse answer, of a pair."""
+    """An example, the form it was written in, and where. rejected: the same with the worse answer, of a pair. renamed:
+    its keys whose names were other spellings of the form's."""
 
     place: Place
     form: str
     example: Example
     rejected: Example | None = None
+    renamed: Renamed = ()
 
     @property
     def answers(self) -> "tuple[Row, ...]":
@@ -119,7 +122,10 @@ def row(raw: Raw, unread: Unread, *, pairs: bool = False, named: Collection[str]
     if not isinstance(raw.value, dict):
         raise BadRow("a JSON object", shown(raw.value))
     given = {key: value for key, value in raw.value.items() if value is not None}
-    form = _form(given, named)
+    form, renamed = _form(given, named), Renamed()
+    if form is None and (renamed := renames.spelled(given)):
+        given = renames.with_names(given, renamed)
+        form = _form(given, named)
     if form is None:
         raise _unreadable(given, named) or _unknown(raw.value)
     if pairs and not form.is_pair:
@@ -130,7 +136,7 @@ def row(raw: Raw, unread: Unread, *, pairs: bool = False, named: Collection[str]
         return Refused(raw.place.short, "marked as not to be trained")
     if form.name != "text" and marks.is_bad_answer(given):
         return Refused(raw.place.short, "marked as a bad answer")
-    made = Row(raw.place, form.name, form.read(given), form.read(given, "rejected") if pairs else None)
+    made = Row(raw.place, form.name, form.read(given), form.read(given, "rejected") if pairs else None, renamed)
     for key, value in given.items():
         if not form.reads(key) or (key in marks.VERDICTS and marks.verdict(value, key) is None):
             unread.add(key, value)
@@ -150,17 +156,18 @@ def _unreadable(given: Mapping[str, Any], named: Collection[str]) -> BadRow | No
 
 
 def _unknown(given: Mapping[str, Any]) -> BadRow:
-    expected, found, remedy = _words(tuple((key, renames.kind(value)) for key, value in given.items()))
-    return BadRow(expected, found, kind=remedy, remedy=remedy)
+    expected, found, kind, remedy = _words(tuple((key, renames.kind(value)) for key, value in given.items()))
+    return BadRow(expected, found, kind=kind, remedy=remedy)
 
 
 @lru_cache(100)
-def _words(row: tuple[tuple[str, renames.Kind], ...]) -> tuple[str, str, str]:
-    """What is expected of a row of no form, found and to be done. All rows of a file may be of one kind."""
+def _words(row: tuple[tuple[str, renames.Kind], ...]) -> tuple[str, str, str, str]:
+    """What is expected of a row of no form, found, which rows are told with it, and what is to be done. All rows of a
+    file may be of one kind."""
     kinds = dict(row)
     for form in FORMS:
         if all(key in kinds for key in form.needs):
-            return f"a value under `{next(key for key in form.needs if kinds[key] == 'null')}`", "null", ""
+            return f"a value under `{next(key for key in form.needs if kinds[key] == 'null')}`", "null", "", ""
     keys = ", ".join([shown(key, 40) for key in kinds][:8]) + (", ..." if len(kinds) > 8 else "")
-    remedy = renames.remedy(kinds, [form.needs for form in FORMS])
-    return f"a row of a known form ({KNOWN})", f"the keys {keys or 'none'}", remedy
+    kind = renames.remedy(kinds, [form.needs for form in FORMS])
+    return f"a row of a known form ({KNOWN})", f"the keys {keys or 'none'}", kind, kind or renames.which(kinds)

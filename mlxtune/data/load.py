@@ -93,11 +93,12 @@ def prepare(
     if not given:
         parts = part(list(batched(train, size)), share=settings.valid_share, seed=seed)
         train, valid = (tuple(chain.from_iterable(each)) for each in parts)
-    rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ()) if not examples.pairs]
+    rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ())]
     counts = len(train) // size, len(valid) // size
     split = notes.split(*counts, given=given, share=settings.valid_share, seed=seed)
     skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
-    said = (*answers.said(), split, *notes.preference(rows), *skipped)
+    preference = () if examples.pairs else notes.preference(rows)
+    said = (*answers.said(), split, *notes.spellings(rows), *preference, *skipped)
     return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)), rows_per_example=size)
 
 
@@ -114,7 +115,8 @@ def load_for_eval(
     if not made.rows:
         raise _nothing_left(examples, split, made, refused, settings, context)
     skipped = (*notes.skipped(refused), *_beyond([made], settings, context))
-    said = (*notes.preference(examples.splits[split]), *skipped)
+    rows = examples.splits[split]
+    said = (*notes.spellings(rows), *notes.preference(rows), *skipped)
     return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)), split)
 
 

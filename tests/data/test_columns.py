@@ -144,3 +144,66 @@ def test_rows_to_measure_may_have_other_names_too(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"q": "q", "a": "a"}])
     settings = DataSettings(path=str(path), columns={"prompt": "q", "completion": "a"})
     assert len(load_for_eval(settings, tokenizer()).valid) == 1
+
+
+# spellings that are known
+
+
+@pytest.mark.parametrize(
+    ("row", "form"),
+    [
+        ({"question": "q", "answer": "a"}, "prompt/completion"),
+        ({"query": "q", "response": "a", "id": 1}, "prompt/completion"),
+        ({"input": "q", "output": "a", "instruction": None}, "prompt/completion"),
+        ({"prompt": "q", "response": "a", "completion": None}, "prompt/completion"),
+        ({"problem": "q", "solution": "a", "answer": "7"}, "prompt/completion"),
+        *[({name: chat("q", "a")["messages"]}, "messages") for name in ("conversation", "dialogue", "dialog", "chat")],
+    ],
+)
+def test_known_spellings_are_read_as_the_forms_names_and_said(row: dict[str, Any], form: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [row] * 3)
+    [known, *_] = read(DataSettings(path=str(path))).splits["train"]
+    assert known.form == form
+    old, new = (", ".join(names) for names in zip(*known.renamed, strict=True))
+    for dataset in (loaded(path, tokenizer(CHATML)), load_for_eval(DataSettings(path=str(path)), tokenizer(CHATML))):
+        assert f"{old} {'are' if ',' in old else 'is'} read as {new} (3 rows)." in dataset.notes
+    [named] = examples(tmp_path, [row], {new: old for old, new in known.renamed})
+    assert named == known.example
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "q", "answer": "a", "query": "r", "response": "b"},
+        {"prompt": "p", "response": "r", "question": "q", "answer": "a"},
+        {"prompt": "p", "question": "q", "answer": "a"},
+        {"instruction": "i", "question": "q", "answer": "a"},
+        {"dialog": chat("q", "a")["messages"], "chat": chat("r", "b")["messages"]},
+        {"dialog": chat("q", "a")["messages"], "question": "q", "answer": "a"},
+        {"question": "q", "answer": 7},
+        {"question": "q", "answer": None},
+        {"dialog": ["q", "a"]},
+        {"chat": "q"},
+    ],
+)
+def test_what_cannot_be_told_stays_refused(row: dict[str, Any], tmp_path: Path) -> None:
+    said = told(tmp_path, [row], None)
+    assert "expected a row of a known form" in said
+    assert "--columns" in said or not any(isinstance(value, str) for value in row.values())
+
+
+def test_a_form_that_a_row_has_by_its_own_names_comes_before_other_spellings(tmp_path: Path) -> None:
+    rows = [
+        {"text": "t", "question": "q", "answer": "a"},
+        {**chat("q", "a"), "prompt": "p", "response": "r"},
+        {"instruction": "i", "input": "q", "output": "a"},
+    ]
+    path = write(tmp_path / "a.jsonl", rows)
+    found = read(DataSettings(path=str(path))).splits["train"]
+    assert [row.form for row in found] == ["text", "messages", "instruction/output"]
+    assert not any(row.renamed for row in found)
+
+
+def test_columns_and_a_known_spelling_go_together(tmp_path: Path) -> None:
+    [made] = examples(tmp_path, [{"question": "q", "answer": "a", "rule": "s"}], "system=rule")
+    assert (made.prompt, made.completion, made.system[0]["content"]) == ("q", "a", "s")
