@@ -12,6 +12,7 @@ from mlxtune.cli.options import some_options
     "--revision",
     "--data",
     "--columns",
+    "--system",
     "--max-seq-length",
     "--loss-on",
     "--end-of-turn",

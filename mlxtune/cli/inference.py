@@ -48,6 +48,7 @@ def sampling(max_tokens: int, temperature: float, top_p: float | None, seed: int
     "--model",
     "--data",
     "--columns",
+    "--system",
     "--max-seq-length",
     "--loss-on",
     "--skip-bad-rows",

@@ -3,7 +3,7 @@ files, quickly; `prepare` tokenizes what was read; `load` is both."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from mlxtune.data import files, forms, notes, special
 from mlxtune.data.answers import Answers
@@ -13,7 +13,9 @@ from mlxtune.data.forms import Row
 from mlxtune.data.renaming import Renaming
 from mlxtune.data.rows import Tokenized, tokenize
 from mlxtune.data.settings import DataSettings
+from mlxtune.data.special import Special
 from mlxtune.data.split import batched, part
+from mlxtune.data.system import instructed
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, Refused
 from mlxtune.data.unread import Unread
@@ -81,10 +83,8 @@ def prepare(
     given = "valid" in examples.splits
     _check_share(settings, given=given)
     unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
-    made = [
-        tokenize(examples.splits.get(split, ()), settings, tokenizer, unwritten, answers)
-        for split in ("train", "valid")
-    ]
+    written = _written(examples, ("train", "valid"), settings, tokenizer, answers.special)
+    made = [tokenize(rows, settings, tokenizer, unwritten, answers) for rows in written]
     refused = examples.refused + _refused(made, settings)
     train, valid = made[0].rows, made[1].rows
     if not train:
@@ -93,7 +93,7 @@ def prepare(
     if not given:
         parts = part(list(batched(train, size)), share=settings.valid_share, seed=seed)
         train, valid = (tuple(chain.from_iterable(each)) for each in parts)
-    rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ())]
+    rows = tuple(chain.from_iterable(written))
     counts = len(train) // size, len(valid) // size
     split = notes.split(*counts, given=given, share=settings.valid_share, seed=seed)
     skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
@@ -110,14 +110,25 @@ def load_for_eval(
     order: tuple[Split, ...] = ("test", "valid", "train")
     split = next(split for split in order if split in examples.splits)
     unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
-    made = tokenize(examples.splits[split], settings, tokenizer, unwritten, answers)
+    [rows] = _written(examples, (split,), settings, tokenizer, answers.special)
+    made = tokenize(rows, settings, tokenizer, unwritten, answers)
     refused = examples.refused + _refused([made], settings)
     if not made.rows:
         raise _nothing_left(examples, split, made, refused, settings, context)
     skipped = (*notes.skipped(refused), *_beyond([made], settings, context))
-    rows = examples.splits[split]
     said = (*notes.spellings(rows), *notes.preference(rows), *skipped)
     return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)), split)
+
+
+def _written(
+    examples: Examples, splits: Sequence[Split], settings: DataSettings, tokenizer: Tokenizer, special: Special
+) -> list[tuple[Row, ...]]:
+    """The rows of each split as they will be tokenized."""
+    rows = [examples.splits.get(split, ()) for split in splits]
+    if settings.system is None:
+        return rows
+    every = iter(instructed(tuple(chain.from_iterable(rows)), settings.system, tokenizer, special))
+    return [tuple(islice(every, len(each))) for each in rows]
 
 
 def _beyond(parts: Sequence[Tokenized], settings: DataSettings, context: int) -> list[str]:

@@ -27,6 +27,7 @@ class DataSettings:
     path: str | None = None  # a file, a folder or a hub data set; None is the built-in data
     # The column that each name is under: {prompt: question}, or "prompt=question". None: under the name itself.
     columns: Annotated[dict[str, str] | None, BeforeValidator(parsed)] = None
+    system: Annotated[str, Field(pattern=r"\S")] | None = None  # a message before conversations and prompts without one
     # Tokens; one token has nothing to be predicted from. None: as many as are usual, within the model's context.
     max_seq_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
     loss_on: LossOn = "auto"
