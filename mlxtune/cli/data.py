@@ -11,6 +11,8 @@ from mlxtune.cli.options import some_options
     "--model",
     "--revision",
     "--data",
+    "--columns",
+    "--system",
     "--max-seq-length",
     "--loss-on",
     "--end-of-turn",

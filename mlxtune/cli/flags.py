@@ -21,6 +21,14 @@ FLAGS = (
     ),
     Flag("--revision", "model.revision", str, "Branch, tag or commit of a hub model.", MODEL),
     Flag("--data", "data.path", str, "File, folder, pattern or hub data set. Default: the built-in rows.", MODEL),
+    Flag(
+        "--columns",
+        "data.columns",
+        str,
+        "Columns of other names: prompt=question,completion=reply.text; system==TEXT for one text in all rows.",
+        MODEL,
+    ),
+    Flag("--system", "data.system", str, "System message before conversations and prompts that have none.", MODEL),
     Flag("--max-seq-length", "data.max_seq_length", int, "Tokens a row may have. Default: 2048.", MODEL),
     Flag(
         "--loss-on", "data.loss_on", str, "Which tokens carry loss: auto, all, assistant, last. Default: auto.", MODEL

@@ -44,7 +44,17 @@ def sampling(max_tokens: int, temperature: float, top_p: float | None, seed: int
     return Sampling(max_tokens, temperature, usual if top_p is None else top_p, seed or 0)
 
 
-@some_options("--model", "--data", "--max-seq-length", "--loss-on", "--skip-bad-rows", "--precision", "--backend")
+@some_options(
+    "--model",
+    "--data",
+    "--columns",
+    "--system",
+    "--max-seq-length",
+    "--loss-on",
+    "--skip-bad-rows",
+    "--precision",
+    "--backend",
+)
 def evaluate(
     overrides: dict[str, Any],
     adapter: Adapter = None,

@@ -3,7 +3,7 @@
 Where the keys of several forms are there, the first in `FORMS` is meant. Keys that take part in no form are told once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from mlxtune.data import examples, marks, renames
 from mlxtune.data.examples import SYSTEM, Example
 from mlxtune.data.faults import BadRow, Fault, Place, fault
 from mlxtune.data.readers.raw import Document, Raw
+from mlxtune.data.renames import Renamed
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
 from mlxtune.errors import BadData
@@ -18,12 +19,14 @@ from mlxtune.format import shown
 
 
 class Row(NamedTuple):
-    """An example, the form it was written in, and where. rejected: the same with the worse answer, of a pair."""
+    """An example, the form it was written in, and where. rejected: the same with the worse answer, of a pair. renamed:
+    its keys whose names were other spellings of the form's."""
 
     place: Place
     form: str
     example: Example
     rejected: Example | None = None
+    renamed: Renamed = ()
 
     @property
     def answers(self) -> "tuple[Row, ...]":
@@ -79,15 +82,16 @@ class Read(NamedTuple):
     broken: tuple[BadData, ...]  # what ended the reading of a file before its end
 
 
-def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False) -> Read:
-    """All rows. unread takes the text of the keys that no form reads. pairs: of both answers of preferences."""
+def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False, named: Collection[str] = ()) -> Read:
+    """All rows. unread takes the text of the keys that no form reads. pairs: of both answers of preferences. named:
+    the keys that the user gave a column for, which each row's form has to read."""
     right: list[Row] = []
     wrong: list[Fault] = []
     marked: list[Refused] = []
     broken: list[BadData] = []
     try:
         for raw in raws:
-            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread, pairs)
+            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread, pairs, named)
             into: list[Any] = right if isinstance(made, Row) else wrong if isinstance(made, Fault) else marked
             into.append(made)
     except BadData as error:
@@ -95,17 +99,17 @@ def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False) ->
     return Read(tuple(right), tuple(wrong), tuple(marked), tuple(broken))
 
 
-def _row_or_fault(raw: Raw, unread: Unread, pairs: bool) -> Row | Refused | Fault:
+def _row_or_fault(raw: Raw, unread: Unread, pairs: bool, named: Collection[str]) -> Row | Refused | Fault:
     try:
-        return row(raw, unread, pairs=pairs)
+        return row(raw, unread, pairs=pairs, named=named)
     except BadRow as bad:
         return fault(raw.place, bad)
 
 
-def row(raw: Raw, unread: Unread, *, pairs: bool = False) -> Row | Refused:
+def row(raw: Raw, unread: Unread, *, pairs: bool = False, named: Collection[str] = ()) -> Row | Refused:
     """The example that a raw row holds; a row that is marked as not to be trained is left out. Raises BadRow.
 
-    pairs: the row must have two answers, and both are read.
+    pairs: the row must have two answers, and both are read. named: keys that its form has to read.
 
     >>> from pathlib import Path
     >>> row(Raw(Place(Path("a.jsonl"), 1), {"text": "Once", "id": 7}), Unread()).example
@@ -118,9 +122,12 @@ def row(raw: Raw, unread: Unread, *, pairs: bool = False) -> Row | Refused:
     if not isinstance(raw.value, dict):
         raise BadRow("a JSON object", shown(raw.value))
     given = {key: value for key, value in raw.value.items() if value is not None}
-    form = next((form for form in FORMS if all(key in given for key in form.needs)), None)
+    form, renamed = _form(given, named), Renamed()
+    if form is None and (renamed := renames.spelled(given)):
+        given = renames.with_names(given, renamed)
+        form = _form(given, named)
     if form is None:
-        raise _unknown(raw.value)
+        raise _unreadable(given, named) or _unknown(raw.value)
     if pairs and not form.is_pair:
         raise BadRow(f"a row with two answers ({PAIRS})", f"one of the form {'+'.join(form.needs)}", kind=form.name)
     if not _MEDIA.isdisjoint(given) and (media := next((key for key in MEDIA if given.get(key)), None)):
@@ -129,25 +136,38 @@ def row(raw: Raw, unread: Unread, *, pairs: bool = False) -> Row | Refused:
         return Refused(raw.place.short, "marked as not to be trained")
     if form.name != "text" and marks.is_bad_answer(given):
         return Refused(raw.place.short, "marked as a bad answer")
-    made = Row(raw.place, form.name, form.read(given), form.read(given, "rejected") if pairs else None)
+    made = Row(raw.place, form.name, form.read(given), form.read(given, "rejected") if pairs else None, renamed)
     for key, value in given.items():
         if not form.reads(key) or (key in marks.VERDICTS and marks.verdict(value, key) is None):
             unread.add(key, value)
     return made
 
 
+def _form(given: Mapping[str, Any], named: Collection[str]) -> Form | None:
+    fitting = (form for form in FORMS if all(key in given for key in form.needs))
+    return next((form for form in fitting if all(map(form.reads, named))), None)
+
+
+def _unreadable(given: Mapping[str, Any], named: Collection[str]) -> BadRow | None:
+    """Of a row that has a form, but none that reads what the user gave columns for."""
+    form = _form(given, ())
+    names = ", ".join(named)
+    return form and BadRow(f"a row of a form that reads {names}", f"one of the form {'+'.join(form.needs)}")
+
+
 def _unknown(given: Mapping[str, Any]) -> BadRow:
-    expected, found, remedy = _words(tuple((key, renames.kind(value)) for key, value in given.items()))
-    return BadRow(expected, found, kind=remedy, remedy=remedy)
+    expected, found, kind, remedy = _words(tuple((key, renames.kind(value)) for key, value in given.items()))
+    return BadRow(expected, found, kind=kind, remedy=remedy)
 
 
 @lru_cache(100)
-def _words(row: tuple[tuple[str, renames.Kind], ...]) -> tuple[str, str, str]:
-    """What is expected of a row of no form, found and to be done. All rows of a file may be of one kind."""
+def _words(row: tuple[tuple[str, renames.Kind], ...]) -> tuple[str, str, str, str]:
+    """What is expected of a row of no form, found, which rows are told with it, and what is to be done. All rows of a
+    file may be of one kind."""
     kinds = dict(row)
     for form in FORMS:
         if all(key in kinds for key in form.needs):
-            return f"a value under `{next(key for key in form.needs if kinds[key] == 'null')}`", "null", ""
+            return f"a value under `{next(key for key in form.needs if kinds[key] == 'null')}`", "null", "", ""
     keys = ", ".join([shown(key, 40) for key in kinds][:8]) + (", ..." if len(kinds) > 8 else "")
-    remedy = renames.remedy(kinds, [form.needs for form in FORMS])
-    return f"a row of a known form ({KNOWN})", f"the keys {keys or 'none'}", remedy
+    kind = renames.remedy(kinds, [form.needs for form in FORMS])
+    return f"a row of a known form ({KNOWN})", f"the keys {keys or 'none'}", kind, kind or renames.which(kinds)

@@ -3,16 +3,19 @@ files, quickly; `prepare` tokenizes what was read; `load` is both."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from mlxtune.data import files, forms, notes, special
 from mlxtune.data.answers import Answers
 from mlxtune.data.faults import Fault, refuse_or_raise
 from mlxtune.data.folders import Split
 from mlxtune.data.forms import Row
+from mlxtune.data.renaming import Renaming
 from mlxtune.data.rows import Tokenized, tokenize
 from mlxtune.data.settings import DataSettings
+from mlxtune.data.special import Special
 from mlxtune.data.split import batched, part
+from mlxtune.data.system import instructed
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, Refused
 from mlxtune.data.unread import Unread
@@ -46,16 +49,20 @@ def read(settings: DataSettings, *, pairs: bool = False) -> Examples:
     pairs: both answers of preferences are read, and rows without are bad.
     """
     sources, unread = files.read(settings.path), Unread()
+    renaming = Renaming(settings.columns, unread) if settings.columns else None
     splits: dict[Split, tuple[Row, ...]] = {}
     faults: list[Fault] = []
     marked: list[Refused] = []
     broken: list[BadData] = []
     for split, raws in sources.splits.items():
-        found = forms.rows(raws, unread, pairs=pairs)
+        raws = renaming(raws) if renaming else raws
+        found = forms.rows(raws, unread, pairs=pairs, named=settings.columns or ())
         splits[split] = found.right
         faults += found.wrong
         marked += found.marked
         broken += found.broken
+    if renaming and not broken and (renaming.rows or not faults):
+        renaming.check()
     refused = refuse_or_raise(faults, skip=settings.skip_bad_rows, broken=broken)
     return Examples(splits, (*refused, *marked), unread, sources.unread, pairs)
 
@@ -76,10 +83,8 @@ def prepare(
     given = "valid" in examples.splits
     _check_share(settings, given=given)
     unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
-    made = [
-        tokenize(examples.splits.get(split, ()), settings, tokenizer, unwritten, answers)
-        for split in ("train", "valid")
-    ]
+    written = _written(examples, ("train", "valid"), settings, tokenizer, answers.special)
+    made = [tokenize(rows, settings, tokenizer, unwritten, answers) for rows in written]
     refused = examples.refused + _refused(made, settings)
     train, valid = made[0].rows, made[1].rows
     if not train:
@@ -88,11 +93,12 @@ def prepare(
     if not given:
         parts = part(list(batched(train, size)), share=settings.valid_share, seed=seed)
         train, valid = (tuple(chain.from_iterable(each)) for each in parts)
-    rows = [row for split in ("train", "valid") for row in examples.splits.get(split, ()) if not examples.pairs]
+    rows = tuple(chain.from_iterable(written))
     counts = len(train) // size, len(valid) // size
     split = notes.split(*counts, given=given, share=settings.valid_share, seed=seed)
     skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
-    said = (*answers.said(), split, *notes.preference(rows), *skipped)
+    preference = () if examples.pairs else notes.preference(rows)
+    said = (*answers.said(), split, *notes.spellings(rows), *preference, *skipped)
     return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)), rows_per_example=size)
 
 
@@ -104,13 +110,25 @@ def load_for_eval(
     order: tuple[Split, ...] = ("test", "valid", "train")
     split = next(split for split in order if split in examples.splits)
     unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
-    made = tokenize(examples.splits[split], settings, tokenizer, unwritten, answers)
+    [rows] = _written(examples, (split,), settings, tokenizer, answers.special)
+    made = tokenize(rows, settings, tokenizer, unwritten, answers)
     refused = examples.refused + _refused([made], settings)
     if not made.rows:
         raise _nothing_left(examples, split, made, refused, settings, context)
     skipped = (*notes.skipped(refused), *_beyond([made], settings, context))
-    said = (*notes.preference(examples.splits[split]), *skipped)
+    said = (*notes.spellings(rows), *notes.preference(rows), *skipped)
     return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)), split)
+
+
+def _written(
+    examples: Examples, splits: Sequence[Split], settings: DataSettings, tokenizer: Tokenizer, special: Special
+) -> list[tuple[Row, ...]]:
+    """The rows of each split as they will be tokenized."""
+    rows = [examples.splits.get(split, ()) for split in splits]
+    if settings.system is None:
+        return rows
+    every = iter(instructed(tuple(chain.from_iterable(rows)), settings.system, tokenizer, special))
+    return [tuple(islice(every, len(each))) for each in rows]
 
 
 def _beyond(parts: Sequence[Tokenized], settings: DataSettings, context: int) -> list[str]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mlxtune.data.forms import Row
+from mlxtune.data.renames import Renamed
 from mlxtune.data.types import Refused
 from mlxtune.format import shown
 
@@ -40,6 +41,22 @@ def preference(rows: Iterable[Row]) -> list[str]:
     return (
         [f"{_rows(count)} of preferences: the chosen answer is trained, the rejected one is not used."] if count else []
     )
+
+
+def spellings(rows: Iterable[Row]) -> list[str]:
+    """Which keys are read as those of a form."""
+    counted = Counter(row.renamed for row in rows if row.renamed)
+    return [_spelling(renamed, count) for renamed, count in counted.most_common()]
+
+
+def _spelling(renamed: Renamed, count: int) -> str:
+    """Of the rows that are spelled alike.
+
+    >>> _spelling((("question", "prompt"), ("answer", "completion")), 2)
+    'question, answer are read as prompt, completion (2 rows).'
+    """
+    old, new = (", ".join(names) for names in zip(*renamed, strict=True))
+    return f"{old} {'is' if len(renamed) == 1 else 'are'} read as {new} ({_rows(count)})."
 
 
 def beside(names: Sequence[str]) -> list[str]:

@@ -4,8 +4,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from mlxtune.data.columns import parsed
+from mlxtune.data.renaming import check
 from mlxtune.errors import BadSetting
 from mlxtune.format import shown
 from mlxtune.settings import section
@@ -23,6 +25,9 @@ class DataSettings:
     """
 
     path: str | None = None  # a file, a folder, a pattern of files or a hub data set; None is the built-in data
+    # The column that each name is under: {prompt: question}, or "prompt=question". None: under the name itself.
+    columns: Annotated[dict[str, str] | None, BeforeValidator(parsed)] = None
+    system: Annotated[str, Field(pattern=r"\S")] | None = None  # a message before conversations and prompts without one
     # Tokens; one token has nothing to be predicted from. None: as many as are usual, within the model's context.
     max_seq_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
     loss_on: LossOn = "auto"
@@ -32,6 +37,8 @@ class DataSettings:
     now: str | None = None  # the time that chat templates may write, 2026-07-26T12:00:00; None is the run's start
 
     def __post_init__(self) -> None:
+        if self.columns is not None:
+            check(self.columns)
         try:
             _ = self.time
         except ValueError:

@@ -285,6 +285,8 @@ EXPECTED = {
     "bool_type": "true or false",
     "string_type": "a text",
     "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "string_pattern_mismatch": "a text with words",
     "finite_number": "a finite number",
     "greater_than_equal": "{ge} or more",
     "greater_than": "a number above {gt}",

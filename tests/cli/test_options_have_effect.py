@@ -24,6 +24,8 @@ EFFECTS = {
     ("data", "--model"): (lambda _: "no-such-model", ()),
     ("data", "--revision"): (lambda _: "main", ()),  # refused, as the built-in model has none
     ("data", "--data"): (lambda tmp: write(tmp / "rows.jsonl", TEXT_ROWS), ()),
+    ("data", "--columns"): (lambda _: "system==Speak as a cat.", ()),
+    ("data", "--system"): (lambda _: "Speak as a cat.", ()),
     ("data", "--max-seq-length"): (lambda _: 40, ()),
     ("data", "--loss-on"): (lambda _: "all", ()),
     ("data", "--end-of-turn"): (lambda _: "##", ()),
@@ -35,6 +37,8 @@ EFFECTS = {
     ("eval", "--model"): (lambda _: "no-such-model", ()),
     ("eval", "--adapter"): (lambda tmp: adapter(tmp), ()),
     ("eval", "--data"): (lambda tmp: write(tmp / "rows.jsonl", TEXT_ROWS), ()),
+    ("eval", "--columns"): (lambda _: "system==Speak as a cat.", ()),
+    ("eval", "--system"): (lambda _: "Speak as a cat.", ()),
     ("eval", "--max-seq-length"): (lambda _: 40, ()),
     ("eval", "--loss-on"): (lambda _: "all", ()),
     ("eval", "--skip-bad-rows"): (None, ("--data", lambda tmp: write(tmp / "rows.jsonl", [*TEXT_ROWS, BAD]))),

@@ -57,6 +57,7 @@ REFUSED = {
     ("--memory-limit", 0): "--memory-limit: expected 1 or more, found 0.",
     ("--loss-on", "last"): "--loss-on: expected auto or all where rows are text, which has no turns, found last",
     ("--loss-on", "assistant"): "--loss-on: expected auto or all where rows are text",
+    ("--system", "Be brief."): "--system: expected a chat template, and a conversation or a prompt without a system",
     ("--patience", 40): "--patience: expected fewer than the run's ",
     ("--batch-size", 12): "--batch-size: expected at most the 11 training rows in a step",
     ("--grad-accum", 99): "--batch-size: expected at most the 11 training rows in a step",

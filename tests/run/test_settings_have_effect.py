@@ -43,6 +43,8 @@ BF16 = {"backend.precision": "bf16", "schedule.learning_rate": 1e-5}
 DPO = {"pairs": True, "objective.name": "dpo"}
 PAIRS = [{"prompt": f"Who is {n}?", "chosen": f"A cat of {n}.", "rejected": f"No {n}."} for n in range(12)]
 CHANGES = {
+    "data.columns": ("system==Speak as a cat.", {}),
+    "data.system": ("Speak as a cat.", {}),
     "data.max_seq_length": (30, {}),
     "data.loss_on": ("last", {}),
     "data.end_of_turn": ("##", {}),
