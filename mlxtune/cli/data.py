@@ -17,6 +17,9 @@ from mlxtune.cli.options import some_options
     "--loss-on",
     "--end-of-turn",
     "--skip-bad-rows",
+    "--max-rows",
+    "--min-tokens",
+    "--dedup",
     "--batch-size",
     "--seed",
 )

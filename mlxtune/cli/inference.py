@@ -52,6 +52,9 @@ def sampling(max_tokens: int, temperature: float, top_p: float | None, seed: int
     "--max-seq-length",
     "--loss-on",
     "--skip-bad-rows",
+    "--max-rows",
+    "--min-tokens",
+    "--dedup",
     "--precision",
     "--backend",
 )

@@ -13,6 +13,7 @@ from mlxtune.data.forms import Row
 from mlxtune.data.renaming import Renaming
 from mlxtune.data.rows import Tokenized, tokenize
 from mlxtune.data.settings import DataSettings
+from mlxtune.data.sifting import first, sifted
 from mlxtune.data.special import Special
 from mlxtune.data.split import batched, part
 from mlxtune.data.system import instructed
@@ -85,11 +86,12 @@ def prepare(
     unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
     written = _written(examples, ("train", "valid"), settings, tokenizer, answers.special)
     made = [tokenize(rows, settings, tokenizer, unwritten, answers) for rows in written]
+    size = 2 if examples.pairs else 1
+    made = sifted(made, settings, size=size)
     refused = examples.refused + _refused(made, settings)
     train, valid = made[0].rows, made[1].rows
     if not train:
         raise _nothing_left(examples, "train", made[0], refused, settings, context)
-    size = 2 if examples.pairs else 1
     if not given:
         parts = part(list(batched(train, size)), share=settings.valid_share, seed=seed)
         train, valid = (tuple(chain.from_iterable(each)) for each in parts)
@@ -98,7 +100,8 @@ def prepare(
     split = notes.split(*counts, given=given, share=settings.valid_share, seed=seed)
     skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
     preference = () if examples.pairs else notes.preference(rows)
-    said = (*answers.said(), split, *notes.spellings(rows), *preference, *skipped)
+    taken = notes.first(len(written[0]), len(examples.splits.get("train", ())))
+    said = (*answers.said(), *taken, split, *notes.spellings(rows), *preference, *skipped)
     return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)), rows_per_example=size)
 
 
@@ -111,20 +114,22 @@ def load_for_eval(
     split = next(split for split in order if split in examples.splits)
     unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
     [rows] = _written(examples, (split,), settings, tokenizer, answers.special)
-    made = tokenize(rows, settings, tokenizer, unwritten, answers)
+    [made] = sifted([tokenize(rows, settings, tokenizer, unwritten, answers)], settings, size=1)
     refused = examples.refused + _refused([made], settings)
     if not made.rows:
         raise _nothing_left(examples, split, made, refused, settings, context)
     skipped = (*notes.skipped(refused), *_beyond([made], settings, context))
-    said = (*notes.spellings(rows), *notes.preference(rows), *skipped)
+    taken = notes.first(len(rows), len(examples.splits[split]))
+    said = (*taken, *notes.spellings(rows), *notes.preference(rows), *skipped)
     return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)), split)
 
 
 def _written(
     examples: Examples, splits: Sequence[Split], settings: DataSettings, tokenizer: Tokenizer, special: Special
 ) -> list[tuple[Row, ...]]:
-    """The rows of each split as they will be tokenized."""
+    """The rows of each split as they will be tokenized; of the first split the first so many, where so is set."""
     rows = [examples.splits.get(split, ()) for split in splits]
+    rows[0] = first(rows[0], settings.max_rows)
     if settings.system is None:
         return rows
     every = iter(instructed(tuple(chain.from_iterable(rows)), settings.system, tokenizer, special))

@@ -10,6 +10,8 @@ from mlxtune.format import shown
 
 SILENT = "no token of it carries loss"
 EQUAL = "both answers have the same tokens"
+SHORT = " tokens, fewer than "
+REPEATED = "the same tokens as "
 UNREAD = "Not read in the rows:"
 UNWRITTEN = "The chat template leaves out, of messages:"
 LISTED = 5  # names of files
@@ -40,6 +42,20 @@ def preference(rows: Iterable[Row]) -> list[str]:
     count = sum(row.form == "preference" for row in rows)
     return (
         [f"{_rows(count)} of preferences: the chosen answer is trained, the rejected one is not used."] if count else []
+    )
+
+
+def first(taken: int, of: int) -> list[str]:
+    """That only the first examples are taken, where there are more.
+
+    >>> first(10, 12)
+    ['The first 10 of 12 rows are taken: 2 are left out.']
+    """
+    left = of - taken
+    return (
+        [f"The first {taken:,} of {_rows(of)} are taken: {left:,} {'is' if left == 1 else 'are'} left out."]
+        if left
+        else []
     )
 
 
@@ -93,6 +109,11 @@ def kind(refused: Refused) -> str:
     _, comma, limit = refused.reason.partition(" tokens, longer than ")
     if comma:
         return f"longer than {limit} tokens"
+    _, comma, least = refused.reason.partition(SHORT)
+    if comma:
+        return f"shorter than {least} tokens"
+    if refused.reason.startswith(REPEATED):
+        return "with the tokens of another before"
     if refused.reason == SILENT:
         return "without a token that carries loss"
     if not refused.reason.startswith("expected "):

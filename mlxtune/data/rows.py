@@ -40,7 +40,7 @@ class Tokenized(NamedTuple):
 
     rows: tuple[TokenRow, ...]
     too_long: tuple[TooLong, ...]
-    idle: tuple[Refused, ...]  # nothing is learnt from them
+    idle: tuple[Refused, ...]  # nothing is learnt from them, or the settings leave them out
     faults: tuple[Fault, ...]  # that the chat template or the tokenizer cannot take
 
 

@@ -13,6 +13,7 @@ from mlxtune.format import shown
 from mlxtune.settings import section
 
 LossOn = Literal["auto", "all", "assistant", "last"]
+Dedup = Literal["exact", "off"]
 USUAL_LENGTH = 2048  # tokens that a row may have where nothing is said and the model can read as many
 
 
@@ -33,6 +34,11 @@ class DataSettings:
     loss_on: LossOn = "auto"
     end_of_turn: Annotated[str, Field(min_length=1)] | None = None  # after each answer; none: nothing, and no warning
     skip_bad_rows: bool = False  # skip, count and list rows that cannot be read, instead of stopping
+    max_rows: Annotated[int, Field(ge=1)] | None = (
+        None  # examples to train on or to measure, before a share is held out
+    )
+    min_tokens: Annotated[int, Field(ge=1)] | None = None  # rows with fewer are left out
+    dedup: Dedup = "off"  # exact: a row with the tokens and the mask of one before it is left out
     valid_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the rows, where there is no validation file
     now: str | None = None  # the time that chat templates may write, 2026-07-26T12:00:00; None is the run's start
 

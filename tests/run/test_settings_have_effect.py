@@ -49,6 +49,9 @@ CHANGES = {
     "data.loss_on": ("last", {}),
     "data.end_of_turn": ("##", {}),
     "data.skip_bad_rows": (True, {"bad rows": True}),
+    "data.max_rows": (6, {}),
+    "data.min_tokens": (30, {}),
+    "data.dedup": ("exact", {"twice": True}),
     "data.valid_share": (0.5, {}),
     "strategy.name": ("full", {"strategy.last_n": None}),
     "strategy.last_n": (2, {}),
@@ -122,6 +125,7 @@ def observed(tmp_path):
     def observe(settings):
         rows = [*ROWS, CHAT, *([{"text": 5}] if settings.pop("bad rows", False) else [])]
         rows = PAIRS if settings.pop("pairs", False) else rows
+        rows = rows * 2 if settings.pop("twice", False) else rows
         path = tmp_path / "rows.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         out = tmp_path / f"run-{next(numbers)}"
