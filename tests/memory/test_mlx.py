@@ -1,5 +1,6 @@
 """The plan of a run on MLX beside learners that step: the peak within a tenth, what stays between steps to the byte."""
 
+import gc
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -77,6 +78,8 @@ class Ran(NamedTuple):
 @pytest.fixture(scope="module", params=all_but(["full, sgd"], CASES))
 def ran(request, tmp_path_factory):
     prepared = prepared_of(request.param, tmp_path_factory.mktemp("case"))
+    gc.collect()  # what other tests left goes now, not between the two readings
+    mx.synchronize()
     feed, before = prepared.feed, mx.get_active_memory()
     with prepared.blueprint.limited(prepared.held_bytes, prepared.plan.cache_bytes):  # as a run does
         learner = prepared.blueprint.learner(prepared.work)
