@@ -124,6 +124,7 @@ def cycles(graph: Mapping[str, set[str]]) -> list[str]:
     return []
 
 
+@pytest.mark.slow
 def test_imports_run_downwards_only() -> None:
     assert faults(PACKAGE) == []
 

@@ -85,6 +85,7 @@ def test_a_resumed_run_takes_each_sample_once(recipe, stop):
     assert samples(broken.run.out) == samples(whole.run)
 
 
+@pytest.mark.slow
 def test_prompts_of_the_recipe_are_asked_as_generate_asks_them(recipe):
     end = run.start(recipe(**EVERY, sample__prompts=("Once", "The cat")))
     assert [prompt for _, prompt, _ in samples(end.run)[:2]] == ["Once", "The cat"]

@@ -150,6 +150,7 @@ def short(tmp_path, tokens):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.slow
 def test_rows_longer_than_the_context_are_skipped_and_it_is_said_why(mlxtune, tmp_path, backend):
     rows = write(tmp_path / "rows.jsonl", [*TEXT_ROWS, {"text": "The cat sat. " * 40}])
     options = (*short(tmp_path, 64), "--data", rows)
@@ -169,6 +170,7 @@ def test_no_length_beyond_the_context_is_advised(mlxtune, tmp_path):
     assert "--max-seq-length" not in found.stderr
 
 
+@pytest.mark.slow
 def test_a_rank_is_as_large_as_the_smaller_side_of_each_module(mlxtune):
     """The built-in model's keys are 32 wide, its queries 96."""
     widths = {"q_proj": 96, "k_proj": 32}

@@ -68,6 +68,7 @@ def test_the_version_is_that_of_the_project(mlxtune):
     ],
     ids=lambda each: str(each)[:60],
 )
+@pytest.mark.few(2)
 def test_a_command_line_that_cannot_be_read_says_what_was_expected_and_found(refused, arguments, told):
     assert told in refused(*arguments)
 

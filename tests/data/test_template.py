@@ -264,6 +264,7 @@ def test_the_date_that_a_template_writes_is_the_one_that_it_is_given() -> None:
 @pytest.mark.parametrize("name", [*ENDS, "qwen3"])
 @pytest.mark.parametrize("tools", [None, [{"type": "function", "function": {"name": "get", "parameters": {"é": [1]}}}]])
 @pytest.mark.parametrize("prompt", [False, True])
+@pytest.mark.few(2)
 def test_a_template_writes_what_it_writes_in_transformers(name: str, tools: Any, prompt: bool) -> None:
     made = tokenizer(shared_template(name))
     call = {"type": "function", "function": {"name": "get", "arguments": {"a": [1, "é"]}}}

@@ -231,6 +231,7 @@ def test_a_long_text_is_cut_into_more_rows_and_loses_none(mlxtune, long_context,
     assert document["left_out"] == ""
 
 
+@pytest.mark.slow
 def test_a_fit_goes_with_a_recipe(mlxtune, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("train: {max_steps: 2, batch_size: 8}\nbackend: {name: numpy}\n")

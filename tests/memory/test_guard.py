@@ -210,6 +210,7 @@ def test_mlx_is_held_to_the_plan_during_a_run_and_given_back_after_it(tmp_path, 
     assert limits(mx) == before
 
 
+@pytest.mark.slow
 def test_a_limit_below_the_plan_is_that_to_which_mlx_is_held(tmp_path, data):
     mx = pytest.importorskip("mlx.core", reason="MLX is not installed")
     seed, _, limit = seed_with_the_long_row_in(data, "mlx", range(STEPS // 2 + 2, STEPS + 1))

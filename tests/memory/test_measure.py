@@ -64,6 +64,7 @@ def _other(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 2e-5}))
 
 
+@pytest.mark.slow
 def test_a_ratio_is_said_and_holds_for_a_run_too(memory, mlxtune):
     options = ("--backend", BACKENDS[0], *SHORT)
     plain = memory(*options)
@@ -76,6 +77,7 @@ def test_a_ratio_is_said_and_holds_for_a_run_too(memory, mlxtune):
     assert dry["plan"]["predicted_peak_bytes"] == after["predicted_peak_bytes"]
 
 
+@pytest.mark.slow
 def test_numpy_takes_what_is_planned_however_few_of_its_rows_are_measured(memory):
     memory("--backend", "numpy", *SHORT, "--measure")
     assert memory("--backend", "numpy", *SHORT)["measured_factor"] == NUMPY_IS_RIGHT
@@ -132,6 +134,7 @@ def test_what_is_measured_is_a_step_on_rows_that_are_trained_and_not_on_longer_o
     assert measured == pytest.approx(end["peak_memory_bytes"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_table_has_predicted_beside_measured(mlxtune, tmp_path, monkeypatch):
     monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path / "cache"))
     found = mlxtune("memory", "--backend", BACKENDS[-1], *SHORT, "--measure")

@@ -189,6 +189,7 @@ def test_a_run_that_does_not_fit_is_said_not_to(tmp_path, mlxtune, plan):
     ],
     ids=lambda options: " ".join(map(str, options)),
 )
+@pytest.mark.few(2)
 def test_each_change_that_is_named_saves_what_is_said(tmp_path, plan, mlxtune, options):
     options = ("--model", outline_folder(tmp_path / "model"), "--max-seq-length", 512, *options)
     said = [line.split("  saves ") for line in mlxtune("memory", *options).stdout.splitlines() if "  saves " in line]
@@ -282,6 +283,7 @@ def test_quantised_weights_are_refused_as_training_refuses_them(tmp_path, mlxtun
             path.unlink()
 
 
+@pytest.mark.slow
 def test_a_line_says_how_to_plan_for_another_machine(mlxtune):
     said = "`mlxtune memory --for mac` plans what a Mac would run"
     assert (said in mlxtune("memory").stdout) == (not choose.is_a_mac())

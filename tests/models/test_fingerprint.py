@@ -134,6 +134,7 @@ def test_the_newest_digests_are_kept(tmp_path: Path, cache: Path, monkeypatch: p
 
 
 @pytest.mark.usefixtures("_kept_at_once")
+@pytest.mark.slow
 def test_processes_that_hash_the_same_model_at_once_agree(folder: Path, cache: Path) -> None:
     code = "import sys; from pathlib import Path; from mlxtune.models import fingerprint as f; f.SETTLED_SECONDS = -1\n"
     code += "for _ in range(20): print(f.fingerprint(Path(sys.argv[1])))"

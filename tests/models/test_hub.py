@@ -209,6 +209,7 @@ def test_a_repository_that_is_no_model_lacks_everything(served):
         hub.resolve(REPO)
 
 
+@pytest.mark.slow
 def test_the_environments_home_and_offline_switch_are_obeyed(tmp_path):
     folder = put_in_cache(tmp_path / "home" / "hub", REPO)
     code = "from mlxtune.models.hub import resolve; import sys; print(resolve(sys.argv[1]))"

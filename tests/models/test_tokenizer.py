@@ -31,6 +31,7 @@ def test_a_template_beside_the_tokenizer_is_its_chat_template(folder):
 
 
 @pytest.mark.parametrize("name", ["llama3.1", "minimind"])
+@pytest.mark.slow
 def test_real_tokenizers_load_with_their_templates(name):
     tokenizer = load(assets_folder() / "tokenizers" / name)
     assert len(tokenizer) == {"llama3.1": 128_256, "minimind": 6_400}[name]

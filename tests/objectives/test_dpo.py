@@ -109,6 +109,7 @@ def gradients_of(learner, batch):
 
 
 @EVERY_BACKEND
+@pytest.mark.slow
 def test_loss_and_every_gradient_are_those_of_the_published_formula_in_torch(backend, tmp_path):
     pytest.importorskip("torch", reason="the oracle of this test is not installed")
     folder, rows = write_model(tmp_path / "model", model_type="llama"), token_rows(4)
@@ -306,6 +307,7 @@ def settings(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_run_starts_at_the_logarithm_of_two_and_its_margin_grows(settings, tmp_path):
     session.start(build({}, settings))
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

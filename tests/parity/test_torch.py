@@ -210,6 +210,7 @@ def test_every_gradient_of_the_first_step_agrees_with_torch(case, grad_accum):
     assert max(errors(our_gradients(learner, batches), twin.gradients(batches))) < GRADIENT_TOLERANCE
 
 
+@pytest.mark.few(2)
 def test_the_gradient_comparison_catches_a_fault_of_a_tenth_of_a_percent_in_any_tensor(case):
     learner = make_learner(*case)
     fill_lora_b(learner)

@@ -52,6 +52,7 @@ def test_a_dry_run_of_every_recipe_trains_what_it_says(path, backend, options, m
     assert ("head" in document["plan"]["strategy"]) != path.name.startswith("llama-3.2")  # whose head is tied
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_several_checks_each_and_runs_none(tmp_path, mlxtune):
     (tmp_path / "bad.yaml").write_text("train: {batch_size: 0}\n")
     (tmp_path / "good.yaml").write_text("train: {max_steps: 3}\n")

@@ -149,6 +149,7 @@ def test_killed_while_a_checkpoint_is_on_its_way_to_the_disk_resumes_to_the_same
     assert not [*Path(broken.run.out, "checkpoints").glob(".*")]
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_on_its_way_to_the_disk(recipe, monkeypatch):
     settle, next_step, keep = checkpoint.settle, threading.Event(), Keep()
 
@@ -166,6 +167,7 @@ def test_training_goes_on_while_a_checkpoint_is_on_its_way_to_the_disk(recipe, m
     assert [event.step for event in keep if isinstance(event, Checkpoint)] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_what_is_told_of_a_checkpoint_is_on_the_disk(recipe):
     class Look(Keep):
         def __call__(self, event):
@@ -194,6 +196,7 @@ def test_validation_at_another_interval_trains_the_same_bytes(recipe):
     assert last_bytes(often.run) == last_bytes(rarely.run)
 
 
+@pytest.mark.slow
 def test_the_adapter_is_that_of_the_best_validation_loss(recipe):
     keep = Keep()
     end = run.start(recipe(schedule__learning_rate=0.05, train__eval_every=1, train__clip_norm=None), [keep])
@@ -283,6 +286,7 @@ def test_changed_data_is_refused(recipe, data):
         run.start(recipe())
 
 
+@pytest.mark.slow
 def test_how_often_one_looks_may_change(recipe):
     run.start(recipe(), [Ask(2)])
     end = run.start(recipe(checkpoint__save_every=1, checkpoint__keep=1, train__eval_every=3))

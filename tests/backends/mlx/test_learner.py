@@ -304,6 +304,7 @@ def test_stochastic_rounding_moves_most_weights_where_rounding_to_nearest_leaves
     assert (stochastic == 0).mean() < 0.4
 
 
+@pytest.mark.slow
 def test_masters_follow_the_float32_run_exactly_and_the_weights_are_the_rounded_masters(half_model, precision):
     exact, _ = drifted(half_model, "fp32", rate=1e-3)
     learner, _ = drifted(half_model, precision, "master", rate=1e-3)
@@ -428,6 +429,7 @@ def test_gradients_too_small_for_float16_come_through_with_the_loss_scale(quiet_
 
 
 @pytest.mark.parametrize("optimizer", [AdamW(), MASTER, BF16_MOMENTS, Sgd(), MOMENTUM_IN_BF16], ids=str)
+@pytest.mark.few(2)
 def test_an_overflow_leaves_every_byte_as_it_was_and_halves_the_scale(model, optimizer):
     learner = make_learner(model, LAST, "fp16", optimizer=optimizer)
     run_steps(learner, [0])

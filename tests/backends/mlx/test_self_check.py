@@ -32,6 +32,7 @@ def learner_of(name, folder):
 
 
 @pytest.mark.parametrize("name", all_but(["llama", "gemma2", "gpt2"], ARCHITECTURES.keys()))
+@pytest.mark.slow
 def test_each_architecture_trains_in_its_best_exact_form_with_the_whole_models_loss(name, tmp_path):
     learner, batch = learner_of(name, tmp_path), make_batch(0)
     assert learner.network.forward.form == NOT_BEST.get(name, BEST)

@@ -88,6 +88,7 @@ IN_BLOCKS = [AdamW(weight_decay=0.1), Adam(weight_decay=0.1), Adam(), Sgd(weight
 
 @pytest.mark.parametrize("optimizer", IN_BLOCKS, ids=str)
 @pytest.mark.parametrize("n_decaying", [0, 100, 128, 1000])
+@pytest.mark.few(2)
 def test_the_update_in_blocks_is_that_of_optim(optimizer, n_decaying, monkeypatch):
     monkeypatch.setattr(update, "BLOCK", 64)
     random = np.random.default_rng(0)
@@ -148,6 +149,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(strategy, optimizer, precision, 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.slow
 def test_small_updates_to_16_bit_weights_count_on_average(precision, model):
     exact, made = learner(model), learner(model, precision=precision)
     start = made.state.weights.copy()
@@ -345,6 +347,7 @@ def test_gradient_checkpointing_changes_no_byte_of_other_architectures(kind, tmp
 
 
 @pytest.mark.parametrize("strategy", [Full(), LORA])
+@pytest.mark.slow
 def test_with_gradient_checkpointing_a_layer_more_costs_its_input_alone(strategy, tmp_path):
     working, batch = {}, random_batch()
     for n_layers in (2, 8):

@@ -75,6 +75,7 @@ def test_a_run_that_goes_on_ends_with_the_bytes_of_one_that_never_stopped(strate
         assert found.read_bytes() == expected.read_bytes()
 
 
+@pytest.mark.slow
 def test_the_adapter_of_a_run_is_evaluated_and_speaks(tmp_path):
     end = run.start(recipe(tmp_path / "run", backend__precision="fp32", train__max_steps=6))
     adapter = tmp_path / "run" / "adapter"

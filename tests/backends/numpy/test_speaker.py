@@ -34,6 +34,7 @@ def test_the_cache_gives_what_the_whole_text_gives(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.few(2)
 def test_logits_agree_with_transformers(kind, tmp_path):
     torch = pytest.importorskip("torch", reason="the oracle of this test is not installed")
     folder = write_model(tmp_path, **KINDS[kind])
