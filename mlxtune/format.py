@@ -5,6 +5,8 @@ GB is 10^9 bytes everywhere; what is not known is a dash, never an exception.
 
 import math
 import re
+from collections.abc import Iterable
+from itertools import islice
 
 UNKNOWN = "-"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -156,6 +158,16 @@ def shortened(text: str, limit: int) -> str:
     middle = f" ... [{len(text):,} characters] ... "
     kept = max(0, limit - len(middle))
     return text[: kept * 3 // 5] + middle + text[len(text) - kept * 2 // 5 :]
+
+
+def listed(words: Iterable[str], most: int) -> str:
+    """The first words of a list, as one line has them.
+
+    >>> listed(["a", "b", "c"], 2), listed([], 2)
+    ('a, b, ...', '')
+    """
+    first = list(islice(words, most + 1))
+    return ", ".join(first[:most]) + (", ..." if len(first) > most else "")
 
 
 def shown(value: object, limit: int = 60) -> str:

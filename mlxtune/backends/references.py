@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data.batches import collate
+from mlxtune.data.digest import digest
 from mlxtune.data.types import Batch, TokenRow
 from mlxtune.events import Event, Preparing
 from mlxtune.storage.files import write_file
@@ -29,9 +30,9 @@ class References:
     """The sums, by row. A row is its tokens and which of them carry loss, so that no numbers are mixed up."""
 
     def __init__(self, rows: Sequence[TokenRow]) -> None:
-        distinct = {_key(row.tokens, row.supervised): row for row in rows}
+        distinct = {digest(row.tokens, row.supervised): row for row in rows}
         self.rows = sorted(distinct.values(), key=lambda row: -len(row.tokens))
-        self.places = {_key(row.tokens, row.supervised): place for place, row in enumerate(self.rows)}
+        self.places = {digest(row.tokens, row.supervised): place for place, row in enumerate(self.rows)}
         self.sums: Sums = np.zeros(len(self.rows), np.float32)
 
     def key(self) -> str:
@@ -41,7 +42,7 @@ class References:
     def of(self, batch: Batch) -> Sums:
         """Of each row of a batch, (B,)."""
         rows = zip(batch.tokens, batch.supervised, strict=True)
-        return self.sums[[self.places[_key(tokens, loss)] for tokens, loss in rows]]
+        return self.sums[[self.places[digest(tokens, loss)] for tokens, loss in rows]]
 
     def find_or_make(
         self, file: Path | None, batch_tokens: int, compute: RowLogProbabilities, tell: Callable[[Event], None]
@@ -66,12 +67,6 @@ class References:
             end = begin + max(1, batch_tokens // len(self.rows[begin].tokens))
             yield begin, min(end, len(self.rows))
             begin = end
-
-
-def _key(tokens: NDArray[np.int32], supervised: NDArray[np.bool_]) -> bytes:
-    made = hashlib.blake2b(np.ascontiguousarray(tokens, "<i4").tobytes(), digest_size=16)
-    made.update(np.packbits(supervised).tobytes())
-    return made.digest()
 
 
 def row_sums(batch: Batch, logps_N: NDArray[Any]) -> Sums:

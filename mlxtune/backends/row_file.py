@@ -29,6 +29,7 @@ import filelock
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxtune.data.digest import digest
 from mlxtune.storage import sealed
 
 ABOUT = "about.json"
@@ -60,11 +61,6 @@ class Handle:
     @property
     def state(self) -> os.stat_result:
         return os.fstat(self.number)
-
-
-def digest(tokens: Tokens) -> bytes:
-    """What names a row in the file: equal tokens have equal hidden states."""
-    return hashlib.blake2b(np.ascontiguousarray(tokens, "<i4").tobytes(), digest_size=16).digest()
 
 
 class RowFile:

@@ -1,11 +1,9 @@
 """Rows that are read alike, which a hidden-state cache holds once."""
 
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import NamedTuple
 
-import numpy as np
-
+from mlxtune.data.digest import digest
 from mlxtune.data.types import TokenRow
 
 
@@ -18,17 +16,14 @@ class Distinct(NamedTuple):
     def plus(self, rows: Iterable[TokenRow]) -> "Distinct":
         """With more rows.
 
+        >>> import numpy as np
         >>> one, other = (TokenRow(np.array([1, 2, last], np.int32), np.ones(3, np.bool_), "") for last in (3, 4))
         >>> NOTHING.plus([one, other]).tokens
         2
         """
-        more = {_key(row): len(row.tokens) - 1 for row in rows}
+        more = {digest(row.tokens[:-1]): len(row.tokens) - 1 for row in rows}
         new = {key: n_tokens for key, n_tokens in more.items() if key not in self.keys}
         return Distinct(self.keys | new.keys(), self.tokens + sum(new.values()))
 
 
 NOTHING = Distinct(frozenset(), 0)
-
-
-def _key(row: TokenRow) -> bytes:
-    return blake2b(np.ascontiguousarray(row.tokens[:-1]).data, digest_size=16).digest()

@@ -1,13 +1,12 @@
 """Rows that cannot be used: found one by one, told all at once, with the file and line of each."""
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune.data.types import Refused
 from mlxtune.errors import BadData, MlxtuneError, raise_all
-from mlxtune.format import shortened
+from mlxtune.format import listed, shortened
 
 LONGEST = 300  # characters of what was found in a row that is skipped: a chat template's words may have any number
 LISTED = 20  # places named in one message; a thousand would push the message itself off the screen
@@ -90,6 +89,5 @@ def _told(group: Sequence[Fault]) -> BadData:
 
 
 def _others(others: Sequence[Fault]) -> str:
-    lines = ", ".join(each.place.spot for each in islice(others, LISTED - 1))
-    dots = ", ..." if len(others) > LISTED - 1 else ""
-    return f"{len(others):,} more {'row has' if len(others) == 1 else 'rows have'} the same fault: {lines}{dots}."
+    lines = listed((each.place.spot for each in others), LISTED - 1)
+    return f"{len(others):,} more {'row has' if len(others) == 1 else 'rows have'} the same fault: {lines}."

@@ -96,5 +96,7 @@ def _hub(name: str) -> Sources:
     splits: dict[Split, Rows] = {STEMS[key]: rows for key, rows in found.items() if key in STEMS}
     unread = tuple(key for key in found if key not in STEMS)
     if not splits or len(splits) + len(unread) < len(found):
-        raise BadData(name, expected=f"one split of each kind, named {', '.join(STEMS)}", found=paths.listed(found))
+        raise BadData(
+            name, expected=f"one split of each kind, named {', '.join(STEMS)}", found=paths.first_names(found)
+        )
     return Sources(splits, unread)

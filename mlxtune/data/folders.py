@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from mlxtune.data.paths import kind, listed
+from mlxtune.data.paths import first_names, kind
 from mlxtune.data.readers import compression, formats
 from mlxtune.data.shards import named, one_source
 from mlxtune.errors import BadData
@@ -40,7 +40,7 @@ def find(folder: Path) -> Found:
     splits = _by_split(files)
     if not splits:
         expected = f"one data file or a train file ({', '.join(f'train{suffix}' for suffix in formats.READERS)})"
-        raise BadData(str(folder), expected=expected, found=f"a folder that holds {listed(names)}")
+        raise BadData(str(folder), expected=expected, found=f"a folder that holds {first_names(names)}")
     used = {file.name for files in splits.values() for file in files}
     unread = tuple(file.name for file in files if file.name not in used)
     return Found({split: one_source(folder, split, files) for split, files in splits.items()}, unread)

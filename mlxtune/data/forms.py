@@ -15,7 +15,7 @@ from mlxtune.data.renames import Renamed
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
 from mlxtune.errors import BadData
-from mlxtune.format import shown
+from mlxtune.format import listed, shown
 
 
 class Row(NamedTuple):
@@ -168,6 +168,6 @@ def _words(row: tuple[tuple[str, renames.Kind], ...]) -> tuple[str, str, str, st
     for form in FORMS:
         if all(key in kinds for key in form.needs):
             return f"a value under `{next(key for key in form.needs if kinds[key] == 'null')}`", "null", "", ""
-    keys = ", ".join([shown(key, 40) for key in kinds][:8]) + (", ..." if len(kinds) > 8 else "")
+    keys = listed((shown(key, 40) for key in kinds), 8)
     kind = renames.remedy(kinds, [form.needs for form in FORMS])
     return f"a row of a known form ({KNOWN})", f"the keys {keys or 'none'}", kind, kind or renames.which(kinds)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mlxtune.errors import BadData
-from mlxtune.format import shown
+from mlxtune.format import listed, shown
 
 LISTED = 10  # names in one message
 _PATTERN = re.compile(r"[*?\[]")
@@ -68,7 +68,6 @@ def natural(name: str) -> tuple[list[str | int], str]:
     return [int(part) if place % 2 else part for place, part in enumerate(_NUMBER.split(name))], name
 
 
-def listed(names: Iterable[str]) -> str:
+def first_names(names: Iterable[str]) -> str:
     """The first few names, as a message has them."""
-    names = [shown(name, 40)[1:-1] for name in names]
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "") if names else "nothing"
+    return listed((shown(name, 40)[1:-1] for name in names), LISTED) or "nothing"

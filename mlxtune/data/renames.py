@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from mlxtune.data.columns import written
-from mlxtune.format import shown
+from mlxtune.format import listed, shown
 
 SPELLINGS = (  # of prompt and completion
     ("question", "answer"),
@@ -100,9 +100,8 @@ def which(kinds: Mapping[str, Kind]) -> str:
     >>> which({"en": "text", "id": "other"})
     '--columns says which are which, like --columns text=COLUMN. There are: `en`.'
     """
-    names = [shown(key, 40) for key in kinds if kinds[key] in ("text", "chat")]
-    listed = ", ".join(names[:LISTED]) + (", ..." if names[LISTED:] else "")
-    return f"--columns says which are which, like --columns text=COLUMN. There are: {listed}." if names else ""
+    names = listed((shown(key, 40) for key in kinds if kinds[key] in ("text", "chat")), LISTED)
+    return f"--columns says which are which, like --columns text=COLUMN. There are: {names}." if names else ""
 
 
 def _rename(pairs: Iterable[tuple[str, str]]) -> str:

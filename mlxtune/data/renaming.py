@@ -8,7 +8,7 @@ from mlxtune.data.faults import BadRow, Fault, fault
 from mlxtune.data.forms import FORMS, MEDIA
 from mlxtune.data.readers.raw import Raw
 from mlxtune.data.unread import Unread
-from mlxtune.format import shown
+from mlxtune.format import listed, shown
 
 LISTED = 20  # columns in one message
 NAMES = tuple(dict.fromkeys(name for form in FORMS for name in (*form.needs, *form.may) if name not in MEDIA))
@@ -51,7 +51,7 @@ class Renaming:
         self._see(row)
         paths = {name: _path(row, column) for name, column in self.columns.items()}
         if lacking := next((self.columns[name] for name, path in paths.items() if not path), None):
-            raise BadRow(f"the column {shown(lacking, 40)}", f"the columns {listed(columns_of(row)) or 'none'}")
+            raise BadRow(f"the column {shown(lacking, 40)}", f"the columns {_shown(columns_of(row))}")
         rest = dict(row)
         for path in paths.values():
             rest = _without(rest, path)
@@ -73,7 +73,7 @@ class Renaming:
             raise bad("rows that have columns", "plain text alone", "Leave it out.")
         for column in self.columns.values():
             if column in self._unseen:
-                remedy = f"There are: {listed(self._there) or 'none'}."
+                remedy = f"There are: {_shown(self._there)}."
                 raise bad("columns that rows have", f"{shown(column, 40)}, which none has", remedy)
 
 
@@ -90,10 +90,9 @@ def columns_of(row: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def listed(names: Iterable[str]) -> str:
+def _shown(names: Iterable[str]) -> str:
     """The first of them, as a message shows them."""
-    every = list(names)
-    return ", ".join([shown(name, 40) for name in every[:LISTED]]) + (", ..." if every[LISTED:] else "")
+    return listed((shown(name, 40) for name in names), LISTED) or "none"
 
 
 def _path(row: Mapping[str, Any], column: str) -> tuple[str, ...]:

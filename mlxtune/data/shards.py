@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxtune.data.paths import LISTED, listed, natural
+from mlxtune.data.paths import LISTED, first_names, natural
 from mlxtune.data.readers.compression import bare
 from mlxtune.errors import BadData
 
@@ -70,8 +70,8 @@ def _check_whole(folder: Path, split: str, files: Sequence[Path], names: Sequenc
     expected = f"every part of the {split} rows once"
     width = len(names[0].shard.partition("-")[0])
     if missing := [f"{n:0{width}}" for n in islice((n for n in wanted if n not in numbers), LISTED + 1)]:
-        found = f"{len(numbers):,} of {count:,}, without {listed(missing)}"
+        found = f"{len(numbers):,} of {count:,}, without {first_names(missing)}"
         raise BadData(str(folder), expected=expected, found=found)
     if len(files) > count:
-        found = f"{len(files):,} of {count:,}: {listed(file.name for file in files)}"
+        found = f"{len(files):,} of {count:,}: {first_names(file.name for file in files)}"
         raise BadData(str(folder), expected=expected, found=found)

@@ -1,10 +1,8 @@
 """Rows that the settings leave out: examples after the first so many, rows of few tokens, rows that repeat another."""
 
 from collections.abc import Sequence
-from hashlib import blake2b
 
-import numpy as np
-
+from mlxtune.data.digest import digest
 from mlxtune.data.forms import Row
 from mlxtune.data.notes import REPEATED, SHORT
 from mlxtune.data.readers.raw import Document
@@ -35,7 +33,7 @@ def sifted(parts: Sequence[Tokenized], settings: DataSettings, *, size: int) -> 
 
 
 def _sifted(part: Tokenized, settings: DataSettings, size: int, seen: dict[bytes, str]) -> Tokenized:
-    """seen: the digest of each example that stays, and its source."""
+    """seen: the digests of each example that stays, and its source."""
     kept: list[TokenRow] = []
     left: list[Refused] = []
     for example in batched(part.rows, size):
@@ -54,18 +52,8 @@ def _short(example: Sequence[TokenRow], least: int | None) -> str:
 
 def _repeated(example: Sequence[TokenRow], seen: dict[bytes, str]) -> str:
     """Why it is left out, if it is not the first of its kind."""
-    key = _key(example)
+    key = b"".join(digest(row.tokens, row.supervised) for row in example)
     if key in seen:
         return f"{REPEATED}{seen[key]}"
     seen[key] = example[0].source
     return ""
-
-
-def _key(example: Sequence[TokenRow]) -> bytes:
-    """A digest of tokens and masks."""
-    digest = blake2b(digest_size=16)
-    for row in example:
-        digest.update(len(row.tokens).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(row.tokens).data)
-        digest.update(np.ascontiguousarray(row.supervised).data)
-    return digest.digest()

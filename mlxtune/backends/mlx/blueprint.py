@@ -29,6 +29,7 @@ class MlxBlueprint:
             head.check_can_untie(model)
         self.precision, self.device, self.notes = job.precision, device.name(), (*notes, *corrected(model))
         self.memory_limit_bytes, self.on_gpu = device.memory_limit_bytes(), not device.is_processor()
+        self._known: tuple[Work | None, Decisions, Keeping | None] | None = None
 
     def decide(self, work: Work) -> Decisions:
         """How this work is to be computed. Raises BadSetting for a disk that cannot hold what was asked for."""
@@ -44,6 +45,12 @@ class MlxBlueprint:
         return device.limited(memory_bytes, cache_bytes)
 
     def _decided(self, work: Work | None) -> tuple[Decisions, Keeping | None]:
+        """Of one work once: its rows are hashed, which takes a second for 100,000."""
+        if self._known is None or self._known[0] is not work:
+            self._known = (work, *self._decide(work))
+        return self._known[1:]
+
+    def _decide(self, work: Work | None) -> tuple[Decisions, Keeping | None]:
         job = self.job
         expected = decide(
             self.anatomy,

@@ -166,15 +166,6 @@ def test_nothing_is_said_where_it_is_exact_or_not_asked_for(tmp_path):
 # Memory
 
 
-@pytest.fixture
-def on_cpu():
-    """The CPU frees an array when its last reader is done; a GPU when its queue says so."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
-
-
 LAYERS, WIDTH, FEATURES, TOKENS = 8, 64, 192, 512
 
 

@@ -208,15 +208,6 @@ def peak_bytes(learner, micro_batches, lengths=ROWS):
     return step_peak_bytes(learner, [make_batch(i, lengths=lengths) for i in range(micro_batches)])
 
 
-@pytest.fixture
-def on_cpu():
-    """The CPU frees an array when its last reader is done; a GPU when its queue says so."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("strategy", [LAST, Full(), Lora(rank=4)], ids=["last-n", "full", "lora"])
