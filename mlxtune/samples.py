@@ -16,7 +16,7 @@ from mlxtune.data.special import Special
 from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.settings import section
-from mlxtune.speech import Prompt, prompt
+from mlxtune.speech import Prompt, decoded, prompt
 
 PROMPTS, AMONG = 2, 100  # beginnings of rows that are the prompts where none are given; rows that are looked at
 FEWEST, MOST = 4, 32  # tokens that a row's beginning has where all of it carries loss
@@ -73,7 +73,7 @@ def asked(
         return ()
     if not settings.prompts:
         begun = islice(dict.fromkeys(_begun(rows[:AMONG])), PROMPTS)
-        return tuple(Asked(_decoded(tokenizer, tokens), Prompt(tokens, is_turn=False)) for tokens in begun)
+        return tuple(Asked(decoded(tokens, tokenizer), Prompt(tokens, is_turn=False)) for tokens in begun)
     made = tuple(Asked(text, prompt(text, tokenizer, special, now)) for text in settings.prompts)
     for each in made:
         if len(each.prompt.tokens) > longest:
@@ -92,7 +92,3 @@ def _begun(rows: Iterable[TokenRow]) -> Iterator[tuple[int, ...]]:
         first = int(row.supervised.argmax())
         end = first if first >= FEWEST else max(1, min(MOST, len(row.tokens) // 2))
         yield tuple(row.tokens[:end].tolist())
-
-
-def _decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
-    return str(tokenizer.decode(list(tokens), skip_special_tokens=True))

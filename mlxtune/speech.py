@@ -58,10 +58,10 @@ def answer(loaded: Loaded, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
     """What follows the prompt. A character may be several tokens, so the whole is decoded each time, and what may be
     the beginning of a text that ends the answer waits."""
     said, text, tokens = "", "", [] if prompt.is_turn else list(prompt.tokens[-1:])  # text follows it, blank and all
-    start = len(_decoded(loaded, tokens))
+    start = len(decoded(tokens, loaded.tokenizer))
     for token in loaded.speaker.generate(prompt.tokens, sampling, loaded.special.stops):
         tokens.append(token)
-        text = _decoded(loaded, tokens)[start:]
+        text = decoded(tokens, loaded.tokenizer)[start:]
         if ends := [place for end in loaded.special.texts if (place := text.find(end)) >= 0]:
             yield text[len(said) : min(ends)]
             return
@@ -73,8 +73,9 @@ def answer(loaded: Loaded, prompt: Prompt, sampling: Sampling) -> Iterator[str]:
         yield text[len(said) :]
 
 
-def _decoded(loaded: Loaded, tokens: Sequence[int]) -> str:
-    return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True))
+def decoded(tokens: Sequence[int], tokenizer: Any) -> str:
+    """Text without the tokenizer's special tokens."""
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _waiting(text: str, ends: Sequence[str]) -> int:

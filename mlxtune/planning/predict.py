@@ -101,7 +101,8 @@ class Planner:
         if self.rows is None or feed is None:
             return Planned(recipe, plan(setup, rows, evaluated, 0, self.factor), setup, rows, evaluated)
         trained = self.rows.distinct(recipe.data.longest)
-        found = plan(setup, rows, evaluated, kept_tokens(recipe, setup, feed, trained), self.factor)
+        kept = kept_tokens(recipe, setup, feed, pace(recipe.train, feed).total, trained)
+        found = plan(setup, rows, evaluated, kept, self.factor)
         per_token = setup.element_bytes * setup.dimensions.hidden_size if setup.decisions.keeps_prefix else 0
         return Planned(recipe, found, setup, rows, evaluated, per_token * trained.plus(feed.valid).tokens)
 

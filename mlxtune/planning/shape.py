@@ -141,11 +141,19 @@ def of_blueprint(recipe: Recipe, blueprint: Blueprint, decisions: Decisions, con
     return found._replace(is_known_family=Dimensions.of(config) is not None)
 
 
-def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed, trained: Distinct | None = None) -> int:
-    """Of the distinct rows whose frozen layers' output NumPy keeps in memory. trained: of the training, if known."""
+def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed, steps: int, trained: Distinct | None = None) -> int:
+    """Of the distinct rows whose frozen layers' output NumPy keeps in memory: those that the run reaches.
+
+    trained: all of the training, if known.
+    """
     if setup.backend != "numpy" or setup.selection.first_layer == 0:
         return 0
-    rows = (trained or NOTHING.plus(feed.train)).plus(feed.valid)
+    windows = feed.windows(0)
+    if steps < len(windows) and not feed.needs_reference:
+        reached = (feed.train[row] for window in windows[:steps] for batch in window for row in batch)
+        rows = NOTHING.plus(reached).plus(feed.valid)
+    else:
+        rows = (trained or NOTHING.plus(feed.train)).plus(feed.valid)
     return min(prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size), rows.tokens)
 
 

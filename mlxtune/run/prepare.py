@@ -86,7 +86,7 @@ def prepare(recipe: Recipe, tell: Callable[[Event], None] = ignore) -> Prepared:
     decisions = blueprint.decide(work)
     setup = run_shape.of_blueprint(recipe, blueprint, decisions, config)
     limit_bytes = recipe.backend.memory_limit_bytes or blueprint.memory_limit_bytes
-    kept_tokens = run_shape.kept_tokens(recipe, setup, feed)
+    kept_tokens = run_shape.kept_tokens(recipe, setup, feed, paces.total)
     found, guard = _memory(setup, feed, paces, limit_bytes, kept_ratio.read(config, blueprint.backend), kept_tokens)
     return Prepared(
         recipe=recipe,

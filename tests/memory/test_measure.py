@@ -9,6 +9,9 @@ import pytest
 from mlxtune.memory import kept_ratio
 from mlxtune.models import config as model_config
 from mlxtune.models.hub import BUILT_IN
+from mlxtune.recipe.recipe import build
+from mlxtune.run import session
+from mlxtune.run.prepare import prepare
 from tests.support.cli import BACKENDS, write
 from tests.support.memory import text_of, whole_folder, words
 
@@ -142,3 +145,13 @@ def test_the_table_has_predicted_beside_measured(mlxtune, tmp_path, monkeypatch)
     heading = next(line for line in found.stdout.splitlines() if "predicted" in line)
     assert heading.split() == ["predicted", "measured", "off", "by"]
     assert "Kept for later plans on this machine" in found.stdout
+
+
+@pytest.mark.parametrize("steps", [3, 30])
+def test_a_run_of_less_than_an_epoch_is_planned_with_the_rows_that_it_reaches(tmp_path, steps):
+    """Of the frozen layers' output, which NumPy keeps in memory row by row."""
+    settings = {"backend.name": "numpy", "train.max_steps": steps, "run.out": str(tmp_path / "run")}
+    prepared = prepare(build({}, settings))
+    assert steps < prepared.pace.per_epoch
+    end = session.start(build({}, settings))
+    assert prepared.plan.peak_bytes == pytest.approx(end.memory.peak_memory_bytes, rel=0.02)
