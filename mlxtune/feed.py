@@ -3,12 +3,17 @@
 A *window* is the micro-batches of one optimizer step.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
 
-from mlxtune.data.batches import collate, eval_plan, plan
-from mlxtune.data.types import Batch, TokenRow
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.data.batches import Batches, Plan, collate, eval_plan, plan
+from mlxtune.data.token_rows import TokenRows
+from mlxtune.data.types import Batch
 from mlxtune.validating import spaced
 
 
@@ -17,7 +22,7 @@ class Window(NamedTuple):
 
     epoch: int
     number: int
-    batches: Sequence[tuple[int, ...]]
+    batches: Batches
 
 
 class Feed(NamedTuple):
@@ -26,8 +31,8 @@ class Feed(NamedTuple):
     An example is `rows_per_example` rows side by side, which are never parted; batch_size counts examples.
     """
 
-    train: Sequence[TokenRow]
-    valid: Sequence[TokenRow]
+    train: TokenRows
+    valid: TokenRows
     batch_size: int
     grad_accum: int
     seed: int
@@ -36,26 +41,15 @@ class Feed(NamedTuple):
     rows_per_example: int = 1
     needs_reference: bool = False  # what the model of the start makes of each row: all are evaluated once
 
-    def windows(self, epoch: int) -> list[list[tuple[int, ...]]]:
+    def windows(self, epoch: int) -> Plan:
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
-        steps = plan(
-            self.lengths(self.train),
-            batch_size=self.batch_size,
-            grad_accum=self.grad_accum,
-            seed=self.seed,
-            epoch=epoch,
-            by_length=self.by_length,
+        return _windows(
+            self.train, self.batch_size, self.grad_accum, self.seed, epoch, self.by_length, self.rows_per_example
         )
-        return [[self._rows(examples) for examples in step] for step in steps]
 
-    def lengths(self, rows: Sequence[TokenRow]) -> list[int]:
+    def lengths(self, rows: TokenRows) -> NDArray[np.int64]:
         """Tokens of each example."""
-        lengths, size = [len(row.tokens) for row in rows], self.rows_per_example
-        return lengths if size == 1 else [sum(lengths[i : i + size]) for i in range(0, len(lengths), size)]
-
-    def _rows(self, examples: Sequence[int]) -> tuple[int, ...]:
-        size = self.rows_per_example
-        return tuple(size * example + place for example in examples for place in range(size))
+        return _lengths(rows, self.rows_per_example)
 
     @property
     def n_train(self) -> int:
@@ -69,20 +63,21 @@ class Feed(NamedTuple):
 
     def validating(self, n_examples: int) -> "Feed":
         """With so many of the validation examples, evenly spaced."""
-        chosen = self._rows(spaced(range(self.n_valid), n_examples))
-        return self._replace(valid=[self.valid[row] for row in chosen])
+        size = self.rows_per_example
+        first_rows = size * np.asarray(spaced(range(self.n_valid), n_examples), np.intp)
+        return self._replace(valid=self.valid.take((first_rows[:, None] + np.arange(size)).ravel()))
 
     @property
-    def evaluated(self) -> Sequence[TokenRow]:
+    def evaluated(self) -> TokenRows:
         """The rows whose loss tells what was learned: those that validate, or of the first step where none do."""
         return self.valid or self.train
 
-    def eval_batches(self) -> list[tuple[int, ...]]:
+    def eval_batches(self) -> Batches:
         """Row numbers, in `evaluated`, of each batch that is evaluated."""
         if not self.valid:
             return self.windows(0)[0]
         batches = eval_plan(self.lengths(self.valid), batch_size=self.batch_size, by_length=self.by_length)
-        return [self._rows(examples) for examples in batches]
+        return batches.of_examples(self.rows_per_example)
 
     def windows_from(self, epoch: int, number: int) -> Iterator[Window]:
         """All windows from this one of this epoch on, epoch after epoch, without end."""
@@ -91,18 +86,33 @@ class Feed(NamedTuple):
                 if each > epoch or place >= number:
                     yield Window(each, place, batches)
 
-    def batches(self, window: Sequence[tuple[int, ...]]) -> list[Batch]:
+    def batches(self, window: Batches) -> list[Batch]:
         """The micro-batches of one window."""
         return [collate(self.train, rows) for rows in window]
 
     def largest(self, steps: int) -> Batch:
         """The micro-batch with the most tokens, of the first steps of the first epoch."""
-        return self._most_tokens(self.train, (batch for window in self.windows(0)[:steps] for batch in window))
+        return _most_tokens(self.train, self.windows(0).of_steps(steps))
 
     def largest_evaluated(self) -> Batch:
         """The batch with the most tokens of those that are evaluated."""
-        return self._most_tokens(self.evaluated, self.eval_batches())
+        return _most_tokens(self.evaluated, self.eval_batches())
 
-    def _most_tokens(self, rows: Sequence[TokenRow], batches: Iterable[tuple[int, ...]]) -> Batch:
-        most = max(batches, key=lambda batch: sum(len(rows[index].tokens) for index in batch))
-        return collate(rows, most)
+
+def _most_tokens(rows: TokenRows, batches: Batches) -> Batch:
+    return collate(rows, batches[int(batches.summed(rows.lengths_B).argmax())])
+
+
+def _lengths(rows: TokenRows, rows_per_example: int) -> NDArray[np.int64]:
+    return rows.lengths_B.astype(np.int64).reshape(-1, rows_per_example).sum(axis=1)
+
+
+@lru_cache(maxsize=2)  # this epoch's and the next one's, or the first one's, which planning looks at again and again
+def _windows(
+    train: TokenRows, batch_size: int, grad_accum: int, seed: int, epoch: int, by_length: bool, rows_per_example: int
+) -> Plan:
+    lengths_B = _lengths(train, rows_per_example)
+    made = plan(
+        lengths_B, batch_size=batch_size, grad_accum=grad_accum, seed=seed, epoch=epoch, by_length=by_length
+    )
+    return made.of_examples(rows_per_example)

@@ -59,7 +59,7 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     dataset = load_for_eval(within(data, most), tokens, most, stopping.ids(folder, tokens))
     rows = dataset.valid
     speaker = make_speaker(backend, folder, found)
-    batches = eval_plan([len(row.tokens) for row in rows], batch_size=EVAL_BATCH_ROWS, by_length=True)
+    batches = eval_plan(rows.lengths_B, batch_size=EVAL_BATCH_ROWS, by_length=True)
     total, n_tokens = engine.evaluate(speaker, rows, batches)
     about = (model or TINY, str(adapter) if adapter else None, data.path or "the built-in rows")
     return Score(total.mean, engine.perplexity(total.mean), n_tokens, len(rows), *about, dataset.split, dataset.notes)

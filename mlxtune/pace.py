@@ -55,7 +55,7 @@ def pace(settings: TrainSettings, feed: Feed) -> Pace:
     total = settings.max_steps or (settings.epochs or 1) * per_epoch
     if settings.eval_every is not None:
         return Pace(total, per_epoch, settings.eval_every)
-    validated = sum(len(row.tokens) for row in feed.valid)
+    validated = int(feed.valid.lengths_B.sum())
     return Pace(total, per_epoch, _budget(feed, total / per_epoch).interval(validated, total))
 
 
@@ -69,4 +69,4 @@ def affordable(settings: TrainSettings, feed: Feed) -> Feed:
 
 
 def _budget(feed: Feed, epochs: float) -> Budget:
-    return Budget.of(epochs * sum(len(row.tokens) for row in feed.train), feed.eval_cost)
+    return Budget.of(epochs * int(feed.train.lengths_B.sum()), feed.eval_cost)

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from math import ceil
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlxtune.strategies.selection import Selection
 
 SHARE = 0.2  # of the run's time
@@ -38,16 +41,20 @@ class Budget(NamedTuple):
         """The share of the time as validated tokens."""
         return cls(SHARE / (1 - SHARE) * trained_tokens / cost)
 
-    def rows(self, lengths: Sequence[int]) -> int:
+    def rows(self, lengths: Sequence[int] | NDArray[np.int64]) -> int:
         """How many of the rows validate: as many as fit twice, one at least.
 
         >>> Budget(100.0).rows([10] * 4), Budget(60.0).rows([10] * 4), Budget(1.0).rows([10] * 4)
         (4, 3, 1)
         """
-        count = len(lengths)
-        while count > 1 and 2 * sum(spaced(lengths, count)) > self.tokens:
-            count -= 1
-        return count
+        lengths_B, least, most = np.asarray(lengths, np.int64), 1, len(lengths)
+        while least < most:  # by halves: more rows nearly always have more tokens
+            middle = (least + most + 1) // 2
+            least, most = (middle, most) if self._affords(lengths_B, middle) else (least, middle - 1)
+        return least
+
+    def _affords(self, lengths_B: NDArray[np.int64], count: int) -> bool:
+        return 2 * int(lengths_B[spaced(range(len(lengths_B)), count)].sum()) <= self.tokens
 
     def interval(self, validated_tokens: int, steps: int) -> int:
         """Steps between validations.

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mlxtune.backends.decisions import Decisions, Passes, PrefixCache
-from mlxtune.data.types import Batch, TokenRow
+from mlxtune.data.token_rows import TokenRows
+from mlxtune.data.types import Batch
 from mlxtune.events import Event, Memory
 from mlxtune.objectives.choose import SFT, Objective
 from mlxtune.optim.optimizer import Optimizer
@@ -87,7 +88,7 @@ class Job(NamedTuple):
 class Work(NamedTuple):
     """What a run is going to ask of its Learner."""
 
-    rows: Sequence[TokenRow]  # all that are trained on and evaluated
+    rows: TokenRows  # all that are trained on and evaluated
     largest: Batch  # the micro-batch with the most tokens, of those that are trained on
     evaluated: Batch | None  # the same of the validation
     batch_tokens: int  # the most of any batch, of the whole first epoch however short the run

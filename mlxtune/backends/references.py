@@ -7,7 +7,7 @@ N supervised tokens, B rows
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data.batches import collate
-from mlxtune.data.digest import digest
-from mlxtune.data.types import Batch, TokenRow
+from mlxtune.data.distinct import Index
+from mlxtune.data.token_rows import TokenRows
+from mlxtune.data.types import Batch
 from mlxtune.events import Event, Preparing
 from mlxtune.storage.files import write_file
 
@@ -29,20 +30,15 @@ DIGEST_BYTES = 32
 class References:
     """The sums, by row. A row is its tokens and which of them carry loss, so that no numbers are mixed up."""
 
-    def __init__(self, rows: Sequence[TokenRow]) -> None:
-        distinct = {digest(row.tokens, row.supervised): row for row in rows}
-        self.rows = sorted(distinct.values(), key=lambda row: -len(row.tokens))
-        self.places = {digest(row.tokens, row.supervised): place for place, row in enumerate(self.rows)}
+    def __init__(self, rows: TokenRows) -> None:
+        self.index = Index(rows, with_mask=True)
+        self.rows = self.index.rows
         self.sums: Sums = np.zeros(len(self.rows), np.float32)
-
-    def key(self) -> str:
-        """A name for the rows in their order."""
-        return hashlib.sha256(b"".join(self.places)).hexdigest()
 
     def of(self, batch: Batch) -> Sums:
         """Of each row of a batch, (B,)."""
         rows = zip(batch.tokens, batch.supervised, strict=True)
-        return self.sums[[self.places[digest(tokens, loss)] for tokens, loss in rows]]
+        return self.sums[[self.index.number(tokens, loss) for tokens, loss in rows]]
 
     def find_or_make(
         self, file: Path | None, batch_tokens: int, compute: RowLogProbabilities, tell: Callable[[Event], None]
@@ -64,7 +60,7 @@ class References:
         """Rows of like length together; as padded they are at most so many tokens, a longer row is alone."""
         begin = 0
         while begin < len(self.rows):
-            end = begin + max(1, batch_tokens // len(self.rows[begin].tokens))
+            end = begin + max(1, batch_tokens // int(self.rows.lengths_B[begin]))
             yield begin, min(end, len(self.rows))
             begin = end
 

@@ -17,26 +17,22 @@ of one that a full disk has no room for.
 import hashlib
 import json
 import os
-import shutil
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.digest import digest
+from mlxtune.data.distinct import Index
 from mlxtune.storage import sealed
+from mlxtune.storage.one_writer import Beat, beside, one_writer, set_aside
 
 ABOUT = "about.json"
 LAYERS_AT_ONCE = 4  # of a stage: how many are in memory
 KEPT = 2  # folders of one model: two runs that alternate do not drop each other's
-POLL_SECONDS = 1.0
-PATIENCE_SECONDS = 300.0  # without a sign of life of the process that has the lock
 PART_BYTES = 1 << 20  # that are read at once
 Tokens = NDArray[np.int32]
 Buffer = bytes
@@ -64,26 +60,25 @@ class Handle:
 
 
 class RowFile:
-    """The hidden states of distinct rows of tokens. dtype: of the elements; width: of a token's hidden state."""
+    """The hidden states of what is read of distinct rows: all tokens but the last.
 
-    def __init__(self, folder: Path, rows: Sequence[Tokens], width: int, dtype: np.dtype[Any]) -> None:
-        self.folder, self.width, self.dtype = folder, width, dtype
-        self.work = _beside(folder, ".work")
-        self.lengths = [len(tokens) for tokens in rows]
-        self.ends = np.cumsum(self.lengths).tolist()
-        self.numbers = {digest(tokens): number for number, tokens in enumerate(rows)}
+    dtype: of the elements; width: of a token's hidden state.
+    """
+
+    def __init__(self, folder: Path, index: Index, width: int, dtype: np.dtype[Any]) -> None:
+        self.folder, self.index, self.width, self.dtype = folder, index, width, dtype
+        self.work = beside(folder, ".work")
+        self.lengths = index.rows.lengths_B - 1
+        self.ends = np.cumsum(self.lengths, dtype=np.int64)
         self._files: dict[int, Handle] = {}  # by stage
         self._sums: dict[int, NDArray[np.uint32]] = {}
         self._checked: set[tuple[Handle, int]] = set()  # files and rows that were read ahead and found whole
-        self._beat = 0.0
+        self._beat = Beat()
 
     @staticmethod
-    def key(parts: dict[str, Any], rows: Sequence[Tokens]) -> str:
-        """The folder's name: of settings and fingerprints, and of the rows in their order."""
-        hashed = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-        for tokens in rows:
-            hashed.update(digest(tokens))
-        return hashed.hexdigest()[:24]
+    def key(parts: dict[str, Any]) -> str:
+        """The folder's name: of settings and fingerprints."""
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
     @property
     def bytes(self) -> int:
@@ -105,13 +100,16 @@ class RowFile:
         """
         held, path = self._files.get(stage), _path(self.folder, stage)
         if held is not None and path.exists() and os.path.samestat(held.state, path.stat()):
-            self._set_aside()
+            set_aside(self.folder)
             return False
         return self.is_whole(stage)
 
     def read_into(self, stage: int, tokens: Tokens, out: Elements) -> None:
-        """A row's hidden states before layer `stage`. out: (tokens, width). Raises Damaged, KeyError."""
-        number, file, flat = self.numbers[digest(tokens)], self._files[stage], out.reshape(-1).view(np.uint8)
+        """The hidden states, before layer `stage`, of all tokens of a row but its last. out: (tokens - 1, width).
+
+        Raises Damaged, KeyError.
+        """
+        number, file, flat = self.index.number(tokens), self._files[stage], out.reshape(-1).view(np.uint8)
         is_checked, done, found = (file, number) in self._checked, 0, 0
         for part in self._parts(file, number):
             flat[done : done + len(part)] = np.frombuffer(part, np.uint8)
@@ -123,18 +121,18 @@ class RowFile:
     def read_ahead(self, stage: int, tokens: Tokens) -> None:
         """Let the system bring a row into memory, and check it: this thread waits, without the interpreter."""
         with suppress(Damaged, KeyError):  # whoever reads it will see; it may be in the making
-            number, file, found = self.numbers[digest(tokens)], self._files[stage], 0
+            number, file, found = self.index.number(tokens), self._files[stage], 0
             for part in self._parts(file, number):
                 found = zlib.crc32(part, found)
             if found == self._sums[stage][number]:
                 self._checked.add((file, number))
 
     def _offset(self, number: int) -> int:
-        return int((self.ends[number] - self.lengths[number]) * self.width * self.dtype.itemsize)
+        return (int(self.ends[number]) - int(self.lengths[number])) * self.width * self.dtype.itemsize
 
     def _parts(self, file: Handle, number: int) -> Iterator[Buffer]:
         """The bytes of a row. Raises Damaged for a file that ends before, or that the disk cannot read."""
-        place, end = self._offset(number), self.ends[number] * self.width * self.dtype.itemsize
+        place, end = self._offset(number), int(self.ends[number]) * self.width * self.dtype.itemsize
         while place < end:
             try:
                 part = os.pread(file.number, min(PART_BYTES, end - place), place)
@@ -147,39 +145,12 @@ class RowFile:
 
     @contextmanager
     def writing(self, wait: Callable[[], None]) -> Iterator[None]:
-        """Be the one that writes. wait: is called every second while another process is.
-
-        Where that gives no sign of life, or the file system has no locks, this process writes a folder of its own.
-        Raises OSError for a cache folder that cannot be written to.
-        """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        lock, heard, since = filelock.FileLock(_beside(self.folder, ".lock")), 0, time.monotonic()
-        own = _beside(self.folder, ".work")
-        while True:
+        """Be the one that writes, see `one_writer`."""
+        with one_writer(self.folder, wait) as self.work:
             try:
-                lock.acquire(timeout=POLL_SECONDS)
-                break
-            except filelock.Timeout:
-                beat = own.stat().st_mtime_ns if own.exists() else 0
-                heard, since = beat, since if beat == heard else time.monotonic()
-            except NotImplementedError:
-                since = 0.0
-            if time.monotonic() - since > PATIENCE_SECONDS:
-                own = _beside(self.folder, f".work-{os.getpid()}")
-                break
-            wait()
-        self.work = own
-        try:
-            self.work.mkdir(exist_ok=True)
-            yield
-        except OSError:
-            shutil.rmtree(self.work, ignore_errors=True)  # a full disk has its room back
-            raise
-        finally:
-            self._files = {stage: file for stage, file in self._files.items() if not file.writes}
-            with suppress(OSError):  # there is something in it
-                self.work.rmdir()
-            lock.release()
+                yield
+            finally:
+                self._files = {stage: file for stage, file in self._files.items() if not file.writes}
 
     def begun(self) -> tuple[int, int]:
         """Of what is in the making: layers that all rows are through, and rows that are through the stage after."""
@@ -204,9 +175,7 @@ class RowFile:
         while done < len(flat):
             done += os.pwrite(self._files[stage].number, flat[done:].data, offset + done)
         self._sums[stage][number] = zlib.crc32(flat.data)
-        if time.monotonic() - self._beat > POLL_SECONDS:
-            self._beat = time.monotonic()
-            os.utime(self.work)
+        self._beat(self.work)
 
     def note(self, stage: int, rows: int) -> None:
         """Say, once it is on the disk, how far the work is. The file of the stage before is not needed after it."""
@@ -226,14 +195,9 @@ class RowFile:
     def finish(self, stage: int) -> bool:
         """Put what was made in its place, and open it. What was there is damaged, or the same."""
         if self.folder.exists():
-            self._set_aside()
+            set_aside(self.folder)
         self.work.rename(self.folder)
         return self.is_whole(stage)
-
-    def _set_aside(self) -> None:
-        aside = _beside(self.folder, f".damaged-{os.getpid()}")
-        self.folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
 
     def _made(self, stage: int) -> Handle:
         """The stage's file in the work folder, of its full size, open to be written to."""
@@ -264,25 +228,5 @@ class RowFile:
         return (stage, rows, {key: sums.copy() for key, sums in found.items()}) if sound else (0, 0, {})
 
 
-def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(folder.name + ending)
-
-
 def _path(folder: Path, stage: int) -> Path:
     return folder / f"hidden-{stage:06d}.bin"
-
-
-def drop_older(folder: Path) -> None:
-    """Of the files of one model keep this and the one used last before: what changed is seldom asked for again."""
-    with suppress(OSError):
-        os.utime(folder)  # it is used now
-        others = [other for other in folder.parent.iterdir() if other.is_dir() and other != folder]
-        for other in sorted(others, key=lambda each: each.stat().st_mtime)[: -(KEPT - 1)]:
-            _drop(other)
-
-
-def _drop(folder: Path) -> None:
-    """Delete a folder, unless a process is writing it. Those that read it have it open."""
-    lock = filelock.FileLock(folder.with_suffix(".lock"), timeout=0)
-    with suppress(OSError, filelock.Timeout, NotImplementedError), lock:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,29 +1,70 @@
-"""Rows that are read alike, which a hidden-state cache holds once."""
+"""Rows without repetitions, which a hidden-state cache holds once, and which of them a row is."""
 
-from collections.abc import Iterable
+import hashlib
 from typing import NamedTuple
 
-from mlxtune.data.digest import digest
-from mlxtune.data.types import TokenRow
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.data.digest import BYTES, MASK_BYTES, digest, mask_digest
+from mlxtune.data.token_rows import TokenRows
+
+Keys = NDArray[np.bytes_]  # digests, all of one width: that NumPy drops zeros at their ends makes no two alike
 
 
 class Distinct(NamedTuple):
-    """Digests of what is read of rows, all tokens but the last, and how many tokens that is without repetitions."""
+    """Digests of the tokens of rows, sorted, and how many tokens are read of them without repetitions."""
 
-    keys: frozenset[bytes]
+    keys: Keys
     tokens: int
 
-    def plus(self, rows: Iterable[TokenRow]) -> "Distinct":
-        """With more rows.
+    def plus(self, rows: TokenRows) -> "Distinct":
+        """With more rows. The last token of a row is only predicted.
 
-        >>> import numpy as np
-        >>> one, other = (TokenRow(np.array([1, 2, last], np.int32), np.ones(3, np.bool_), "") for last in (3, 4))
-        >>> NOTHING.plus([one, other]).tokens
-        2
+        >>> from mlxtune.data.token_rows import listed
+        >>> from mlxtune.data.types import TokenRow
+        >>> row, other = (TokenRow(np.array([1, 2, last], np.int32), np.ones(3, np.bool_), "") for last in (3, 4))
+        >>> NOTHING.plus(listed([row, row])).tokens, NOTHING.plus(listed([row, row])).plus(listed([other])).tokens
+        (2, 4)
         """
-        more = {digest(row.tokens[:-1]): len(row.tokens) - 1 for row in rows}
-        new = {key: n_tokens for key, n_tokens in more.items() if key not in self.keys}
-        return Distinct(self.keys | new.keys(), self.tokens + sum(new.values()))
+        keys, first = np.unique(_keys(rows, with_mask=False), return_index=True)
+        is_new = ~np.isin(keys, self.keys)
+        n_tokens = int((rows.lengths_B[first][is_new].astype(np.int64) - 1).sum())
+        return Distinct(np.union1d(self.keys, keys), self.tokens + n_tokens)
 
 
-NOTHING = Distinct(frozenset(), 0)
+NOTHING = Distinct(np.empty(0, f"S{BYTES}"), 0)
+
+
+class Index:
+    """Rows without repetitions, longest first: an order that does not depend on the one in which they are given.
+
+    with_mask: rows of the same tokens of which others carry loss are told apart.
+    """
+
+    def __init__(self, rows: TokenRows, *, with_mask: bool = False) -> None:
+        self.with_mask = with_mask
+        self._keys, first = np.unique(_keys(rows, with_mask=with_mask), return_index=True)
+        order = np.argsort(-rows.lengths_B[first], kind="stable")
+        self.rows = rows.take(first[order])
+        self._numbers = np.empty(len(order), np.int32)
+        self._numbers[order] = np.arange(len(order), dtype=np.int32)
+
+    def number(self, tokens: NDArray[np.int32], supervised: NDArray[np.bool_] | None = None) -> int:
+        """The place, among the rows, of the one with these tokens, and mask. Raises KeyError."""
+        key = digest(tokens) + (mask_digest(supervised) if supervised is not None else b"")
+        place = int(np.searchsorted(self._keys, np.array(key, self._keys.dtype)))
+        if place == len(self._keys) or self._keys[place] != key.rstrip(b"\0"):
+            raise KeyError
+        return int(self._numbers[place])
+
+    def hash(self) -> str:
+        """A name for the rows in their order, in hex."""
+        return hashlib.sha256(self._keys.tobytes()).hexdigest()
+
+
+def _keys(rows: TokenRows, *, with_mask: bool) -> Keys:
+    keys = rows.keys()
+    if with_mask:
+        return np.ascontiguousarray(keys).view(f"S{BYTES + MASK_BYTES}")
+    return np.ascontiguousarray(keys["tokens"]).view(f"S{BYTES}")

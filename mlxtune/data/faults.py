@@ -1,11 +1,12 @@
 """Rows that cannot be used: found one by one, told all at once, with the file and line of each."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from mlxtune.data.types import Refused
-from mlxtune.errors import BadData, MlxtuneError, raise_all
+from mlxtune.errors import BadData
 from mlxtune.format import listed, shortened
 
 LONGEST = 300  # characters of what was found in a row that is skipped: a chat template's words may have any number
@@ -36,7 +37,7 @@ class Place(NamedTuple):
 
 
 class BadRow(Exception):
-    """One row is wrong. It never leaves this package: `Fault` adds the place, `refuse_or_raise` makes the message.
+    """One row is wrong. It never leaves this package: `Fault` adds the place, `Kinds` makes the message.
 
     Rows with the same fault are told together; the same is what is expected, and kind where that does not say enough.
     """
@@ -64,30 +65,53 @@ def fault(place: Place, bad: BadRow) -> Fault:
     return Fault(place, bad.expected, bad.found, bad.kind, bad.remedy)
 
 
-def refuse_or_raise(faults: Sequence[Fault], *, skip: bool, broken: Sequence[MlxtuneError] = ()) -> tuple[Refused, ...]:
-    """The faults as refused rows where bad rows are skipped; else one error for each kind of fault in each file.
+@dataclass
+class Kind:
+    """Faults that are told together."""
 
-    broken: what is wrong with whole files, which is told with them.
-    """
-    kinds = [] if skip else _kinds(faults)
-    raise_all([*broken, *map(_told, kinds)])
-    return tuple(each.refused for each in faults)
+    first: Fault
+    more: int = 0
+    spots: list[str] = field(default_factory=list)  # of the first of the others
+
+    def add(self, other: Fault) -> None:
+        """Count one more of the kind."""
+        self.more += 1
+        if len(self.spots) < LISTED:
+            self.spots.append(other.place.spot)
+
+    @property
+    def told(self) -> BadData:
+        """One error for all of them."""
+        remedy = "\n".join(filter(None, [self._others, self.first.remedy, REMEDY]))
+        first = self.first
+        return BadData(str(first.place), expected=first.expected, found=first.found, remedy=remedy)
+
+    @property
+    def _others(self) -> str:
+        if not self.more:
+            return ""
+        has = "row has" if self.more == 1 else "rows have"
+        return f"{self.more:,} more {has} the same fault: {listed(self.spots, LISTED - 1)}."
 
 
-def _kinds(faults: Iterable[Fault]) -> list[list[Fault]]:
-    kinds: dict[tuple[Path, str, str], list[Fault]] = {}
-    for each in faults:
-        kinds.setdefault((each.place.file, each.expected, each.kind), []).append(each)
-    return list(kinds.values())
+class Kinds:
+    """Faults as they are found, by kind and file: of a million there are as many as are told of ten."""
 
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[Path, str, str], Kind] = {}
 
-def _told(group: Sequence[Fault]) -> BadData:
-    first, *others = group
-    lines = [_others(others)] if others else []
-    remedy = "\n".join([*lines, *filter(None, [first.remedy]), REMEDY])
-    return BadData(str(first.place), expected=first.expected, found=first.found, remedy=remedy)
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
 
+    def add(self, faults: Iterable[Fault]) -> None:
+        """Take more faults, in the order of the rows."""
+        for each in faults:
+            key = each.place.file, each.expected, each.kind
+            if key in self._kinds:
+                self._kinds[key].add(each)
+            else:
+                self._kinds[key] = Kind(each)
 
-def _others(others: Sequence[Fault]) -> str:
-    lines = listed((each.place.spot for each in others), LISTED - 1)
-    return f"{len(others):,} more {'row has' if len(others) == 1 else 'rows have'} the same fault: {lines}."
+    def errors(self) -> list[BadData]:
+        """One for each kind of fault in each file."""
+        return [kind.told for kind in self._kinds.values()]

@@ -3,7 +3,7 @@
 Where the keys of several forms are there, the first in `FORMS` is meant. Keys that take part in no form are told once.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.renames import Renamed
 from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread
-from mlxtune.errors import BadData
 from mlxtune.format import listed, shown
 
 
@@ -73,30 +72,12 @@ KNOWN = ", ".join("+".join(form.needs) for form in FORMS)
 PAIRS = ", ".join("+".join(form.needs) for form in FORMS if form.is_pair)
 
 
-class Read(NamedTuple):
-    """The rows that are right, what is wrong with others, and those that are marked as not to be trained."""
-
-    right: tuple[Row, ...]
-    wrong: tuple[Fault, ...]
-    marked: tuple[Refused, ...]
-    broken: tuple[BadData, ...]  # what ended the reading of a file before its end
-
-
-def rows(raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False, named: Collection[str] = ()) -> Read:
-    """All rows. unread takes the text of the keys that no form reads. pairs: of both answers of preferences. named:
-    the keys that the user gave a column for, which each row's form has to read."""
-    right: list[Row] = []
-    wrong: list[Fault] = []
-    marked: list[Refused] = []
-    broken: list[BadData] = []
-    try:
-        for raw in raws:
-            made = raw if isinstance(raw, Fault) else _row_or_fault(raw, unread, pairs, named)
-            into: list[Any] = right if isinstance(made, Row) else wrong if isinstance(made, Fault) else marked
-            into.append(made)
-    except BadData as error:
-        broken.append(error)
-    return Read(tuple(right), tuple(wrong), tuple(marked), tuple(broken))
+def rows(
+    raws: Iterable[Raw | Fault], unread: Unread, *, pairs: bool = False, named: Collection[str] = ()
+) -> Iterator[Row | Refused | Fault]:
+    """Each row, or why it is none. unread takes the text of the keys that no form reads. pairs: of both answers of
+    preferences. named: the keys that the user gave a column for, which each row's form has to read."""
+    return (raw if isinstance(raw, Fault) else _row_or_fault(raw, unread, pairs, named) for raw in raws)
 
 
 def _row_or_fault(raw: Raw, unread: Unread, pairs: bool, named: Collection[str]) -> Row | Refused | Fault:

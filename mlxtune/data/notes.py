@@ -1,17 +1,13 @@
 """What the opening panel says of the data, in sentences."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
-from mlxtune.data.forms import Row
-from mlxtune.data.renames import Renamed
 from mlxtune.data.types import Refused
 from mlxtune.format import shown
 
 SILENT = "no token of it carries loss"
 EQUAL = "both answers have the same tokens"
-SHORT = " tokens, fewer than "
-REPEATED = "the same tokens as "
 UNREAD = "Not read in the rows:"
 UNWRITTEN = "The chat template leaves out, of messages:"
 LISTED = 5  # names of files
@@ -37,42 +33,30 @@ def split(train: int, valid: int, *, given: bool, share: float, seed: int) -> st
     )
 
 
-def preference(rows: Iterable[Row]) -> list[str]:
+def preference(count: int) -> list[str]:
     """That the rejected answers are left out, where there are any."""
-    count = sum(row.form == "preference" for row in rows)
     return (
         [f"{_rows(count)} of preferences: the chosen answer is trained, the rejected one is not used."] if count else []
     )
 
 
-def first(taken: int, of: int) -> list[str]:
+def first(taken: int) -> str:
     """That only the first examples are taken, where there are more.
 
-    >>> first(10, 12)
-    ['The first 10 of 12 rows are taken: 2 are left out.']
+    >>> first(10)
+    'The first 10 rows are taken; those behind them are not read.'
     """
-    left = of - taken
-    return (
-        [f"The first {taken:,} of {_rows(of)} are taken: {left:,} {'is' if left == 1 else 'are'} left out."]
-        if left
-        else []
-    )
+    which = "row is" if taken == 1 else f"{taken:,} rows are"
+    return f"The first {which} taken; those behind {'it' if taken == 1 else 'them'} are not read."
 
 
-def spellings(rows: Iterable[Row]) -> list[str]:
-    """Which keys are read as those of a form."""
-    counted = Counter(row.renamed for row in rows if row.renamed)
-    return [_spelling(renamed, count) for renamed, count in counted.most_common()]
+def spellings(spelled: Mapping[str, int]) -> list[str]:
+    """Which keys are read as those of a form, of how many rows.
 
-
-def _spelling(renamed: Renamed, count: int) -> str:
-    """Of the rows that are spelled alike.
-
-    >>> _spelling((("question", "prompt"), ("answer", "completion")), 2)
-    'question, answer are read as prompt, completion (2 rows).'
+    >>> spellings({"question, answer are read as prompt, completion": 2})
+    ['question, answer are read as prompt, completion (2 rows).']
     """
-    old, new = (", ".join(names) for names in zip(*renamed, strict=True))
-    return f"{old} {'is' if len(renamed) == 1 else 'are'} read as {new} ({_rows(count)})."
+    return [f"{words} ({_rows(count)})." for words, count in Counter(spelled).most_common()]
 
 
 def beside(names: Sequence[str]) -> list[str]:
@@ -86,17 +70,16 @@ def beside(names: Sequence[str]) -> list[str]:
     return [f"Not read beside the rows: {', '.join([*listed, *more])}."] if names else []
 
 
-def skipped(refused: Sequence[Refused]) -> list[str]:
+def skipped(kinds: Mapping[str, int]) -> list[str]:
     """How many rows were skipped and why.
 
-    >>> skipped([Refused("a:1", "9 tokens, longer than 8"), Refused("a:2", "12 tokens, longer than 8")])
+    >>> skipped({"longer than 8 tokens": 2})
     ['2 rows skipped: 2 longer than 8 tokens.']
     """
-    if not refused:
+    if not kinds:
         return []
-    kinds = Counter(kind(each) for each in refused)
-    reasons = "; ".join(f"{count:,} {reason}" for reason, count in kinds.most_common())
-    return [f"{_rows(len(refused))} skipped: {reasons}."]
+    reasons = "; ".join(f"{count:,} {reason}" for reason, count in Counter(kinds).most_common())
+    return [f"{_rows(sum(kinds.values()))} skipped: {reasons}."]
 
 
 def beyond(context: int) -> str:
@@ -105,15 +88,7 @@ def beyond(context: int) -> str:
 
 
 def kind(refused: Refused) -> str:
-    """The reason without what belongs to one row alone."""
-    _, comma, limit = refused.reason.partition(" tokens, longer than ")
-    if comma:
-        return f"longer than {limit} tokens"
-    _, comma, least = refused.reason.partition(SHORT)
-    if comma:
-        return f"shorter than {least} tokens"
-    if refused.reason.startswith(REPEATED):
-        return "with the tokens of another before"
+    """The reason, of a row that no length would admit, without what belongs to one row alone."""
     if refused.reason == SILENT:
         return "without a token that carries loss"
     if not refused.reason.startswith("expected "):

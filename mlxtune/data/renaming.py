@@ -1,6 +1,7 @@
 """Rows whose columns have other names -> rows under the names that forms read. `columns` reads what the user says."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlxtune.data.columns import CONSTANT, bad
@@ -11,6 +12,7 @@ from mlxtune.data.unread import Unread
 from mlxtune.format import listed, shown
 
 LISTED = 20  # columns in one message
+MOST = 10 * LISTED  # that are remembered, and those of one more row
 NAMES = tuple(dict.fromkeys(name for form in FORMS for name in (*form.needs, *form.may) if name not in MEDIA))
 
 
@@ -26,6 +28,31 @@ def check(wanted: Mapping[str, str]) -> None:
         raise bad("names that one form of rows has together", ", ".join(wanted))
 
 
+@dataclass
+class Found:
+    """What rows have: how many there are, the first of their columns, and those of these that are asked for."""
+
+    rows: int = 0
+    there: dict[str, None] = field(default_factory=dict)
+    asked: dict[str, None] = field(default_factory=dict)
+
+    def plus(self, other: "Found") -> None:
+        """Add what was found in later rows."""
+        self.rows += other.rows
+        self.asked.update(other.asked)
+        if len(self.there) < MOST:
+            self.there.update(other.there)
+
+    def check(self, wanted: Mapping[str, str]) -> None:
+        """Raise BadSetting for a column that no row has."""
+        if not self.rows:
+            raise bad("rows that have columns", "plain text alone", "Leave it out.")
+        for column in wanted.values():
+            if column[:1] != CONSTANT and column not in self.asked:
+                remedy = f"There are: {_shown(self.there)}."
+                raise bad("columns that rows have", f"{shown(column, 40)}, which none has", remedy)
+
+
 class Renaming:
     """Rows under their new names, and what was seen of their columns on the way."""
 
@@ -33,8 +60,7 @@ class Renaming:
         """unread takes the text of columns whose name another is given."""
         self.columns = {name: column for name, column in wanted.items() if column[:1] != CONSTANT}
         self.constants = {name: column[1:] for name, column in wanted.items() if column[:1] == CONSTANT}
-        self.unread, self.rows = unread, 0
-        self._unseen, self._there = set(self.columns.values()), dict[str, None]()
+        self.unread, self.found = unread, Found()
 
     def __call__(self, raws: Iterable[Raw | Fault]) -> Iterator[Raw | Fault]:
         """The rows; a row that lacks a column is a fault."""
@@ -61,20 +87,13 @@ class Renaming:
         return rest | made
 
     def _see(self, row: Mapping[str, Any]) -> None:
-        self.rows += 1
-        if len(self._there) < 10 * LISTED:
-            self._there.update(dict.fromkeys(columns_of(row)))
-        if self._unseen:
-            self._unseen -= {column for column in self._unseen if _path(row, column)}
-
-    def check(self) -> None:
-        """Raise BadSetting for a column that no row has."""
-        if not self.rows:
-            raise bad("rows that have columns", "plain text alone", "Leave it out.")
+        found = self.found
+        found.rows += 1
+        if len(found.there) < MOST:
+            found.there.update(dict.fromkeys(columns_of(row)))
         for column in self.columns.values():
-            if column in self._unseen:
-                remedy = f"There are: {_shown(self._there)}."
-                raise bad("columns that rows have", f"{shown(column, 40)}, which none has", remedy)
+            if column not in found.asked and _path(row, column):
+                found.asked[column] = None
 
 
 def columns_of(row: Mapping[str, Any]) -> list[str]:

@@ -1,143 +1,171 @@
-"""Examples -> rows of tokens that fit the sequence length, and what is refused on the way."""
+"""Raw rows -> rows of tokens, and what is refused on the way. How long a row may be is not asked here: a row is made
+once, and every length that a run may want is a view of it (see view.py)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlxtune.data import notes
-from mlxtune.data.answers import Answers
+from mlxtune.data import forms, notes, special
+from mlxtune.data.answers import SAMPLED, Answers
+from mlxtune.data.counts import Counts, Ends
 from mlxtune.data.examples import Chat, Text
 from mlxtune.data.faults import BadRow, Fault, Place, fault
 from mlxtune.data.forms import Row
-from mlxtune.data.readers.raw import Document
+from mlxtune.data.readers.raw import Document, Raw
+from mlxtune.data.renaming import Renaming
 from mlxtune.data.settings import DataSettings
-from mlxtune.data.special import Special
 from mlxtune.data.split import batched
+from mlxtune.data.system import instructed
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.tokens import Marked, Tokens, encode, marked
-from mlxtune.data.types import Refused, TokenRow
+from mlxtune.data.types import Refused
 from mlxtune.data.unread import Unread, texts
-from mlxtune.errors import BadData, BadSetting
-from mlxtune.format import counted
 
 T = TypeVar("T")
+Lines = NDArray[np.uint32]
 
 _WRITTEN = {"role", "content", "tool_calls", "tool_call_id", "id"}  # checked elsewhere, or names and no text
-_CHUNK = 1024  # rows that are encoded together: enough for the tokenizer's threads, little memory
 
 
-class TooLong(NamedTuple):
-    """A row whose last supervised token is its `needs`-th, beyond max_seq_length."""
+class MadeRow(NamedTuple):
+    """A row of tokens, T of them, and where it is. lines: of a document, the first token of each line but the first."""
 
     place: Place
-    needs: int
+    tokens: NDArray[np.int32]  # (T,)
+    supervised: NDArray[np.bool_]  # (T,)
+    lines: Lines | None = None
 
 
-class Tokenized(NamedTuple):
-    """What became of the rows of one split, each in the order of the files. The rows of a pair are side by side."""
+class Made(NamedTuple):
+    """What became of raw rows, each kind in their order. The rows of a pair are side by side."""
 
-    rows: tuple[TokenRow, ...]
-    too_long: tuple[TooLong, ...]
-    idle: tuple[Refused, ...]  # nothing is learnt from them, or the settings leave them out
-    faults: tuple[Fault, ...]  # that the chat template or the tokenizer cannot take
-
-
-Verdict = TokenRow | TooLong | Refused | Fault
+    rows: Sequence[MadeRow]
+    refused: Sequence[Refused]  # nothing is learnt from them, or they are marked so
+    faults: Sequence[Fault]
+    counts: Counts
 
 
-def tokenize(
-    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread, answers: Answers
-) -> Tokenized:
-    """Every row as tokens, or among those that cannot train. Raises for what is wrong with all rows of a form.
+class Wanted(NamedTuple):
+    """What rows are made for. stops: the tokens at which the model stops. pairs: both answers of preferences are read,
+    and rows without are bad."""
 
-    unwritten takes what the chat template leaves out of messages, such as reasoning; answers how they end.
-    """
-    _check_settings(rows, settings, tokenizer)
-    settings = replace(settings, now=settings.time.isoformat())  # one time for all rows
-    size = 2 if rows and rows[0].rejected is not None else 1
-    single = [answer for row in rows for answer in row.answers]
-    verdicts = [_verdict(*each, settings.longest) for each in _encoded(single, settings, tokenizer, unwritten, answers)]
-    ends: list[Verdict] = []
-    for group in batched(verdicts, size):
-        ends += _of_pair(*group) if size == 2 else group
+    settings: DataSettings
+    stops: frozenset[int]
+    pairs: bool = False
 
-    def of(kind: type[T]) -> tuple[T, ...]:
-        return tuple(each for each in ends if isinstance(each, kind))
-
-    return Tokenized(of(TokenRow), of(TooLong), of(Refused), of(Fault))
+    @property
+    def rows_per_example(self) -> int:
+        """How many lie side by side."""
+        return 2 if self.pairs else 1
 
 
-def _verdict(place: Place, made: Tokens | BadRow, longest: int) -> Verdict:
-    """What becomes of a row by itself."""
-    if isinstance(made, BadRow):
-        return fault(place, made)
-    if not made.supervised.any():
-        return Refused(place.short, notes.SILENT)
-    needs = int(np.flatnonzero(made.supervised)[-1]) + 1
-    if needs > longest:
-        return TooLong(place, needs)
-    return TokenRow(made.tokens[:longest], made.supervised[:longest], place.short)  # what lies beyond carries no loss
+Verdict = MadeRow | Refused | Fault
 
 
-def _of_pair(chosen: Verdict, rejected: Verdict) -> Sequence[Verdict]:
-    """Both rows, or why the pair cannot train."""
-    ends = [each for each in (chosen, rejected) if not isinstance(each, TokenRow)]
-    if long := [each for each in ends if isinstance(each, TooLong)]:
-        return [max(long, key=lambda each: each.needs)]
-    if ends:
-        return ends[:1]
-    assert isinstance(chosen, TokenRow)
-    assert isinstance(rejected, TokenRow)
-    if np.array_equal(chosen.tokens, rejected.tokens):
-        return [Refused(chosen.source, notes.EQUAL)]
-    return [chosen, rejected]
+class Maker:
+    """Makes rows of tokens, for a tokenizer and settings that do not change."""
 
+    def __init__(self, wanted: Wanted, tokenizer: Tokenizer) -> None:
+        settings = wanted.settings
+        self.settings = replace(settings, now=settings.time.isoformat())  # one time for all rows
+        self.pairs, self.size, self.tokenizer = wanted.pairs, wanted.rows_per_example, tokenizer
+        self.special = special.read(tokenizer, wanted.stops, settings.end_of_turn)
 
-def _check_settings(rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer) -> None:
-    texts = [row for row in rows if isinstance(row.example, Text | Document)]
-    if texts and settings.loss_on in ("assistant", "last"):
-        raise BadSetting(
-            "data.loss_on",
-            expected="auto or all where rows are text, which has no turns",
-            found=f"{settings.loss_on}, and {texts[0].place} is text",
-        )
-    chats = [row for row in rows if isinstance(row.example, Chat)]
-    if chats and not tokenizer.chat_template:
-        raise BadData(
-            str(chats[0].place),
-            expected="a tokenizer with a chat template, as this row is a chat",
-            found=f"none in {tokenizer.name_or_path or 'the model'} ({counted(len(chats), 'such row')})",
-            remedy="Name a model that has one, usually the -Instruct one of its family;"
-            " prompt/completion rows and text rows need none.",
-        )
+    def make(self, raws: Sequence[Raw | Fault], *, is_first: bool = False, only_check: bool = False) -> Made:
+        """The rows that raw ones become. is_first: of the data, where more are sampled.
 
+        only_check: whether they can be read is all that is asked.
+        """
+        counts = Counts()
+        read = self._read(raws, counts)
+        wrong = [each for each in read if isinstance(each, Fault)]
+        refused = [each for each in read if isinstance(each, Refused)]
+        rows = [each for each in read if isinstance(each, Row)]
+        counts.see(rows)
+        if only_check or not self._is_told(rows, counts):
+            return Made((), refused, wrong, counts)
+        verdicts = list(self._verdicts(self._instructed(rows, counts), counts, is_first=is_first))
+        refused += _of(Refused, verdicts)
+        return Made(_of(MadeRow, verdicts), refused, [*wrong, *_of(Fault, verdicts)], counts)
 
-def _encoded(
-    rows: Sequence[Row], settings: DataSettings, tokenizer: Tokenizer, unwritten: Unread, answers: Answers
-) -> Iterator[tuple[Place, Tokens | BadRow]]:
-    for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
-        written = [_marked(row, settings, tokenizer, answers.special) for row in chunk]
-        encoded = iter(encode([text for text in written if isinstance(text, Marked)], tokenizer, answers.special))
-        for row, text in zip(chunk, written, strict=True):
+    def _read(self, raws: Sequence[Raw | Fault], counts: Counts) -> list[Row | Refused | Fault]:
+        """Each raw row under its names, as an example."""
+        columns = self.settings.columns
+        if not columns:
+            return list(forms.rows(raws, counts.unread, pairs=self.pairs))
+        renaming = Renaming(columns, counts.unread)
+        found = list(forms.rows(renaming(raws), counts.unread, pairs=self.pairs, named=columns))
+        counts.found = renaming.found
+        return found
+
+    def _is_told(self, rows: Sequence[Row], counts: Counts) -> bool:
+        """Whether all rows are of a kind that the settings and the tokenizer can tell the turns of."""
+        chats = [row for row in rows if isinstance(row.example, Chat)]
+        others = [row for row in rows if isinstance(row.example, Text | Document)]
+        if chats and not self.tokenizer.chat_template:
+            counts.chats, counts.first_chat = len(chats), str(chats[0].place)
+        if others and self.settings.loss_on in ("assistant", "last"):
+            counts.first_text = str(others[0].place)
+        return not (counts.first_chat or counts.first_text)
+
+    def _instructed(self, rows: Sequence[Row], counts: Counts) -> Sequence[Row]:
+        if self.settings.system is None or not self.tokenizer.chat_template:
+            return rows
+        made = [instructed(row, self.settings.system, self.special) for row in rows]
+        counts.instructed = sum(new is not old for new, old in zip(made, rows, strict=True))
+        return made
+
+    def _verdicts(self, rows: Sequence[Row], counts: Counts, *, is_first: bool) -> Iterator[Verdict]:
+        single = [answer for row in rows for answer in row.answers]
+        answers = Answers(self.special, self.settings.end_of_turn, sampled=0 if is_first else SAMPLED - 1)
+        verdicts = [_verdict(row, made) for row, made in self._encoded(single, counts.unwritten, answers)]
+        counts.ends = Ends.of(answers)
+        for group in batched(verdicts, self.size):
+            yield from _of_pair(*group) if self.size == 2 else group
+
+    def _encoded(
+        self, rows: Sequence[Row], unwritten: Unread, answers: Answers
+    ) -> Iterator[tuple[Row, Tokens | BadRow]]:
+        written = [self._marked(row) for row in rows]
+        encoded = iter(encode([text for text in written if isinstance(text, Marked)], self.tokenizer, self.special))
+        for row, text in zip(rows, written, strict=True):
             if isinstance(row.example, Chat) and isinstance(text, Marked):
                 _note_unwritten(row.example, text.text, unwritten)
             made = text if isinstance(text, BadRow) else next(encoded)
             if isinstance(text, Marked) and isinstance(made, Tokens):
-                answers.add(text, made, row.place.short, tokenizer)
-            if isinstance(row.example, Document) and isinstance(made, Tokens):
-                yield from _windows(row.place, row.example.text, made, settings.longest)
-            else:
-                yield row.place, made
+                answers.add(text, made, row.place.short, self.tokenizer)
+            yield row, made
+
+    def _marked(self, row: Row) -> Marked | BadRow:
+        try:
+            return marked(row.example, self.tokenizer, self.settings, self.special)
+        except BadRow as bad:
+            return bad
 
 
-def _marked(row: Row, settings: DataSettings, tokenizer: Tokenizer, special: Special) -> Marked | BadRow:
-    try:
-        return marked(row.example, tokenizer, settings, special)
-    except BadRow as bad:
-        return bad
+def _of(kind: type[T], verdicts: Sequence[Verdict]) -> list[T]:
+    return [each for each in verdicts if isinstance(each, kind)]
+
+
+def _verdict(row: Row, made: Tokens | BadRow) -> Verdict:
+    """What becomes of a row by itself."""
+    if isinstance(made, BadRow):
+        return fault(row.place, made)
+    if not made.supervised.any():
+        return Refused(row.place.short, notes.SILENT)
+    lines = _lines(row.example.text, made) if isinstance(row.example, Document) else None
+    return MadeRow(row.place, made.tokens, made.supervised, lines)
+
+
+def _of_pair(chosen: Verdict, rejected: Verdict) -> Sequence[Verdict]:
+    """Both rows, or why the pair cannot train."""
+    if isinstance(chosen, MadeRow) and isinstance(rejected, MadeRow):
+        is_equal = np.array_equal(chosen.tokens, rejected.tokens)
+        return [Refused(chosen.place.short, notes.EQUAL)] if is_equal else [chosen, rejected]
+    return [next(each for each in (chosen, rejected) if not isinstance(each, MadeRow))]
 
 
 def _note_unwritten(chat: Chat, written: str, unwritten: Unread) -> None:
@@ -150,16 +178,7 @@ def _note_unwritten(chat: Chat, written: str, unwritten: Unread) -> None:
         unwritten.add(key, each)
 
 
-def _windows(place: Place, text: str, made: Tokens, length: int) -> Iterator[tuple[Place, Tokens]]:
-    """A long document as windows of `length` tokens, each with the line that it begins on.
-
-    A window begins with the last token of the one before: what a first token is for is to predict the second from, so
-    every token of the document but the first is predicted once.
-    """
-    line, counted = place.line, 0
-    for start in range(0, max(len(made.tokens) - 1, 1), length - 1):
-        window = slice(start, start + length)
-        supervised = np.r_[False, made.supervised[window][1:]]
-        first = int(made.starts[start]) if len(made.starts) else 0
-        line, counted = line + text.count("\n", counted, first), first
-        yield Place(place.file, line), Tokens(made.tokens[window], supervised, made.starts[window])
+def _lines(text: str, made: Tokens) -> Lines:
+    """The first token that begins behind each line's end."""
+    ends = np.flatnonzero(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4") == ord("\n"))
+    return np.searchsorted(np.maximum.accumulate(made.starts), ends, side="right").astype(np.uint32)

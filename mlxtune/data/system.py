@@ -1,25 +1,20 @@
 """The system message that a run puts before conversations and prompts that have none."""
 
-from collections.abc import Sequence
-
 from mlxtune.data.examples import Chat, Completion, Example
 from mlxtune.data.forms import Row
 from mlxtune.data.special import Special
-from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.errors import BadSetting
 
 
-def instructed(rows: Sequence[Row], system: str, tokenizer: Tokenizer, special: Special) -> tuple[Row, ...]:
-    """The rows, with the message where there is none. Raises BadSetting where it would stand in no row."""
-    made = tuple(_row(row, system, special) for row in rows) if tokenizer.chat_template else ()
-    if rows and all(new is old for new, old in zip(made, rows, strict=False)):
-        expected = "a chat template, and a conversation or a prompt without a system message"
-        found = "none among the rows" if tokenizer.chat_template else "a tokenizer without a chat template"
-        raise BadSetting("data.system", expected=expected, found=found, remedy="Leave it out.")
-    return made
+def needless(*, has_template: bool) -> BadSetting:
+    """What is wrong with a message that stands in no row."""
+    expected = "a chat template, and a conversation or a prompt without a system message"
+    found = "none among the rows" if has_template else "a tokenizer without a chat template"
+    return BadSetting("data.system", expected=expected, found=found, remedy="Leave it out.")
 
 
-def _row(row: Row, system: str, special: Special) -> Row:
+def instructed(row: Row, system: str, special: Special) -> Row:
+    """The row with the message where it has none; the row itself where it has."""
     example = _example(row.example, system, special)
     if example is row.example:
         return row

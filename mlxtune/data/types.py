@@ -30,9 +30,9 @@ class Refused(NamedTuple):
 class Dataset:
     """Tokenized rows. notes: sentences for the opening panel (how validation was split, what was skipped)."""
 
-    train: tuple[TokenRow, ...]
-    valid: tuple[TokenRow, ...]
-    refused: tuple[Refused, ...]
+    train: "TokenRows"
+    valid: "TokenRows"
+    refused: "RefusedRows"
     notes: tuple[str, ...]
     split: str = ""  # that the rows of `valid` are from, where they are all that is asked for
     rows_per_example: int = 1  # that lie side by side: of a pair, the chosen answer and then the rejected one

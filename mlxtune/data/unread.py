@@ -30,23 +30,38 @@ class Seen:
             self.sample.append(part.encode("utf-8", "replace").decode())  # half a surrogate pair cannot be encoded
             self.sampled += len(part)
 
+    def plus(self, other: "Seen") -> None:
+        """Add what was seen in later rows."""
+        self.rows += other.rows
+        self.characters += other.characters
+        for text in other.sample:
+            if part := text[: SAMPLE - self.sampled]:
+                self.sample.append(part)
+                self.sampled += len(part)
+
     def tokens(self, tokenizer: Tokenizer) -> int:
         """About how many tokens all of it would be."""
         encoded = tokenizer(self.sample, add_special_tokens=False, verbose=False)["input_ids"]
         return max(round(sum(map(len, encoded)) * self.characters / self.sampled), 1)
 
 
+@dataclass
 class Unread:
     """Keys and the text under them, of all rows."""
 
-    def __init__(self) -> None:
-        self._seen: dict[str, Seen] = {}
+    seen: dict[str, Seen] = field(default_factory=dict)
+
+    def plus(self, other: "Unread") -> None:
+        """Add what was seen in later rows."""
+        for key, seen in other.seen.items():
+            if key in self.seen or len(self.seen) < MOST_KEYS:
+                self.seen.setdefault(key, Seen()).plus(seen)
 
     def add(self, key: str, value: object) -> None:
         """Count what a row has under a key, if it is text."""
         found = "\n".join(texts(value))
-        if found and (key in self._seen or len(self._seen) < MOST_KEYS):
-            self._seen.setdefault(key, Seen()).add(found)
+        if found and (key in self.seen or len(self.seen) < MOST_KEYS):
+            self.seen.setdefault(key, Seen()).add(found)
 
     def said(self, before: str, tokenizer: Tokenizer) -> list[str]:
         """One sentence, which begins as given; none where there is nothing to say.
@@ -54,9 +69,9 @@ class Unread:
         >>> Unread().said("Not read:", None)
         []
         """
-        if not self._seen:
+        if not self.seen:
             return []
-        counted = sorted(((seen.tokens(tokenizer), key, seen.rows) for key, seen in self._seen.items()), reverse=True)
+        counted = sorted(((seen.tokens(tokenizer), key, seen.rows) for key, seen in self.seen.items()), reverse=True)
         listed = [
             f"{shown(key, 40) if key.strip() else 'a key without a name'} "
             f"({rows:,} {'row' if rows == 1 else 'rows'}, about {tokens:,} {'token' if tokens == 1 else 'tokens'})"

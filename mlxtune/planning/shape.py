@@ -1,19 +1,23 @@
 """What the plan of memory asks of a recipe, its model and its rows: the Setup, and the largest batches."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from mlxtune import validating
 from mlxtune.backends.base import Blueprint
 from mlxtune.backends.decisions import Decisions, Passes
 from mlxtune.backends.numpy.device import prefix_bytes, row_threads
-from mlxtune.data.batches import MULTIPLE
+from mlxtune.data.batches import MULTIPLE, Batches
 from mlxtune.data.distinct import NOTHING, Distinct
 from mlxtune.data.settings import within
-from mlxtune.data.types import Dataset, TokenRow
+from mlxtune.data.spread import NO_ROW
+from mlxtune.data.token_rows import TokenRows
+from mlxtune.data.types import Dataset
 from mlxtune.errors import BadSetting, raise_all
 from mlxtune.feed import Feed
 from mlxtune.format import counted
@@ -150,27 +154,29 @@ def kept_tokens(recipe: Recipe, setup: Setup, feed: Feed, steps: int, trained: D
         return 0
     windows = feed.windows(0)
     if steps < len(windows) and not feed.needs_reference:
-        reached = (feed.train[row] for window in windows[:steps] for batch in window for row in batch)
-        rows = NOTHING.plus(reached).plus(feed.valid)
+        reached = windows.of_steps(steps).rows
+        rows = NOTHING.plus(feed.train.take(reached[reached != NO_ROW])).plus(feed.valid)
     else:
         rows = (trained or NOTHING.plus(feed.train)).plus(feed.valid)
     return min(prefix_bytes(recipe.backend.prefix_cache) // (4 * setup.dimensions.hidden_size), rows.tokens)
 
 
-def largest(setup: Setup, batches: Iterable[Sequence[int]], rows: Sequence[TokenRow]) -> Sequence[int] | None:
-    """Of batches of row numbers the one that takes the most."""
-    shapes = {micro_batch(rows, batch): batch for batch in batches}
-    if not shapes:
-        return None
-    grown = {shape: shape.grows_with(packed=setup.decisions.packs_rows) for shape in shapes}
-    few = {max(grown, key=lambda shape: grown[shape][place]) for place in range(len(next(iter(grown.values()))))}
-    return shapes[max(few, key=lambda shape: plan(setup, shape).parts.total)]
+def largest(setup: Setup, batches: Batches, rows: TokenRows) -> Sequence[int]:
+    """Of batches of row numbers the one that takes the most: one of those with the most of what memory grows with."""
+    read_B = rows.lengths_B.astype(np.int64) - 1
+    longest = batches.largest(read_B)
+    if setup.decisions.packs_rows:
+        grown = [batches.summed(read_B), batches.summed(read_B**2), longest]
+    else:
+        grown = [batches.counts * -(-(longest + 1) // MULTIPLE), batches.counts * (-(-(longest + 1) // MULTIPLE)) ** 2]
+    few = dict.fromkeys(int(each.argmax()) for each in (*grown, batches.summed(rows.supervised_B)))
+    return max((batches[place] for place in few), key=lambda batch: plan(setup, micro_batch(rows, batch)).parts.total)
 
 
-def micro_batch(rows: Sequence[TokenRow], batch: Sequence[int]) -> Rows:
+def micro_batch(rows: TokenRows, batch: Sequence[int]) -> Rows:
     """The shape of one batch of row numbers."""
-    supervised = sum(int(rows[index].supervised[1:].sum()) for index in batch)
-    return rows_of([len(rows[index].tokens) for index in batch], supervised, MULTIPLE)
+    chosen = np.asarray(batch, np.intp)
+    return rows_of(rows.lengths_B[chosen].tolist(), int(rows.supervised_B[chosen].sum()), MULTIPLE)
 
 
 def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows]:
@@ -184,8 +190,5 @@ def of_feed(setup: Setup, feed: Feed, steps: int) -> tuple[Rows, Rows]:
 
 def largest_batches(setup: Setup, feed: Feed, steps: int) -> tuple[Sequence[int], Sequence[int]]:
     """The largest micro-batch of the first epoch, or of the steps if they are fewer, and of what is evaluated."""
-    train = largest(setup, (batch for window in feed.windows(0)[:steps] for batch in window), feed.train)
-    evaluated = largest(setup, feed.eval_batches(), feed.evaluated)
-    assert train is not None, "a feed has rows"
-    assert evaluated is not None, "a feed has rows"
-    return train, evaluated
+    train = largest(setup, feed.windows(0).of_steps(steps), feed.train)
+    return train, largest(setup, feed.eval_batches(), feed.evaluated)

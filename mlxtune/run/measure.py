@@ -68,7 +68,7 @@ def _batches(prepared: Prepared) -> tuple[Batch, Batch]:
 def _of_these(prepared: Prepared) -> Plan:
     """The plan of these batches alone: NumPy keeps the frozen layers' output of the rows that it has seen."""
     guard, feed, (train, evaluated) = prepared.guard, prepared.feed, _largest(prepared)
-    seen = feed._replace(train=[feed.train[row] for row in train], valid=[feed.evaluated[row] for row in evaluated])
+    seen = feed._replace(train=feed.train.take(train), valid=feed.evaluated.take(evaluated))
     kept_tokens = run_shape.kept_tokens(prepared.recipe, guard.setup, seen, STEPS)
     return make_plan(guard.setup, run_shape.micro_batch(feed.train, train), guard.evaluated, kept_tokens)
 

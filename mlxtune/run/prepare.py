@@ -1,7 +1,6 @@
 """Everything that a run needs, checked, before a weight is read or a file written."""
 
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,7 +189,7 @@ def _job(recipe: Recipe, folder: Path) -> Job:
 
 def _work(feed: Feed, paces: Pace, dataset: Dataset, fingerprint: str) -> Work:
     """What the run will ask, from its first step on."""
-    rows, evaluated = (*dataset.train, *dataset.valid), feed.largest_evaluated()
+    rows, evaluated = dataset.train.then(dataset.valid), feed.largest_evaluated()
     most = max(int(b.lengths_B.sum()) for b in (feed.largest(paces.per_epoch), evaluated))
     passes = run_shape.passes(feed, paces, len(rows))
     return Work(rows, feed.largest(paces.total), evaluated, most, passes, fingerprint)
@@ -199,8 +198,7 @@ def _work(feed: Feed, paces: Pace, dataset: Dataset, fingerprint: str) -> Work:
 def start_event(prepared: Prepared, run: str, progress: Progress, memory: Memory = NOTHING) -> Start:
     """What the opening panel says. memory: before the first step."""
     recipe, blueprint, size = prepared.recipe, prepared.blueprint, prepared.size
-    lengths = [len(row.tokens) for row in prepared.feed.train]
-    batches = chain.from_iterable(prepared.feed.windows(progress.epoch))
+    train, batches = prepared.feed.train, prepared.feed.windows(progress.epoch).batches
     return Start(
         run=run,
         model=recipe.model.name or "tiny",
@@ -223,7 +221,7 @@ def start_event(prepared: Prepared, run: str, progress: Progress, memory: Memory
         steps=prepared.pace.total,
         first_step=progress.step + 1,
         steps_per_epoch=prepared.pace.per_epoch,
-        padding_waste=0.0 if prepared.decisions.packs_rows else padding_waste(lengths, batches),
+        padding_waste=0.0 if prepared.decisions.packs_rows else padding_waste(train.lengths_B, batches),
         memory_limit_bytes=prepared.guard.limit_bytes,
         predicted_peak_bytes=prepared.plan.peak_bytes,
         memory=memory,

@@ -16,7 +16,7 @@ from mlxtune.backends.mlx.passes.network import Network
 from mlxtune.backends.mlx.passes.self_check import some_rows
 from mlxtune.backends.mlx.prefix.keeping import Keeping, not_kept
 from mlxtune.backends.mlx.prefix.prefix import Kept, Prefix
-from mlxtune.backends.row_file import drop_older
+from mlxtune.backends.row_file import KEPT
 from mlxtune.events import Event
 from mlxtune.strategies.selection import Anatomy, Selection
 
@@ -87,7 +87,7 @@ def _keep(parts: Parts, prefix: Prefix, kept: Kept) -> dict[About, str]:
     """Make or find the file of the frozen layers' output; says why there is none, if it cannot be written."""
     try:
         prefix.keep_in(kept)
-        drop_older(kept.file.folder)
+        drop_older(kept.file.folder, KEPT)
     except OSError as fault:
         found = fault.strerror or str(fault)
         if parts.job.prefix_cache == "on":

@@ -12,6 +12,7 @@ from mlxtune.bench.sides import rows
 from mlxtune.bench.sides.measure import Computed, Recorder
 from mlxtune.bench.sides.spec import LORA_SCALE, RATE, SEED, Case, Result, Spec
 from mlxtune.data.batches import collate
+from mlxtune.data.token_rows import listed
 from mlxtune.data.types import Batch
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.choose import Strategy
@@ -25,7 +26,7 @@ KEPT = "kept"  # the frozen layers' output is kept
 def run(spec: Spec) -> Result:
     """Train, from after the imports on."""
     case = spec.case
-    made = [rows.token_row(row) for row in rows.make_rows(case)]
+    made = listed(rows.token_row(row) for row in rows.make_rows(case))
     largest = rows.largest(made, case)
     work = Work(made, largest, None, int(largest.lengths_B.sum()), Passes(case.epochs * case.rows, case.rows), "bench")
     if spec.techniques is not None:

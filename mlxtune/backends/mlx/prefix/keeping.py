@@ -13,7 +13,8 @@ from mlxtune.backends.decisions import Decisions, layers_in_words
 from mlxtune.backends.mlx.model.load import PRECISIONS
 from mlxtune.backends.mlx.prefix.prefix import FILE_TYPES
 from mlxtune.backends.references import References
-from mlxtune.backends.row_file import LAYERS_AT_ONCE, RowFile, Tokens
+from mlxtune.backends.row_file import LAYERS_AT_ONCE, RowFile
+from mlxtune.data.distinct import Index
 from mlxtune.errors import BadSetting
 from mlxtune.format import size
 from mlxtune.storage.files import cache_folder, free_bytes, writable
@@ -25,10 +26,9 @@ FILES_AT_ONCE = 2  # a stage reads one and writes the next
 
 
 class Keeping(NamedTuple):
-    """rows: distinct, longest first, as they lie in the file. batch_tokens: that the pass reads at once."""
+    """The file, and how many tokens the pass that fills it reads at once."""
 
     file: RowFile
-    rows: list[Tokens]
     batch_tokens: int
 
     @classmethod
@@ -55,16 +55,17 @@ class Keeping(NamedTuple):
     @classmethod
     def _of(cls, job: Job, work: Work, first: int, width: int) -> "Keeping":
         """The file's name says all that the content depends on: weights, layers, type, rows, and what computes."""
-        rows, dtype = _distinct(work), PRECISIONS[job.precision]
+        index, dtype = Index(work.rows), PRECISIONS[job.precision]
         parts = {
+            "rows": index.hash(),
             "first": first,
             "type": str(dtype),
             "width": width,
             "layers at once": LAYERS_AT_ONCE,
             **_computes(work),
         }
-        file = RowFile(_folder(job) / RowFile.key(parts, rows), rows, width, FILE_TYPES[dtype])
-        return cls(file, rows, work.batch_tokens)
+        file = RowFile(_folder(job) / RowFile.key(parts), index, width, FILE_TYPES[dtype])
+        return cls(file, work.batch_tokens)
 
 
 def _fault(file: RowFile, layers: str, *, asked: bool) -> str | None:
@@ -87,18 +88,12 @@ def not_kept(file: RowFile, found: str, expected: str = "to keep the frozen laye
     return BadSetting(f"{file.folder}", expected=expected, found=found, remedy=remedy)
 
 
-def _distinct(work: Work) -> list[Tokens]:
-    """What is read of each row, all but its last token, without repetitions."""
-    read = {row.tokens[:-1].tobytes(): row.tokens[:-1] for row in work.rows}
-    return sorted(read.values(), key=lambda tokens: (-len(tokens), tokens.tobytes()))
-
-
 def references_file(job: Job, work: Work, references: References, words: str) -> Path | None:
     """Where the log-probabilities under the start's model are kept, if anything is. words: the form of the passes."""
     if job.prefix_cache == "off":
         return None
-    parts = {"rows": references.key(), "words": words, **_computes(work)}
-    return _folder(job, "references") / f"{RowFile.key(parts, [])}.bin"
+    parts = {"rows": references.index.hash(), "words": words, **_computes(work)}
+    return _folder(job, "references") / f"{RowFile.key(parts)}.bin"
 
 
 def _computes(work: Work) -> dict[str, Any]:

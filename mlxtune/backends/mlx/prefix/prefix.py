@@ -9,16 +9,17 @@ S tokens of all rows, D hidden size
 
 import errno
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxtune.backends.mlx.model.lazy_weights import Unread
 from mlxtune.backends.mlx.passes.forward import Forward
 from mlxtune.backends.mlx.passes.layout import Layout
 from mlxtune.backends.row_file import LAYERS_AT_ONCE, Damaged, RowFile, Tokens
+from mlxtune.data.batches import collate
 from mlxtune.data.types import Batch
 from mlxtune.events import Event, Preparing
 
@@ -32,10 +33,9 @@ FILE_TYPES: dict[mx.Dtype, np.dtype[Any]] = {
 
 
 class Kept(NamedTuple):
-    """What is kept, where, and who hears of it. rows: in the file's order, longest first."""
+    """What is kept, where, and who hears of it."""
 
     file: RowFile
-    rows: Sequence[Tokens]
     batch_tokens: int  # that the pass reads at once
     weights: Unread
     tell: Callable[[Event], None]
@@ -63,9 +63,8 @@ class Prefix:
         """Of all places of the layout, (1, S, D) or (B, T, D); None where the model is not split."""
         if self.file is None or not self.forward.first:
             return self.forward.prefix(layout)
-        rows = [tokens[:-1] for tokens in batch.tokens]
         try:
-            return self._from_file(self.file, self.forward.first, rows, layout)
+            return self._from_file(self.file, self.forward.first, batch.tokens, layout)
         except Damaged:
             self._renew(self.file)
             return self.hidden(batch, layout)
@@ -76,7 +75,7 @@ class Prefix:
         if file is None or not self.forward.first:
             return
         for tokens in batch.tokens:
-            file.read_ahead(self.forward.first, tokens[:-1])
+            file.read_ahead(self.forward.first, tokens)
 
     def _renew(self, file: RowFile) -> None:
         """Make a damaged file anew; where it cannot be, or is damaged again, each step computes what it needs."""
@@ -114,13 +113,13 @@ class Prefix:
 
     def _fill(self, file: RowFile, stage: int, rows_done: int, tell: Callable[[Event], None]) -> None:
         """Bring all rows through the layers. rows_done: that are through the next stage already."""
-        rows, weights, last = self.kept.rows, self.kept.weights, self.forward.first
+        n_rows, weights, last = len(file.lengths), self.kept.weights, self.forward.first
         while stage < last:
             following = min(stage + LAYERS_AT_ONCE, last)
             weights.read([*self._names(weights, stage, following)])
             for number, (begin, end) in enumerate(_batches(file.lengths, rows_done, self.kept.batch_tokens), start=1):
                 self._run(file, begin, end, stage, following)
-                tell(Preparing("frozen layers, once", stage * len(rows) + end * (following - stage), last * len(rows)))
+                tell(Preparing("frozen layers, once", stage * n_rows + end * (following - stage), last * n_rows))
                 if number % NOTE_EVERY == 0:
                     file.note(stage, end)
             weights.forget()
@@ -136,9 +135,9 @@ class Prefix:
 
     def _run(self, file: RowFile, begin: int, end: int, stage: int, following: int) -> None:
         """Rows `begin` to `end - 1` through layers `stage` to `following - 1`."""
-        rows = self.kept.rows[begin:end]
-        layout = self.forward.lay_out(_unsupervised(rows))
-        hidden = self._from_file(file, stage, rows, layout) if stage else None
+        batch = collate(file.index.rows, range(begin, end))
+        layout = self.forward.lay_out(batch)
+        hidden = self._from_file(file, stage, batch.tokens, layout) if stage else None
         out = self.forward.between(layout, hidden, following, stage).astype(self.dtype)
         flat_SD = np.array(out.view(mx.uint16) if self.dtype == mx.bfloat16 else out).reshape(-1, file.width)
         for row in range(begin, end):
@@ -146,18 +145,10 @@ class Prefix:
             file.write(following, row, flat_SD[first:last])
 
 
-def _batches(lengths: Sequence[int], begin: int, n_tokens: int) -> Iterator[tuple[int, int]]:
+def _batches(lengths: NDArray[np.int32], begin: int, n_tokens: int) -> Iterator[tuple[int, int]]:
     """Ranges of rows, from row `begin` on, of at most n_tokens tokens; a longer row is alone."""
     while begin < len(lengths):
-        total = np.cumsum(list(islice(lengths, begin, begin + n_tokens)))
+        total = np.cumsum(lengths[begin : begin + n_tokens])
         end = begin + max(1, int(np.searchsorted(total, n_tokens, side="right")))
         yield begin, end
         begin = end
-
-
-def _unsupervised(rows: Sequence[Tokens]) -> Batch:
-    """The rows as a batch whose last tokens are read too: a token that is never read is put after each."""
-    lengths_B = np.array([len(tokens) + 1 for tokens in rows], np.int32)
-    tokens_N = np.concatenate([np.append(tokens, np.int32(0)) for tokens in rows])
-    places = tuple(range(len(rows)))
-    return Batch(places, tokens_N, np.zeros(len(tokens_N), np.bool_), lengths_B, int(lengths_B.max()))

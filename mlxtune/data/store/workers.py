@@ -1,0 +1,125 @@
+"""Portions of rows made by several processes, given back in their order."""
+
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from mlxtune.data.rows import Maker
+from mlxtune.data.store.chunks import Portion
+from mlxtune.data.store.worker import Answer, Failed, Job, answer, receive, send
+from mlxtune.errors import RunStopped
+
+MOST = 8  # processes: one process that reads rows feeds about as many
+ALONE = 3  # portions that are made here before others are started, which takes seconds
+AHEAD = 2  # portions for each process that wait to be made or to be taken
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def made(portions: Iterable[Portion], job: Job, maker: Maker, n_processes: int | None = None) -> Iterator[Answer]:
+    """Each portion's answer, in order: the first few made here, others by as many processes as there are cores."""
+    portions, dtype = iter(portions), np.dtype(job.dtype)
+    for portion in islice(portions, ALONE):
+        yield answer(maker, portion, dtype)
+    count = min(MOST, cores()) if n_processes is None else n_processes
+    if count < 2:
+        yield from (answer(maker, portion, dtype) for portion in portions)
+        return
+    first = next(portions, None)
+    if first is not None:
+        yield from _by_processes(_chain(first, portions), job, count)
+
+
+def _chain(first: Portion, others: Iterator[Portion]) -> Iterator[Portion]:
+    yield first
+    yield from others
+
+
+def _by_processes(portions: Iterator[Portion], job: Job, count: int) -> Iterator[Answer]:
+    """A thread for each process hands it a portion and waits for the answer."""
+    idle: SimpleQueue[_Process] = SimpleQueue()
+    processes = [_Process(job) for _ in range(count)]
+    for process in processes:
+        idle.put(process)
+
+    def ask(portion: Portion) -> Answer:
+        process = idle.get()
+        try:
+            return process.ask(portion)
+        finally:
+            idle.put(process)
+
+    waiting: deque[Future[Answer]] = deque()
+    with ThreadPoolExecutor(count) as threads:
+        try:
+            for portion in portions:
+                waiting.append(threads.submit(ask, portion))
+                if len(waiting) > AHEAD * count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            for process in processes:
+                process.end()
+
+
+class _Process:
+    """A worker that is told its job when it is asked for the first time."""
+
+    def __init__(self, job: Job) -> None:
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}  # a core is one process's
+        self._job: Job | None = job
+        self._process: subprocess.Popen[Any] = subprocess.Popen(
+            [sys.executable, "-m", "mlxtune.data.store.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+
+    def ask(self, portion: Portion) -> Answer:
+        """Its answer. Raises MlxtuneError as the worker does, and RunStopped where that has died."""
+        asked, told = self._process.stdin, self._process.stdout
+        assert asked is not None
+        assert told is not None
+        try:
+            if self._job is not None:
+                send(asked, self._job)
+                self._job = None
+            send(asked, portion)
+            answer = receive(told)
+        except (OSError, EOFError, ValueError):
+            raise self._died() from None
+        if isinstance(answer, Failed):
+            raise answer.error()
+        assert isinstance(answer, Answer)
+        return answer
+
+    def end(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    def _died(self) -> RunStopped:
+        code = self._process.poll()
+        how = "has ended" if code is None else f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        remedy = "What was made so far is kept: start again. If memory is short, close other programs first."
+        return RunStopped("rows", expected="a process that makes tokens of them", found=f"one that {how}", remedy=remedy)
