@@ -1,9 +1,9 @@
 """Rows that cannot be used: found one by one, told all at once, with the file and line of each."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
+from mlxtune.data.remote.file import File
 from mlxtune.data.types import Refused
 from mlxtune.errors import BadData, MlxtuneError, raise_all
 from mlxtune.format import listed, shortened
@@ -17,7 +17,7 @@ class Place(NamedTuple):
     """Where a row begins. line counts from 1; in parquet files and hub data sets it is the row. row: its number in
     the file, where rows share a line; else 0."""
 
-    file: Path
+    file: File
     line: int
     row: int = 0
 
@@ -75,7 +75,7 @@ def refuse_or_raise(faults: Sequence[Fault], *, skip: bool, broken: Sequence[Mlx
 
 
 def _kinds(faults: Iterable[Fault]) -> list[list[Fault]]:
-    kinds: dict[tuple[Path, str, str], list[Fault]] = {}
+    kinds: dict[tuple[File, str, str], list[Fault]] = {}
     for each in faults:
         kinds.setdefault((each.place.file, each.expected, each.kind), []).append(each)
     return list(kinds.values())

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
-from mlxtune.data import files, forms, notes, special
+from mlxtune.data import files, forms, notes, special, urls
 from mlxtune.data.answers import Answers
 from mlxtune.data.faults import Fault, refuse_or_raise
 from mlxtune.data.folders import Split
@@ -181,7 +181,7 @@ def _nothing_left(
     context: int,
 ) -> BadData:
     """Why no row is left: they are too long, or the first reason of those that were refused."""
-    where = settings.path or "the built-in data"
+    where = urls.shown(settings.path or "the built-in data")
     if split not in examples.splits:
         return BadData(where, expected=f"{split} rows", found=f"only those of {', '.join(examples.splits)}")
     if made.too_long:
