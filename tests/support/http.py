@@ -50,6 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
     site: Site
     protocol_version = "HTTP/1.1"
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         site, asked = self.site, self.headers.get("Range", "")
         site.asked.append((self.path, asked))
@@ -91,6 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if site.cuts and (cut := site.cuts.pop(0)) < len(part):
             part, self.close_connection = part[:cut], True
+        if self.command == "HEAD":
+            return
         try:
             self.wfile.write(part)
             site.sent += len(part)

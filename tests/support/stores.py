@@ -13,6 +13,7 @@ BUCKET = "rows"
 def s3() -> Iterator[Mapping[str, str]]:
     """The environment in which S3 is here, with an empty bucket."""
     pytest.importorskip("s3fs")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # it prints each request
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -33,10 +34,12 @@ def gcs() -> Iterator[Mapping[str, str]]:
     """The environment in which Google's storage is here."""
     pytest.importorskip("gcsfs")
     made = pytest.importorskip("gcp_storage_emulator.server").create_server("127.0.0.1", 0, in_memory=True)
-    logging.getLogger("gcp_storage_emulator").setLevel(logging.ERROR)
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
     made.start()
     try:
         port = made._api._httpd.server_port
-        yield {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+        yield {
+            "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}",
+        }
     finally:
         made.stop()

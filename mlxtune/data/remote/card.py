@@ -58,8 +58,9 @@ def _header(readme: File) -> Any:
     try:
         return yaml.safe_load(header[1]) if header else None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = str(getattr(error, "problem", None) or type(error).__name__)
-        raise BadData(str(readme), expected="a card with a header in YAML", found=problem) from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"{readme}:{mark.line + 2}" if mark else str(readme)  # after the line of hyphens, counted from 1
+        raise BadData(where, expected="a card whose header is YAML", found="a fault in it") from None
 
 
 def expression(pattern: str) -> re.Pattern[str]:

@@ -16,6 +16,7 @@ from mlxtune.data.paths import first_names, is_pattern, natural
 from mlxtune.data.remote import card
 from mlxtune.data.remote.file import File, Remote
 from mlxtune.data.remote.http import Http
+from mlxtune.data.remote.server import Here, Server
 from mlxtune.errors import BadData
 from mlxtune.format import shown
 
@@ -120,12 +121,11 @@ def _listed(name: str, revision: str | None) -> Repository:
     api = HfApi()
     commit = api.dataset_info(name, revision=revision, timeout=_WAIT).sha or ""
     tree = api.list_repo_tree(name, repo_type="dataset", revision=commit, recursive=True)
-    files: dict[str, File] = {}
+    servers: dict[str, Server] = {}
     for path in (each.path for each in tree if isinstance(each, RepoFile)):
-        url, place = hf_hub_url(name, path, repo_type="dataset", revision=commit), f"hf://datasets/{name}/{path}"
-        server = Http(url, place, build_hf_headers, urls.OWN_WAYS["hf"])
-        files[path] = Remote(place, PurePosixPath(path).name, server, _known_as(name, commit, path))
-    return Repository(name, commit, files)
+        url = hf_hub_url(name, path, repo_type="dataset", revision=commit)
+        servers[path] = Http(url, _place(name, path), build_hf_headers, urls.OWN_WAYS["hf"])
+    return _made(name, commit, servers)
 
 
 def _cached(name: str, revision: str | None) -> Repository:
@@ -133,11 +133,20 @@ def _cached(name: str, revision: str | None) -> Repository:
 
     folder = Path(snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True))
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    return Repository(name, folder.name, {path.relative_to(folder).as_posix(): path for path in paths})
+    return _made(name, folder.name, {path.relative_to(folder).as_posix(): Here(path) for path in paths})
 
 
-def _known_as(name: str, commit: str, path: str) -> str:
-    return f"hf://datasets/{name}@{commit}/{path}"
+def _made(name: str, commit: str, servers: Mapping[str, Server]) -> Repository:
+    """Each file is called by its path, and known by the commit besides."""
+    files: dict[str, File] = {
+        path: Remote(_place(name, path), PurePosixPath(path).name, server, _place(f"{name}@{commit}", path))
+        for path, server in servers.items()
+    }
+    return Repository(name, commit, files)
+
+
+def _place(name: str, path: str) -> str:
+    return f"hf://datasets/{name}/{path}"
 
 
 def _tell(path: str, error: Exception) -> NoReturn:

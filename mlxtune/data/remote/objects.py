@@ -1,5 +1,6 @@
 """Files of S3 and Google Cloud Storage, by the file systems of fsspec: what lies under a name, and its bytes."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -14,9 +15,9 @@ from mlxtune.data.remote.server import Body, Facts, Lost, Steps
 from mlxtune.errors import BadData, MlxtuneError
 from mlxtune.format import shown
 
-CONNECT, SILENCE = 10, 30  # seconds
+CONNECT, SILENCE, TRIES = 10, 30, 3  # seconds for a connection, and for the next byte; tries
 _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
-_KNOWN_BY = ("md5Hash", "generation", "ETag", "VersionId")  # the first that a store has
+_KNOWN_BY = ("md5Hash", "generation", "ETag")  # the first that a store has
 
 
 class Place:
@@ -95,13 +96,17 @@ def _name(found: Mapping[str, Any]) -> str:
     return str(found["name"]).rstrip("/").rpartition("/")[2]
 
 
+def _facts(found: Mapping[str, Any]) -> Facts:
+    known_by = next((f"{key} {found[key]}" for key in _KNOWN_BY if found.get(key)), "")
+    return Facts(int(found["size"]), known_by)
+
+
 class _Object:
     """A Server: one file of a store."""
 
     def __init__(self, system: Any, url: str, found: Mapping[str, Any]) -> None:
         self._system, self._url, self._path = system, url, found["name"]
-        known_by = next((f"{key} {found[key]}" for key in _KNOWN_BY if found.get(key)), "")
-        self._facts = Facts(int(found["size"]), known_by)
+        self._facts = _facts(found)
         self._opened: Any = None
 
     def facts(self) -> Facts:
@@ -121,18 +126,34 @@ class _Object:
             raise BadData(self._url, expected="a file", found="that it was removed meanwhile") from None
         if len(found) != stop - start:
             raise Lost
+        if stop == self._facts.size:
+            self._check()
         return found
+
+    def _check(self) -> None:
+        """That it is the same file after its last byte as it was before the first."""
+        with _told(self._url):
+            self._system.invalidate_cache()
+            now = _facts(self._system.info(self._path))
+        if now != self._facts:
+            raise _changed(self._url)
 
 
 @cache
 def _made(scheme: str) -> Any:
-    import fsspec
-
     if scheme == "s3":
-        retries = {"max_attempts": 2}
-        config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": retries}
-        return fsspec.filesystem("s3", config_kwargs=config)
-    return fsspec.filesystem("gs")
+        from s3fs import S3FileSystem
+
+        config = {"connect_timeout": CONNECT, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
+        made = S3FileSystem(config_kwargs=config, skip_instance_cache=True)
+        made.retries = TRIES  # its own, around botocore's
+        return made
+    from aiohttp import ClientTimeout
+    from gcsfs.core import GCSFileSystem  # the one that does not ask of what kind a bucket is before each call
+
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints a traceback of what it raises
+    waiting = ClientTimeout(total=None, sock_connect=CONNECT, sock_read=SILENCE)
+    return GCSFileSystem(requests_timeout=waiting, skip_instance_cache=True)
 
 
 def _system(scheme: str, url: str) -> Any:
@@ -155,18 +176,29 @@ def _told(url: str) -> Iterator[None]:
         raise _refusal(url, error) from None
 
 
+def _changed(url: str) -> BadData:
+    found, remedy = "one that was changed meanwhile", "Run the command again."
+    return BadData(url, expected="a file that stays as it is while it is read", found=found, remedy=remedy)
+
+
+def _is_refused(error: Exception, words: str) -> bool:
+    is_told = getattr(error, "code", None) in (401, 403) or words.startswith("Forbidden")
+    return isinstance(error, PermissionError) or is_told
+
+
 def _refusal(url: str, error: Exception) -> BadData:
     words = urls.scrubbed((str(error).strip() or type(error).__name__).splitlines()[0]).rstrip(".")
+    if code := getattr(error, "code", None):
+        words = f"HTTP status {code}"
     said = shown(words, 200)
     ways = urls.OWN_WAYS[urls.scheme(url)]
     if urls.scheme(url) == "s3":
         ways += "\nFor what anyone may read: FSSPEC_S3_ANON=true"
-    if isinstance(error, PermissionError) or getattr(error, "code", None) in (401, 403):
+    if _is_refused(error, words):
         found = f"that the store refuses it ({said})"
         return BadData(url, expected="a file or folder that may be read", found=found, remedy=ways)
     if "redential" in type(error).__name__ or "RefreshError" in type(error).__name__:
         return BadData(url, expected="credentials for the store", found=said, remedy=ways)
     if "PreconditionFailed" in str(error) or "FileExpired" in type(error).__name__:
-        found, remedy = "one that was changed meanwhile", "Run the command again."
-        return BadData(url, expected="a file that stays as it is while it is read", found=found, remedy=remedy)
+        return _changed(url)
     return BadData(url, expected="an answer of the store", found=f"{type(error).__name__} ({said})", remedy=AGAIN)
