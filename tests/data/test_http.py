@@ -229,6 +229,16 @@ def test_a_password_of_netrc_is_for_its_host_alone(site: Site, tmp_path: Path, m
         assert "Authorization" not in site.headers[-1]
 
 
+def test_a_token_is_not_sent_on_to_another_server(site: Site) -> None:
+    with serve(Site(sends_to=site.url)) as first:
+        url, headers = f"{first.url}/rows.jsonl", {"Authorization": "Bearer 5eC7e7"}
+        file = remote_file.Remote(url, "rows.jsonl", http.Http(url, url, lambda: headers))
+        with file.open() as stream:
+            assert stream.read() == JSONL
+        assert first.headers[0]["Authorization"] == "Bearer 5eC7e7"
+        assert "Authorization" not in site.headers[0]
+
+
 # identity
 
 

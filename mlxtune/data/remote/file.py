@@ -193,10 +193,12 @@ class _Forward(io.RawIOBase):
             time.sleep(pause)
 
     def _next(self, most: int) -> bytes:
+        if self._at == self._file.size:
+            return b""
         if self._body is None:
             self._body = self._file.body(self._at)
         piece = self._body.read(most)
-        if not piece and self._at != (size := self._file.size) and size is not None:
+        if not piece and self._file.size is not None:
             raise Lost
         return piece
 

@@ -116,7 +116,7 @@ def _repository(name: str, revision: str | None, path: str) -> Repository:
 def _listed(name: str, revision: str | None) -> Repository:
     from huggingface_hub import HfApi, hf_hub_url
     from huggingface_hub.hf_api import RepoFile
-    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # its documentation has it
 
     api = HfApi()
     commit = api.dataset_info(name, revision=revision, timeout=_WAIT).sha or ""
