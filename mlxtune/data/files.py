@@ -80,7 +80,7 @@ def _remote(url: str) -> Sources:
         return _hub(url)
     if scheme in ("http", "https"):
         return _training([http.file(url)])
-    place = objects.Place(url)
+    place = objects.Address(url)
     if file := place.file():
         return _training([file])
     if folder := place.folder():

@@ -1,10 +1,12 @@
 """Files of S3 and Google's storage are read as those of a folder on this machine: the same rows, splits and faults."""
 
+import asyncio
 import gzip
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -191,6 +193,9 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     pytest.importorskip("gcsfs")
     monkeypatch.setattr(remote_file, "PAUSES", (0, 0, 0))
     monkeypatch.setattr(objects, "TRIES", 1)
+    monkeypatch.setattr(
+        "gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda _: asyncio.sleep(0))
+    )  # half a minute in all
     with serve(Site()) as site:
         for name in ("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"):
             monkeypatch.setenv(name, site.url)
@@ -215,7 +220,6 @@ def test_a_store_that_refuses_says_where_credentials_come_from(scheme: str, path
 def test_a_store_that_is_out_of_reach_is_one_message(
     scheme: str, refusing: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gcsfs tries for half a minute."""
     refusing.statuses[:] = [500] * 50
     assert "expected an answer of the store, found " in told(f"{scheme}://bucket/x.jsonl")
     for name in ("AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST"):

@@ -20,7 +20,7 @@ _EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 _KNOWN_BY = ("md5Hash", "generation", "ETag")  # the first that a store has
 
 
-class Place:
+class Address:
     """A name in a store, and what lies there."""
 
     def __init__(self, url: str) -> None:
@@ -53,7 +53,7 @@ class Place:
 
         def inner(name: str) -> Listing | None:
             is_folder = name in inside and name not in files
-            return Place(f"{self._scheme}://{prefix}/{name}").folder() if is_folder else None
+            return Address(f"{self._scheme}://{prefix}/{name}").folder() if is_folder else None
 
         return Listing(f"{self._scheme}://{prefix}", list(inside), files, inner) if inside else None
 
@@ -122,13 +122,13 @@ class _Object:
                     self._opened = self._system.open(self._path, "rb", cache_type="none")
                 self._opened.seek(start)
                 found: bytes = self._opened.read(stop - start)
+            if len(found) != stop - start:
+                raise Lost
+            if stop == self._facts.size:
+                self._check()
+            return found
         except FileNotFoundError:
             raise BadData(self._url, expected="a file", found="that it was removed meanwhile") from None
-        if len(found) != stop - start:
-            raise Lost
-        if stop == self._facts.size:
-            self._check()
-        return found
 
     def _check(self) -> None:
         """That it is the same file after its last byte as it was before the first."""
