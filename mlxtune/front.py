@@ -41,8 +41,8 @@ def evaluate(
 ) -> Score:
     """Loss (nats a supervised token) and perplexity of a model on the rows of a data set.
 
-    model: alias, hub id or folder; None is the built-in tiny model. data: file, folder, pattern or hub data set; None
-    is the built-in rows. adapter: RUN/adapter, or an adapter of mlx-lm.
+    model: alias, hub id or folder; None is the built-in tiny model. data: file, folder, pattern, hub data set or URL;
+    None is the built-in rows. adapter: RUN/adapter, or an adapter of mlx-lm.
     """
     rows = data if isinstance(data, DataSettings) else DataSettings(path=data)
     return inference.score(model, Path(adapter) if adapter else None, rows, backend or BackendSettings())

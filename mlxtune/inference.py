@@ -10,6 +10,7 @@ from mlxtune.adapters import folder as adapters
 from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.backends.choose import speaker as make_speaker
 from mlxtune.data import special as specials
+from mlxtune.data import urls
 from mlxtune.data.batches import eval_plan
 from mlxtune.data.load import load_for_eval
 from mlxtune.data.settings import DataSettings, within
@@ -61,7 +62,7 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     speaker = make_speaker(backend, folder, found)
     batches = eval_plan(rows.lengths_B, batch_size=EVAL_BATCH_ROWS, by_length=True)
     total, n_tokens = engine.evaluate(speaker, rows, batches)
-    about = (model or TINY, str(adapter) if adapter else None, data.path or "the built-in rows")
+    about = (model or TINY, str(adapter) if adapter else None, urls.shown(data.path or "the built-in rows"))
     return Score(total.mean, engine.perplexity(total.mean), n_tokens, len(rows), *about, dataset.split, dataset.notes)
 
 

@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 
 T = TypeVar("T")
 
-STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+# A section that is made by hand may be given a password in a URL: pydantic quotes no value, we what may be shown of it.
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))

@@ -20,7 +20,13 @@ FLAGS = (
         "--model", "model.name", str, "Alias, hub id, local folder or preset. Default: the built-in tiny model.", MODEL
     ),
     Flag("--revision", "model.revision", str, "Branch, tag or commit of a hub model.", MODEL),
-    Flag("--data", "data.path", str, "File, folder, pattern or hub data set. Default: the built-in rows.", MODEL),
+    Flag(
+        "--data",
+        "data.path",
+        str,
+        "File, folder, pattern, hub data set, or URL (s3, gs, https, hf). Default: the built-in rows.",
+        MODEL,
+    ),
     Flag(
         "--columns",
         "data.columns",

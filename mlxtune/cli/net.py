@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 
+from mlxtune.data import urls
 from mlxtune.errors import MlxtuneError, RunStopped
 from mlxtune.format import line, printable
 from mlxtune.run.signals import Asked
@@ -124,7 +125,12 @@ def _reported(error: BaseException) -> OurFault:
 def _details(error: BaseException) -> str:
     """A file that says what ran, on what, and where it failed."""
     installed = sorted(f"{package.name} {package.version}" for package in metadata.distributions())
-    about = [f"command: {sys.argv}", f"python: {sys.version}", f"platform: {platform.platform()}", *installed]
+    about = [
+        f"command: {[urls.scrubbed(each) for each in sys.argv]}",
+        f"python: {sys.version}",
+        f"platform: {platform.platform()}",
+        *installed,
+    ]
     with tempfile.NamedTemporaryFile(
         "w", prefix="mlxtune-fault-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
     ) as file:

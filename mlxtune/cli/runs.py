@@ -8,7 +8,7 @@ import typer
 
 from mlxtune.events import End, as_json
 from mlxtune.format import size
-from mlxtune.recipe.recipe import Recipe, as_tree
+from mlxtune.recipe.recipe import Recipe, shown_tree
 
 
 def run_one(recipe: Recipe, resume: str, *, json: bool) -> None:
@@ -88,7 +88,7 @@ def _planned(recipe: Recipe, said: dict[str, Any], *, json: bool) -> dict[str, A
 
     if not json:
         typer.echo(as_yaml(recipe))
-    return {"plan": said, "recipe": as_tree(recipe)}
+    return {"plan": said, "recipe": shown_tree(recipe)}
 
 
 def print_json(document: dict[str, Any]) -> None:

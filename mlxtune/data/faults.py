@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
+from mlxtune.data.remote.file import File
 from mlxtune.data.types import Refused
 from mlxtune.errors import BadData
 from mlxtune.format import listed, shortened
@@ -18,7 +18,7 @@ class Place(NamedTuple):
     """Where a row begins. line counts from 1; in parquet files and hub data sets it is the row. row: its number in
     the file, where rows share a line; else 0."""
 
-    file: Path
+    file: File
     line: int
     row: int = 0
 
@@ -98,7 +98,7 @@ class Kinds:
     """Faults as they are found, by kind and file: of a million there are as many as are told of ten."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[Path, str, str], Kind] = {}
+        self._kinds: dict[tuple[File, str, str], Kind] = {}
 
     def __bool__(self) -> bool:
         return bool(self._kinds)

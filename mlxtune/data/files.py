@@ -1,17 +1,19 @@
-"""Files, folders, patterns and hub data sets -> raw rows, each with its file and line. Nothing here knows the forms of
-rows."""
+"""Files, folders, patterns and hub data sets, here or elsewhere -> raw rows, each with its file and line. Nothing here
+knows the forms of rows."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files as package_files
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from mlxtune.data import folders, paths
-from mlxtune.data.folders import STEMS, Split
-from mlxtune.data.readers import formats, hub
+from mlxtune.data import content, folders, paths, urls
+from mlxtune.data.folders import Listing, Split
+from mlxtune.data.readers import formats
 from mlxtune.data.readers.raw import Rows
+from mlxtune.data.remote import http, hub, objects
+from mlxtune.data.remote.file import File, Remote
 from mlxtune.errors import BadData
 from mlxtune.format import shown
 
@@ -23,21 +25,37 @@ class Sources(NamedTuple):
 
     splits: Mapping[Split, Rows]
     unread: tuple[str, ...] = ()
+    files: Mapping[Split, Sequence[File]] = {}
+    pinned: str | None = None  # of the hub: the path with its commit, where the same rows are found for ever
+
+    def identity(self) -> str:
+        """What the content of all splits is known by, in hex, computed anew. Raises BadData as reading does.
+
+        Of a file on this machine it is a hash of its bytes, of others what their servers say of them.
+        """
+        return content.identity(self.files)
+
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said of servers, of the files that were read or identified so far."""
+        every = chain.from_iterable(self.files.values())
+        return tuple(file.note for file in every if isinstance(file, Remote) and file.note)
 
 
 def read(path: str | None) -> Sources:
     """A single file is all "train", and so are all files that match a pattern. path: None is the built-in data."""
+    urls.check(path)
+    if path is not None and urls.is_url(path):
+        return _remote(path)
     where = _builtin() if path is None else paths.expanded(path)
     kind = paths.kind(where)
     if kind == "a folder":
-        found = folders.find(where)
-        return Sources({split: _rows(files) for split, files in found.splits.items()}, found.unread)
+        return _folder(folders.local(where))
     if kind == "a file":
-        return Sources({"train": _rows([where])})
+        return _training([where])
     if kind:
         raise _no_file(where, kind)
     if path is not None and paths.is_pattern(path):
-        return Sources({"train": _rows(paths.matching(where))})
+        return _training(paths.matching(where))
     if path is not None and _may_be_hub_name(path):
         return _hub(path)
     raise BadData(shown(str(where), 300)[1:-1], expected=_WHERE, found="nothing of that name")
@@ -53,31 +71,23 @@ def _no_file(path: Path, kind: str) -> BadData:
     return BadData(str(path), expected=_WHERE, found=kind, remedy=remedy)
 
 
-# files
+# elsewhere
 
 
-def _rows(files: Iterable[Path]) -> Rows:
-    return chain.from_iterable(_file_rows(file) for file in files)
-
-
-def _file_rows(file: Path) -> Rows:
-    if (kind := paths.kind(file)) != "a file":
-        raise _no_file(file, kind or "nothing")
-    try:
-        rows = formats.rows(file)
-        first = next(rows, None)
-        if first is None:
-            raise BadData(str(file), expected="at least one row", found=_emptiness(file))
-        yield from chain([first], rows)
-    except OSError as error:
-        raise BadData(str(file), expected="a file that can be read", found=str(error.strerror or error)) from None
-
-
-def _emptiness(file: Path) -> str:
-    return "an empty file" if file.stat().st_size == 0 else "a file without any"
-
-
-# the hub
+def _remote(url: str) -> Sources:
+    scheme = urls.scheme(url)
+    if scheme == "hf":
+        return _hub(url)
+    if scheme in ("http", "https"):
+        return _training([http.file(url)])
+    place = objects.Address(url)
+    if file := place.file():
+        return _training([file])
+    if folder := place.folder():
+        return _folder(folder)
+    if place.is_pattern:
+        return _training(place.matching())
+    raise place.nothing()
 
 
 def _may_be_hub_name(path: str) -> bool:
@@ -92,11 +102,46 @@ def _may_be_hub_name(path: str) -> bool:
 
 
 def _hub(name: str) -> Sources:
-    found = hub.splits(name)
-    splits: dict[Split, Rows] = {STEMS[key]: rows for key, rows in found.items() if key in STEMS}
-    unread = tuple(key for key in found if key not in STEMS)
-    if not splits or len(splits) + len(unread) < len(found):
-        raise BadData(
-            name, expected=f"one split of each kind, named {', '.join(STEMS)}", found=paths.first_names(found)
-        )
-    return Sources(splits, unread)
+    found = hub.find(name)
+    return _sources(found.splits, found.unread, found.pinned)
+
+
+# files
+
+
+def _folder(folder: Listing) -> Sources:
+    found = folders.find(folder)
+    return _sources(found.splits, found.unread)
+
+
+def _training(files: Sequence[File]) -> Sources:
+    return _sources({"train": files})
+
+
+def _sources(files: Mapping[Split, Sequence[File]], unread: tuple[str, ...] = (), pinned: str | None = None) -> Sources:
+    return Sources({split: _rows(each) for split, each in files.items()}, unread, files, pinned)
+
+
+def _rows(files: Iterable[File]) -> Rows:
+    return chain.from_iterable(_file_rows(file) for file in files)
+
+
+def _file_rows(file: File) -> Rows:
+    if isinstance(file, Path) and (kind := paths.kind(file)) != "a file":
+        raise _no_file(file, kind or "nothing")
+    try:
+        rows = formats.rows(file)
+        first = next(rows, None)
+        if first is None:
+            raise BadData(str(file), expected="at least one row", found=_emptiness(file))
+        yield from chain([first], rows)
+    except OSError as error:
+        raise content.unreadable(file, error) from None
+    finally:
+        if isinstance(file, Remote):
+            file.close()
+
+
+def _emptiness(file: File) -> str:
+    size = file.stat().st_size if isinstance(file, Path) else file.size
+    return "an empty file" if size == 0 else "a file without any"

@@ -1,11 +1,12 @@
 """Folders: which of their files hold the rows of which split, by the names of the files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mlxtune.data.paths import first_names, kind
 from mlxtune.data.readers import compression, formats
+from mlxtune.data.remote.file import File
 from mlxtune.data.shards import named, one_source
 from mlxtune.errors import BadData
 
@@ -24,38 +25,68 @@ STEMS: dict[str, Split] = {
 }
 
 
+class Listing(NamedTuple):
+    """What a folder holds, wherever it is. inner: a folder in it by its name, None where there is none."""
+
+    place: str
+    names: Sequence[str]
+    files: Mapping[str, File]
+    inner: Callable[[str], "Listing | None"]
+
+
 class Found(NamedTuple):
     """The files of each split, in the order of their rows, and the names of data files that belong to none."""
 
-    splits: Mapping[Split, list[Path]]
+    splits: Mapping[Split, list[File]]
     unread: tuple[str, ...]
 
 
-def find(folder: Path) -> Found:
+def find(folder: Listing) -> Found:
     """A folder with one data file is that file's. Hub folders keep theirs in a folder `data`."""
-    names = _names(folder)
-    files = [folder / name for name in names if formats.is_named_as_data(Path(name)) and not name.startswith(".")]
-    if not files and kind(folder / "data") == "a folder":
-        return find(folder / "data")
+    files = [folder.files[name] for name in sorted(folder.files) if _may_hold_rows(name)]
+    if not files and (inner := folder.inner("data")):
+        return find(inner)
     splits = _by_split(files)
     if not splits:
         expected = f"one data file or a train file ({', '.join(f'train{suffix}' for suffix in formats.READERS)})"
-        raise BadData(str(folder), expected=expected, found=f"a folder that holds {first_names(names)}")
+        found = f"a folder that holds {first_names(sorted(folder.names))}"
+        raise BadData(folder.place, expected=expected, found=found)
     used = {file.name for files in splits.values() for file in files}
     unread = tuple(file.name for file in files if file.name not in used)
-    return Found({split: one_source(folder, split, files) for split, files in splits.items()}, unread)
+    return Found({split: one_source(folder.place, split, files) for split, files in splits.items()}, unread)
 
 
-def _names(folder: Path) -> list[str]:
+def local(folder: Path) -> Listing:
+    """What lies in a folder of this machine."""
     try:
-        return sorted(each.name for each in folder.iterdir())
+        names = [each.name for each in folder.iterdir()]
     except OSError as error:
         found = str(error.strerror or error)
         raise BadData(str(folder), expected="a folder that can be read", found=found) from None
 
+    def inner(name: str) -> Listing | None:
+        return local(folder / name) if kind(folder / name) == "a folder" else None
 
-def _by_split(files: list[Path]) -> dict[Split, list[Path]]:
-    splits: dict[Split, list[Path]] = {}
+    return Listing(str(folder), names, {name: folder / name for name in names}, inner)
+
+
+def of_paths(place: str, files: Mapping[str, File]) -> Listing:
+    """A folder of files that are all known by their paths in it."""
+    inside = {path: file for path, file in files.items() if "/" not in path}
+
+    def inner(name: str) -> Listing | None:
+        beneath = {path[len(name) + 1 :]: file for path, file in files.items() if path.startswith(f"{name}/")}
+        return of_paths(f"{place}/{name}", beneath) if beneath else None
+
+    return Listing(place, sorted({path.partition("/")[0] for path in files}), inside, inner)
+
+
+def _may_hold_rows(name: str) -> bool:
+    return formats.is_named_as_data(Path(name)) and not name.startswith(".")
+
+
+def _by_split(files: list[File]) -> dict[Split, list[File]]:
+    splits: dict[Split, list[File]] = {}
     for file in files:
         if split := STEMS.get(named(file).stem):
             splits.setdefault(split, []).append(file)

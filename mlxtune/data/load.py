@@ -1,154 +1,174 @@
-"""Settings and a tokenizer -> the dataset of a run. `read` needs no tokenizer and finds all that is wrong with the
-files, quickly; `prepare` tokenizes what was read; `load` is both."""
+"""Settings and a tokenizer -> the dataset of a run: the rows' tokens, made once (see store/), and a view of them."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
 
-from mlxtune.data import files, forms, notes, special
-from mlxtune.data.answers import Answers
-from mlxtune.data.faults import Fault, refuse_or_raise
+import numpy as np
+
+from mlxtune.data import files, notes, rows, special, urls
+from mlxtune.data.counts import Counts, together
+from mlxtune.data.faults import Fault, Kinds
+from mlxtune.data.files import Sources
 from mlxtune.data.folders import Split
-from mlxtune.data.forms import Row
-from mlxtune.data.renaming import Renaming
-from mlxtune.data.rows import Tokenized, tokenize
+from mlxtune.data.refused import RefusedRows
+from mlxtune.data.rows import Wanted
 from mlxtune.data.settings import DataSettings
-from mlxtune.data.sifting import first, sifted
-from mlxtune.data.special import Special
-from mlxtune.data.split import batched, part
-from mlxtune.data.system import instructed
+from mlxtune.data.split import parted
+from mlxtune.data.store.chunks import portions
+from mlxtune.data.store.fill import Filling, Tell, Ways, check
+from mlxtune.data.store.find import Asked, find_or_make, in_memory
+from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.data.types import Dataset, Refused
-from mlxtune.data.unread import Unread
-from mlxtune.errors import BadData, BadSetting
+from mlxtune.data.types import Dataset
+from mlxtune.data.view import View, view, without_repeated
+from mlxtune.errors import BadData, BadSetting, MlxtuneError
+from mlxtune.events import Event, Preparing
+
+TRAINED: tuple[Split, ...] = ("train", "valid")
+MEASURED: tuple[Split, ...] = ("test", "valid", "train")  # the first that is there
+WAITING = "waiting for another process that makes tokens of the same rows"
 
 
-@dataclass(frozen=True)
-class Examples:
-    """What the files hold: the rows of each split that can be read, and those that were skipped."""
+class Reader(NamedTuple):
+    """What rows are read with. stops: the tokens at which the model stops.
 
-    splits: Mapping[Split, tuple[Row, ...]]
-    refused: tuple[Refused, ...]
-    unread: Unread  # text of the rows that no form reads
-    beside: tuple[str, ...]  # names of data files or splits that are not read
-    pairs: bool = False  # each row is a pair of answers
+    open_tokenizer: makes the tokenizer in another process; None keeps the rows in the memory of this one.
+    """
+
+    tokenizer: Tokenizer
+    stops: frozenset[int] = frozenset()
+    open_tokenizer: Callable[[], Tokenizer] | None = None
+
+
+class Examples(NamedTuple):
+    """The tokens of all rows that were asked for, however long, and what there is to say of where they are."""
+
+    store: Store
+    wanted: Wanted
+    reader: Reader
+    notes: tuple[str, ...]
+
+    def counts(self, splits: Sequence[Split]) -> Counts:
+        """Of some splits together."""
+        held = self.store.contents.splits
+        return together({split: held[split].counts for split in splits})
+
+    def said(self, splits: Sequence[Split]) -> tuple[str, ...]:
+        """Sentences on what was read how."""
+        counts = self.counts(splits)
+        first = [notes.first(counts.examples)] if self.counts(splits[:1]).is_cut else []
+        preference = [] if self.wanted.pairs else notes.preference(counts.preferences)
+        return (*first, *notes.spellings(counts.spelled), *preference)
+
+    def lost(self, splits: Sequence[Split]) -> tuple[str, ...]:
+        """Sentences on text that is there and will not train."""
+        counts, tokenizer = self.counts(splits), self.reader.tokenizer
+        unread = counts.unread.said(notes.UNREAD, tokenizer)
+        unwritten = counts.unwritten.said(notes.UNWRITTEN, tokenizer)
+        return (*unread, *unwritten, *notes.beside(self.store.contents.unread), *self.notes)
+
+
+def ignore(_: Event) -> None:
+    """A listener that is not interested."""
 
 
 def load(
     settings: DataSettings, tokenizer: Tokenizer, *, seed: int, stops: Collection[int] = (), pairs: bool = False
 ) -> Dataset:
-    """The training and validation rows. Every fault of the files is found before anything is tokenized.
-
-    Raises BadData, BadSetting or Missing; several at once as Faults.
-    """
-    return prepare(read(settings, pairs=pairs), settings, tokenizer, seed=seed, stops=stops)
+    """The training and validation rows, in memory. Raises BadData, BadSetting or Missing; several at once as Faults."""
+    reader = Reader(tokenizer, frozenset(stops))
+    return prepare(read(settings, reader, pairs=pairs), settings, seed=seed)
 
 
-def read(settings: DataSettings, *, pairs: bool = False) -> Examples:
-    """The rows of the files, without a tokenizer. Raises for all bad rows at once, unless they are skipped.
+def read(settings: DataSettings, reader: Reader, *, pairs: bool = False, tell: Tell = ignore) -> Examples:
+    """The tokens of the training and validation rows. Raises for all bad rows at once, unless they are skipped.
 
     pairs: both answers of preferences are read, and rows without are bad.
     """
-    sources, unread = files.read(settings.path), Unread()
-    renaming = Renaming(settings.columns, unread) if settings.columns else None
-    splits: dict[Split, tuple[Row, ...]] = {}
-    faults: list[Fault] = []
-    marked: list[Refused] = []
-    broken: list[BadData] = []
-    for split, raws in sources.splits.items():
-        raws = renaming(raws) if renaming else raws
-        found = forms.rows(raws, unread, pairs=pairs, named=settings.columns or ())
-        splits[split] = found.right
-        faults += found.wrong
-        marked += found.marked
-        broken += found.broken
-    if renaming and not broken and (renaming.rows or not faults):
-        renaming.check()
-    refused = refuse_or_raise(faults, skip=settings.skip_bad_rows, broken=broken)
-    return Examples(splits, (*refused, *marked), unread, sources.unread, pairs)
+    sources = files.read(settings.path)
+    _check_share(settings, given="valid" in sources.splits)
+    if "train" not in sources.splits:
+        expected, found = "train rows", f"only those of {', '.join(sources.splits)}"
+        raise BadData(_where(settings), expected=expected, found=found)
+    return _read(sources, TRAINED, Wanted(settings, reader.stops, pairs), reader, tell)
 
 
-def prepare(
-    examples: Examples,
-    settings: DataSettings,
-    tokenizer: Tokenizer,
-    *,
-    seed: int,
-    context: int = 0,
-    stops: Collection[int] = (),
-) -> Dataset:
-    """Tokenized rows, split. Raises where no row is left to train on, naming the length that would admit some.
+def check_rows(settings: DataSettings, *, pairs: bool = False) -> None:
+    """Raise for what is wrong with the files and their rows, as far as no tokenizer is needed to see it."""
+    sources, wanted = files.read(settings.path), Wanted(settings, frozenset(), pairs)
+    counts, wrong, broken = Counts(), Kinds(), list[MlxtuneError]()
+    for raws in sources.splits.values():
+        try:
+            for portion in portions(raws):
+                found = rows.read(portion, wanted, counts)
+                wrong.add(each for each in found if isinstance(each, Fault) and not settings.skip_bad_rows)
+        except BadData as error:
+            broken.append(error)
+    check(wanted, None, counts, wrong, broken)
 
-    context: the most tokens that the model was made for; 0 where that is not known. stops: those at which it stops.
+
+def _read(sources: Sources, splits: Sequence[Split], wanted: Wanted, reader: Reader, tell: Tell) -> Examples:
+    there = tuple(split for split in splits if split in sources.splits)
+    asked = Asked(sources, there, wanted, reader.tokenizer)
+    fill = Filling(asked, Ways(reader.open_tokenizer, tell))
+    if reader.open_tokenizer is None:
+        found = in_memory(asked, fill)
+    else:
+        found = find_or_make(asked, fill, lambda: tell(Preparing(WAITING)))
+    return Examples(found.store, wanted, reader, (*found.notes, *sources.notes()))
+
+
+def prepare(examples: Examples, settings: DataSettings, *, seed: int, context: int = 0) -> Dataset:
+    """The rows as the settings want them, split. Raises where no row is left to train on, naming the length that would
+    admit some.
+
+    context: the most tokens that the model was made for; 0 where that is not known.
     """
-    given = "valid" in examples.splits
-    _check_share(settings, given=given)
-    unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
-    written = _written(examples, ("train", "valid"), settings, tokenizer, answers.special)
-    made = [tokenize(rows, settings, tokenizer, unwritten, answers) for rows in written]
-    size = 2 if examples.pairs else 1
-    made = sifted(made, settings, size=size)
-    refused = examples.refused + _refused(made, settings)
-    train, valid = made[0].rows, made[1].rows
-    if not train:
-        raise _nothing_left(examples, "train", made[0], refused, settings, context)
+    size, splits = examples.wanted.rows_per_example, tuple(examples.store.contents.splits)
+    views = _views(examples, splits, settings, size)
+    refused = RefusedRows(left for each in views for left in each.left)
+    train, given = views[0].rows, "valid" in splits
+    if not len(train):
+        raise _nothing_left(views[0], refused, settings, context)
+    valid = views[1].rows if given else train.take([])
     if not given:
-        parts = part(list(batched(train, size)), share=settings.valid_share, seed=seed)
-        train, valid = (tuple(chain.from_iterable(each)) for each in parts)
-    rows = tuple(chain.from_iterable(written))
+        train, valid = parted(train, size, share=settings.valid_share, seed=seed)
     counts = len(train) // size, len(valid) // size
     split = notes.split(*counts, given=given, share=settings.valid_share, seed=seed)
-    skipped = (*notes.skipped(refused), *_beyond(made, settings, context))
-    preference = () if examples.pairs else notes.preference(rows)
-    taken = notes.first(len(written[0]), len(examples.splits.get("train", ())))
-    said = (*answers.said(), *taken, split, *notes.spellings(rows), *preference, *skipped)
-    return Dataset(train, valid, refused, (*said, *_lost(examples, unwritten, tokenizer)), rows_per_example=size)
+    around = special.read(examples.reader.tokenizer, examples.wanted.stops, settings.end_of_turn)
+    ends = examples.counts(splits).ends.said(around, settings.end_of_turn)
+    skipped = (*notes.skipped(refused.kinds), *_beyond(views, settings, context))
+    said = (*ends, split, *examples.said(splits), *skipped, *examples.lost(splits))
+    return Dataset(train, valid, refused, said, rows_per_example=size)
 
 
-def load_for_eval(
-    settings: DataSettings, tokenizer: Tokenizer, context: int = 0, stops: Collection[int] = ()
-) -> Dataset:
+def load_for_eval(settings: DataSettings, reader: Reader, context: int = 0, tell: Tell = ignore) -> Dataset:
     """The rows to measure a model on, all in `valid`: the test split, else the validation split, else all there are."""
-    examples = read(settings)
-    order: tuple[Split, ...] = ("test", "valid", "train")
-    split = next(split for split in order if split in examples.splits)
-    unwritten, answers = Unread(), _answers(settings, tokenizer, stops)
-    [rows] = _written(examples, (split,), settings, tokenizer, answers.special)
-    [made] = sifted([tokenize(rows, settings, tokenizer, unwritten, answers)], settings, size=1)
-    refused = examples.refused + _refused([made], settings)
-    if not made.rows:
-        raise _nothing_left(examples, split, made, refused, settings, context)
-    skipped = (*notes.skipped(refused), *_beyond([made], settings, context))
-    taken = notes.first(len(rows), len(examples.splits[split]))
-    said = (*taken, *notes.spellings(rows), *notes.preference(rows), *skipped)
-    return Dataset((), made.rows, refused, (*said, *_lost(examples, unwritten, tokenizer)), split)
+    sources = files.read(settings.path)
+    split = next(split for split in MEASURED if split in sources.splits)
+    examples = _read(sources, (split,), Wanted(settings, reader.stops), reader, tell)
+    views = _views(examples, (split,), settings, 1)
+    refused = RefusedRows(views[0].left)
+    measured = views[0].rows
+    if not len(measured):
+        raise _nothing_left(views[0], refused, settings, context)
+    skipped = (*notes.skipped(refused.kinds), *_beyond(views, settings, context))
+    said = (*examples.said((split,)), *skipped, *examples.lost((split,)))
+    return Dataset(measured.take([]), measured, refused, said, split)
 
 
-def _written(
-    examples: Examples, splits: Sequence[Split], settings: DataSettings, tokenizer: Tokenizer, special: Special
-) -> list[tuple[Row, ...]]:
-    """The rows of each split as they will be tokenized; of the first split the first so many, where so is set."""
-    rows = [examples.splits.get(split, ()) for split in splits]
-    rows[0] = first(rows[0], settings.max_rows)
-    if settings.system is None:
-        return rows
-    every = iter(instructed(tuple(chain.from_iterable(rows)), settings.system, tokenizer, special))
-    return [tuple(islice(every, len(each))) for each in rows]
+def _views(examples: Examples, splits: Sequence[Split], settings: DataSettings, size: int) -> list[View]:
+    views = [view(examples.store, split, settings, size) for split in splits]
+    return without_repeated(views, size) if settings.dedup == "exact" else views
 
 
-def _beyond(parts: Sequence[Tokenized], settings: DataSettings, context: int) -> list[str]:
-    is_why = settings.longest == context and any(part.too_long for part in parts)
+def _where(settings: DataSettings) -> str:
+    return urls.shown(settings.path or "the built-in data")
+
+
+def _beyond(views: Sequence[View], settings: DataSettings, context: int) -> list[str]:
+    is_why = settings.longest == context and any(len(each.too_long) for each in views)
     return [notes.beyond(context)] if is_why else []
-
-
-def _answers(settings: DataSettings, tokenizer: Tokenizer, stops: Collection[int]) -> Answers:
-    return Answers(special.read(tokenizer, stops, settings.end_of_turn), settings.end_of_turn)
-
-
-def _lost(examples: Examples, unwritten: Unread, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """What is said of text that is there and will not train."""
-    unread = examples.unread.said(notes.UNREAD, tokenizer)
-    return (*unread, *unwritten.said(notes.UNWRITTEN, tokenizer), *notes.beside(examples.beside))
 
 
 def _check_share(settings: DataSettings, *, given: bool) -> None:
@@ -160,41 +180,19 @@ def _check_share(settings: DataSettings, *, given: bool) -> None:
         )
 
 
-def _refused(parts: Sequence[Tokenized], settings: DataSettings) -> tuple[Refused, ...]:
-    """Rows that will not train, by split and reason. Raises for faults, unless bad rows are skipped."""
-    limit = settings.longest
-    refused = refuse_or_raise([each for part in parts for each in part.faults], skip=settings.skip_bad_rows)
-    for made in parts:
-        refused += tuple(
-            Refused(row.place.short, f"{row.needs:,} tokens, longer than {limit:,}") for row in made.too_long
-        )
-        refused += made.idle
-    return refused
-
-
-def _nothing_left(
-    examples: Examples,
-    split: Split,
-    made: Tokenized,
-    refused: Sequence[Refused],
-    settings: DataSettings,
-    context: int,
-) -> BadData:
+def _nothing_left(view: View, refused: RefusedRows, settings: DataSettings, context: int) -> BadData:
     """Why no row is left: they are too long, or the first reason of those that were refused."""
-    where = settings.path or "the built-in data"
-    if split not in examples.splits:
-        return BadData(where, expected=f"{split} rows", found=f"only those of {', '.join(examples.splits)}")
-    if made.too_long:
-        needs = [row.needs for row in made.too_long]
-        remedy = f"--max-seq-length {min(needs)} would admit some, {max(needs)} all that are too long."
-        if min(needs) == max(needs):
-            remedy = f"--max-seq-length {max(needs)} would admit {'it' if len(needs) == 1 else 'them'}."
-        if 0 < context < max(needs):
+    where = _where(settings)
+    if len(view.too_long):
+        least, most = int(np.min(view.too_long)), int(np.max(view.too_long))
+        remedy = f"--max-seq-length {least} would admit some, {most} all that are too long."
+        if least == most:
+            remedy = f"--max-seq-length {most} would admit {'it' if len(view.too_long) == 1 else 'them'}."
+        if 0 < context < most:
             remedy = f"The model's context is {context:,} tokens. Shorten the rows, or name a model with a longer one."
         expected = f"at least one row whose supervised tokens end within {settings.longest:,} tokens"
-        found = "1 row, which is longer" if len(needs) == 1 else f"{len(needs):,} rows, all longer"
+        found = "1 row, which is longer" if len(view.too_long) == 1 else f"{len(view.too_long):,} rows, all longer"
         return BadData(where, expected=expected, found=found, remedy=remedy)
-    found = (
-        f"none of {len(refused):,}, the first because: {refused[0].source}: {refused[0].reason}" if refused else "none"
-    )
+    first = refused.first(1)
+    found = f"none of {len(refused):,}, the first because: {first[0].source}: {first[0].reason}" if first else "none"
     return BadData(where, expected="at least one row that can be trained on", found=found)

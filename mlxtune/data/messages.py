@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from mlxtune.data import marks
 from mlxtune.data.faults import BadRow
-from mlxtune.data.readers.json_rows import loads
+from mlxtune.data.readers.json_text import loads
 from mlxtune.format import shown
 
 Message = Mapping[str, Any]  # role, content (always text), and what else the template may use

@@ -45,6 +45,7 @@ class Made(NamedTuple):
     rows: Sequence[MadeRow]
     refused: Sequence[Refused]  # nothing is learnt from them, or they are marked so
     faults: Sequence[Fault]
+    n_unreadable: int  # of the faults, those that no tokenizer is needed to see
     counts: Counts
 
 
@@ -65,13 +66,24 @@ class Wanted(NamedTuple):
 Verdict = MadeRow | Refused | Fault
 
 
+def read(raws: Sequence[Raw | Fault], wanted: Wanted, counts: Counts) -> list[Row | Refused | Fault]:
+    """Each raw row under its names, as an example. It takes no tokenizer."""
+    columns = wanted.settings.columns
+    if not columns:
+        return list(forms.rows(raws, counts.unread, pairs=wanted.pairs))
+    renaming = Renaming(columns, counts.unread)
+    found = list(forms.rows(renaming(raws), counts.unread, pairs=wanted.pairs, named=columns))
+    counts.found.plus(renaming.found)
+    return found
+
+
 class Maker:
     """Makes rows of tokens, for a tokenizer and settings that do not change."""
 
     def __init__(self, wanted: Wanted, tokenizer: Tokenizer) -> None:
-        settings = wanted.settings
-        self.settings = replace(settings, now=settings.time.isoformat())  # one time for all rows
-        self.pairs, self.size, self.tokenizer = wanted.pairs, wanted.rows_per_example, tokenizer
+        settings = replace(wanted.settings, now=wanted.settings.time.isoformat())  # one time for all rows
+        self.wanted, self.settings = wanted._replace(settings=settings), settings
+        self.size, self.tokenizer = wanted.rows_per_example, tokenizer
         self.special = special.read(tokenizer, wanted.stops, settings.end_of_turn)
 
     def make(self, raws: Sequence[Raw | Fault], *, is_first: bool = False, only_check: bool = False) -> Made:
@@ -80,26 +92,16 @@ class Maker:
         only_check: whether they can be read is all that is asked.
         """
         counts = Counts()
-        read = self._read(raws, counts)
-        wrong = [each for each in read if isinstance(each, Fault)]
-        refused = [each for each in read if isinstance(each, Refused)]
-        rows = [each for each in read if isinstance(each, Row)]
+        found = read(raws, self.wanted, counts)
+        wrong, rows = _of(Fault, found), _of(Row, found)
+        refused = _of(Refused, found)
         counts.see(rows)
-        if only_check or not self._is_told(rows, counts):
-            return Made((), refused, wrong, counts)
+        if not self._is_told(rows, counts) or only_check:
+            return Made((), refused, wrong, len(wrong), counts)
         verdicts = list(self._verdicts(self._instructed(rows, counts), counts, is_first=is_first))
         refused += _of(Refused, verdicts)
-        return Made(_of(MadeRow, verdicts), refused, [*wrong, *_of(Fault, verdicts)], counts)
-
-    def _read(self, raws: Sequence[Raw | Fault], counts: Counts) -> list[Row | Refused | Fault]:
-        """Each raw row under its names, as an example."""
-        columns = self.settings.columns
-        if not columns:
-            return list(forms.rows(raws, counts.unread, pairs=self.pairs))
-        renaming = Renaming(columns, counts.unread)
-        found = list(forms.rows(renaming(raws), counts.unread, pairs=self.pairs, named=columns))
-        counts.found = renaming.found
-        return found
+        faults = [*wrong, *_of(Fault, verdicts)]
+        return Made(_of(MadeRow, verdicts), refused, faults, len(wrong), counts)
 
     def _is_told(self, rows: Sequence[Row], counts: Counts) -> bool:
         """Whether all rows are of a kind that the settings and the tokenizer can tell the turns of."""
@@ -146,8 +148,8 @@ class Maker:
             return bad
 
 
-def _of(kind: type[T], verdicts: Sequence[Verdict]) -> list[T]:
-    return [each for each in verdicts if isinstance(each, kind)]
+def _of(kind: type[T], mixed: Sequence[object]) -> list[T]:
+    return [each for each in mixed if isinstance(each, kind)]
 
 
 def _verdict(row: Row, made: Tokens | BadRow) -> Verdict:

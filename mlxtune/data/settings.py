@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from mlxtune.data import urls
 from mlxtune.data.columns import parsed
 from mlxtune.data.renaming import check
 from mlxtune.errors import BadSetting
@@ -25,7 +26,8 @@ class DataSettings:
     'auto'
     """
 
-    path: str | None = None  # a file, a folder, a pattern of files or a hub data set; None is the built-in data
+    # A file, a folder, a pattern of files, a hub data set, or any of these by its URL; None is the built-in data.
+    path: str | None = None
     # The column that each name is under: {prompt: question}, or "prompt=question". None: under the name itself.
     columns: Annotated[dict[str, str] | None, BeforeValidator(parsed)] = None
     system: Annotated[str, Field(pattern=r"\S")] | None = None  # a message before conversations and prompts without one
@@ -43,6 +45,7 @@ class DataSettings:
     now: str | None = None  # the time that chat templates may write, 2026-07-26T12:00:00; None is the run's start
 
     def __post_init__(self) -> None:
+        urls.check(self.path)
         if self.columns is not None:
             check(self.columns)
         try:

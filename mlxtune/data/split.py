@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
+from mlxtune.data.token_rows import TokenRows
 
 T = TypeVar("T")
 
@@ -19,18 +22,22 @@ def batched(rows: Sequence[T], size: int) -> list[Sequence[T]]:
     return [rows[begin : begin + size] for begin in range(0, len(rows), size)]
 
 
-def part(rows: Sequence[T], *, share: float, seed: int) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """The rows to train on and the rows held out, both in their order: the share, rounded, but at least one of each.
+def parted(rows: TokenRows, size: int, *, share: float, seed: int) -> tuple[TokenRows, TokenRows]:
+    """The rows to train on and the rows held out, both in their order. size: rows of an example, which stay together."""
+    is_held = held(len(rows) // size, share=share, seed=seed).repeat(size)
+    return rows.take(np.flatnonzero(~is_held)), rows.take(np.flatnonzero(is_held))
 
-    A share of 0 holds out none, and neither does a single row.
 
-    >>> train, valid = part(range(100), share=0.05, seed=0)
-    >>> len(train), len(valid), sorted(train + valid) == list(range(100))
-    (95, 5, True)
+def held(count: int, *, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which of so many examples are held out: the share, rounded, but at least one, and at least one that is not.
+
+    A share of 0 holds out none, and neither does a single example.
+
+    >>> int(held(100, share=0.05, seed=0).sum()), int(held(1, share=0.5, seed=0).sum())
+    (5, 0)
     """
-    if share == 0 or len(rows) < 2:
-        return tuple(rows), ()
-    count = min(max(round(share * len(rows)), 1), len(rows) - 1)
-    held = set(np.random.default_rng([seed, 0, _STREAM]).permutation(len(rows))[:count].tolist())
-    train = tuple(row for place, row in enumerate(rows) if place not in held)
-    return train, tuple(row for place, row in enumerate(rows) if place in held)
+    is_held = np.zeros(count, np.bool_)
+    if share > 0 and count > 1:
+        n_held = min(max(round(share * count), 1), count - 1)
+        is_held[np.random.default_rng([seed, 0, _STREAM]).permutation(count)[:n_held]] = True
+    return is_held

@@ -1,15 +1,17 @@
 """What there is to say of a dataset: counts, lengths, waste, and its first rows in pieces. Drawing is elsewhere."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxtune.data.batches import padded, padding_waste, plan
+from mlxtune.data.refused import RefusedRows
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.data.types import Dataset, Refused, TokenRow
+from mlxtune.data.token_rows import TokenRows
+from mlxtune.data.types import Dataset, TokenRow
 
 BARS = 10  # of the histogram, at most
 
@@ -57,21 +59,21 @@ class Summary:
     longest: int
     batch_size: int
     padding_waste: float  # share of the positions of the first epoch's batches, where rows are not packed
-    refused: tuple[Refused, ...]
+    refused: RefusedRows
     notes: tuple[str, ...]
 
 
 def summary(dataset: Dataset, tokenizer: Tokenizer, *, rows: int, batch_size: int, seed: int) -> Summary:
-    lengths = [len(row.tokens) for row in dataset.train]
+    lengths = dataset.train.lengths_B
     steps = plan(lengths, batch_size=batch_size, grad_accum=1, seed=seed, epoch=1, by_length=True)
     return Summary(
         train=_count(dataset.train),
         valid=_count(dataset.valid),
         shown=tuple(_shown(row, tokenizer) for row in dataset.train[:rows]),
         lengths=histogram(lengths),
-        longest=max(lengths, default=0),
+        longest=int(lengths.max(initial=0)),
         batch_size=batch_size,
-        padding_waste=padding_waste(lengths, chain.from_iterable(steps)),
+        padding_waste=padding_waste(lengths, steps.batches),
         refused=dataset.refused,
         notes=dataset.notes,
     )
@@ -82,24 +84,25 @@ def as_json(summary: Summary) -> dict[str, Any]:
     named = {name: getattr(summary, name) for name in ("train", "valid")}
     lists = {name: [each._asdict() for each in getattr(summary, name)] for name in ("lengths", "refused")}
     shown = [{**row._asdict(), "pieces": [piece._asdict() for piece in row.pieces]} for row in summary.shown]
-    return {**asdict(summary), **{name: each._asdict() for name, each in named.items()}, **lists, "shown": shown}
+    rest = {field.name: getattr(summary, field.name) for field in fields(summary)}
+    return {**rest, **{name: each._asdict() for name, each in named.items()}, **lists, "shown": shown}
 
 
-def histogram(lengths: Sequence[int]) -> tuple[Bar, ...]:
+def histogram(lengths: Sequence[int] | NDArray[np.integer]) -> tuple[Bar, ...]:
     """Counts of lengths in up to ten equal classes, each a multiple of the padding wide.
 
     >>> [tuple(bar) for bar in histogram([3, 9, 10, 30])]
     [(1, 8, 1), (9, 16, 2), (17, 24, 0), (25, 32, 1)]
     """
-    if not lengths:
+    if not len(lengths):
         return ()
-    width = padded(-(-max(lengths) // BARS))
+    width = padded(-(-int(np.max(lengths)) // BARS))
     rows = np.bincount((np.asarray(lengths) - 1) // width).tolist()
     return tuple(Bar(place * width + 1, (place + 1) * width, count) for place, count in enumerate(rows))
 
 
-def _count(rows: Sequence[TokenRow]) -> Count:
-    return Count(len(rows), sum(len(row.tokens) for row in rows), sum(int(row.supervised.sum()) for row in rows))
+def _count(rows: TokenRows) -> Count:
+    return Count(len(rows), int(rows.lengths_B.sum()), int(rows.supervised_B.sum()))
 
 
 def _shown(row: TokenRow, tokenizer: Tokenizer) -> Shown:

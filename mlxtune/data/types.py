@@ -5,10 +5,14 @@ from the tokens before it; the first token of a row never is.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mlxtune.data.refused import RefusedRows
+    from mlxtune.data.token_rows import TokenRows
 
 
 class TokenRow(NamedTuple):

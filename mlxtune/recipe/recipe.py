@@ -6,7 +6,7 @@ names the nearest key; where many things are wrong, all are told at once.
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from mlxtune.backends.base import BackendSettings
+from mlxtune.data import urls
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadSetting, MlxtuneError, raise_all
 from mlxtune.format import shown
@@ -163,7 +164,13 @@ def as_tree(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 def as_yaml(recipe: Recipe) -> str:
     """The resolved recipe file."""
-    return yaml.safe_dump(as_tree(recipe), sort_keys=False)
+    return yaml.safe_dump(shown_tree(recipe), sort_keys=False)
+
+
+def shown_tree(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """As `as_tree` has it, for others to read: a URL is in it without the signature that it may carry."""
+    path = recipe.data.path
+    return as_tree(replace(recipe, data=replace(recipe.data, path=urls.shown(path))) if path else recipe)
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:

@@ -1,13 +1,11 @@
 """Draws what `mlxtune data` says: rows with the tokens that carry loss in colour, in a pipe in brackets."""
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
 
-from mlxtune.data.notes import kind
 from mlxtune.data.summary import Count, Shown, Summary
 from mlxtune.format import line, printable
 from mlxtune.report.console import terminal
@@ -72,12 +70,12 @@ def _histogram(summary: Summary) -> Iterator[Text]:
 
 
 def _refused(summary: Summary) -> Iterator[Text]:
-    if not summary.refused:
+    if not len(summary.refused):
         return
     yield Text(f"\nRefused: {_some(len(summary.refused), 'row')}")
-    for reason, count in Counter(kind(each) for each in summary.refused).most_common():
+    for reason, count in summary.refused.kinds.most_common():
         yield Text(f"  {count:,} {reason}")
-    for each in summary.refused[:LISTED]:
+    for each in summary.refused.first(LISTED):
         yield Text(f"  {line(each.source)}: {line(each.reason)}", style=QUIET)
     if len(summary.refused) > LISTED:
         yield Text(f"  and {len(summary.refused) - LISTED:,} more; --json names all", style=QUIET)

@@ -14,6 +14,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from mlxtune.data.paths import is_pattern
+from mlxtune.data.urls import is_url
 from mlxtune.errors import BadRun
 from mlxtune.format import counted
 from mlxtune.models import hub
@@ -79,7 +80,9 @@ def _findable(recipe: Recipe) -> Recipe:
     model, data = recipe.model.name, recipe.data.path
     if model not in (None, TINY) and isinstance(folder := hub.locate(model, recipe.model.revision), Path):
         recipe = replace(recipe, model=replace(recipe.model, name=str(folder.absolute())))
-    if data is not None and ((place := user_path(data, BadRun)).exists() or is_pattern(data)):
+    if data is None or is_url(data):
+        return recipe
+    if (place := user_path(data, BadRun)).exists() or is_pattern(data):
         recipe = replace(recipe, data=replace(recipe.data, path=str(place.absolute())))
     return recipe
 

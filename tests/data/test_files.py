@@ -1,6 +1,5 @@
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from mlxtune.data.load import load_for_eval
 from mlxtune.data.load import read as read_examples
 from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.settings import DataSettings
-from mlxtune.errors import BadData, Faults, Missing, MlxtuneError
+from mlxtune.errors import Faults, Missing, MlxtuneError
 from tests.support.data import write
 
 ROWS = [{"text": "one"}, {"text": 'two, "quoted"\nand more'}, {"text": "drei ü"}]
@@ -189,62 +188,8 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 ) -> None:
     (tmp_path / "a.parquet").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(Missing, match=r'pip install "mlxtune\[data\]"'):
         read(str(tmp_path / "a.parquet"))
-    with pytest.raises(Missing, match="no such file or folder is here"):
-        read("someone/something")
-
-
-def test_a_hub_data_set_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    def offline(_: object, name: str, *, timeout: float) -> None:
-        raise ConnectionError(f"Couldn't reach '{name}' on the Hub within {timeout} s\nmore")
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", offline)
-    monkeypatch.setattr(datasets, "load_dataset", None)
-    with pytest.raises(BadData, match="the hub says: Couldn't reach 'someone/something' on the Hub"):
-        read("someone/something")
-
-
-def test_a_hub_data_set_gives_rows_that_name_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    made = datasets.DatasetDict({name: datasets.Dataset.from_list(ROWS) for name in ("train", "validation", "extra")})
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is not asked
-    monkeypatch.setattr(datasets, "load_dataset", lambda _: made)
-    splits = read("someone/something")
-    assert set(splits) == {"train", "valid"}
-    assert str(splits["train"][1].place) == "someone/something/train:2"
-    assert splits["valid"][2].value == ROWS[2]
-    assert read_sources("someone/something").unread == ("extra",)
-
-
-@pytest.mark.parametrize("names", [("train_sft", "test_sft"), ("train", "valid", "validation")])
-def test_splits_of_the_hub_that_are_not_one_of_each_kind_are_refused(
-    names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import datasets
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is not asked
-    monkeypatch.setattr(datasets, "load_dataset", lambda _: dict.fromkeys(names, ROWS))
-    with pytest.raises(BadData, match=f"expected one split of each kind.* found {', '.join(names)}"):
-        read("someone/something")
-
-
-def test_rows_of_the_hub_that_cannot_be_decoded_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    def undecodable() -> Iterator[dict[str, str]]:
-        yield ROWS[0]
-        raise ImportError("To support decoding images, please install 'Pillow'.")
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is not asked
-    monkeypatch.setattr(datasets, "load_dataset", lambda _: {"train": undecodable()})
-    with pytest.raises(BadData, match="someone/something/train: expected rows that can be read, found `To support"):
-        read("someone/something")
 
 
 def test_faults_of_several_files_are_told_together(tmp_path: Path) -> None:

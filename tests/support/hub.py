@@ -20,17 +20,24 @@ ERROR_CODES = {"GatedRepo": 403, "RepoNotFound": 404, "RevisionNotFound": 404, "
 class Hub:
     """What the hub has and what it was asked. Set `refuses` to an X-Error-Code or to a status."""
 
-    def __init__(self, repo: str, folder: Path) -> None:
-        self.repo, self.folder = repo, folder
+    def __init__(self, repo: str, folder: Path, kind: str = "models") -> None:
+        self.repo, self.folder, self.kind = repo, folder, kind
         self.refuses: str | int | None = None
         self.asked: list[str] = []  # paths, in order
         self.sent_bytes: Counter[str] = Counter()  # of each file by name
         self.url = ""
 
     @property
+    def place(self) -> str:
+        """Of its files, as the hub has it."""
+        return self.repo if self.kind == "models" else f"{self.kind}/{self.repo}"
+
+    @property
     def fetched(self) -> set[str]:
         """Names of the files that were sent."""
-        return {path.partition(f"/resolve/{COMMIT}/")[2] for path in self.asked if path.startswith("GET /org")}
+        return {
+            path.partition(f"/resolve/{COMMIT}/")[2] for path in self.asked if path.startswith(f"GET /{self.place}/")
+        }
 
     def files(self) -> list[dict[str, object]]:
         paths = [path for path in sorted(self.folder.rglob("*")) if path.is_file()]
@@ -76,9 +83,9 @@ def use_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def place_in_cache(cache: Path, repo: str) -> Path:
+def place_in_cache(cache: Path, repo: str, kind: str = "models") -> Path:
     """An empty folder for a repository's files in the cache, as huggingface_hub lays it out."""
-    root = cache / f"models--{repo.replace('/', '--')}"
+    root = cache / f"{kind}--{repo.replace('/', '--')}"
     (root / "refs").mkdir(parents=True)
     (root / "refs" / "main").write_text(COMMIT)
     (root / "snapshots" / COMMIT).mkdir(parents=True)
@@ -97,13 +104,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.asked.append(f"{self.command} {path}")
         if self.hub.refuses is not None:
             self._refuse(self.hub.refuses)
-        elif path.startswith(f"/api/models/{self.hub.repo}/tree/"):
+        elif path.startswith(f"/api/{self.hub.kind}/{self.hub.repo}/tree/"):
             self._send(json.dumps(self.hub.files()).encode())
-        elif path.startswith(f"/api/models/{self.hub.repo}"):
+        elif path.startswith(f"/api/{self.hub.kind}/{self.hub.repo}"):
             siblings = [{"rfilename": file["path"]} for file in self.hub.files()]
             self._send(json.dumps({"id": self.hub.repo, "sha": COMMIT, "siblings": siblings}).encode())
-        elif path.startswith(f"/{self.hub.repo}/resolve/{COMMIT}/"):
-            self._send_file(path.split("/", 5)[5])
+        elif path.startswith(begin := f"/{self.hub.place}/resolve/{COMMIT}/"):
+            self._send_file(path.removeprefix(begin))
         else:
             self._refuse("RepoNotFound")
 
@@ -113,15 +120,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("EntryNotFound")
             return
         body = (self.hub.folder / name).read_bytes()
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        part = body[int(asked[1]) : int(asked[2]) + 1] if asked else body
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        start, last = (int(asked[1]), int(asked[2] or len(body) - 1)) if asked else (0, len(body) - 1)
+        part = body[start : last + 1]
         self.hub.sent_bytes[name] += len(part) if self.command == "GET" else 0
-        self._send(part, status=206 if asked else 200)
+        self._send(part, 206 if asked else 200, f"bytes {start}-{last}/{len(body)}" if asked else "", body)
 
-    def _send(self, body: bytes, status: int = 200) -> None:
+    def _send(self, body: bytes, status: int = 200, of: str = "", whole: bytes = b"") -> None:
         self.send_response(status)
+        if of:
+            self.send_header("Content-Range", of)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{sha1(body).hexdigest()}"')
+        self.send_header("ETag", f'"{sha1(whole or body).hexdigest()}"')
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
         if self.command == "GET":

@@ -4,30 +4,37 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from mlxtune.data.faults import Place
 from mlxtune.data.readers import compression
 from mlxtune.data.readers.raw import Raw, Rows, missing, plain
 from mlxtune.data.readers.signatures import ARROW
+from mlxtune.data.remote.file import File
 from mlxtune.errors import BadData, MlxtuneError
 from mlxtune.format import shown
 
 _BATCH = 1024  # rows that are Python objects at once
+# Bytes that are read at once, of all columns and at most of one: a row group, which may be a file's only one, is never
+# read whole, and yet a part of another machine's file is worth the journey.
+_BUFFERS, _BUFFER = 2**23, 2**21
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of an IPC stream; pyarrow takes one that is cut off between two batches as whole
 
 
-def parquet(file: Path) -> Rows:
+def parquet(file: File) -> Rows:
     try:
         import pyarrow.parquet as pq
     except ImportError:
         raise missing("pyarrow", f"to read {file}") from None
-    with _read_as(file, "a parquet file"), compression.seekable(file) as stream, pq.ParquetFile(stream) as opened:
-        yield from _rows(file, opened.schema_arrow.names, opened.iter_batches(_BATCH))
+    with _read_as(file, "a parquet file"), compression.seekable(file) as stream:
+        footer = pq.read_metadata(stream)
+        buffer = min(_BUFFERS // max(footer.num_columns, 1), _BUFFER)
+        with pq.ParquetFile(stream, metadata=footer, buffer_size=max(buffer, 1), pre_buffer=False) as opened:
+            batches = opened.iter_batches(_BATCH, use_threads=False)  # threads would hold more of the file
+            yield from _rows(file, opened.schema_arrow.names, batches)
 
 
-def ipc(file: Path) -> Rows:
+def ipc(file: File) -> Rows:
     """The IPC file format, or the IPC stream, as the `datasets` package writes it."""
     try:
         import pyarrow as pa
@@ -55,7 +62,7 @@ def _batches(opened: Any, *, is_file: bool) -> Iterator[Any]:
         yield from (batch.slice(start, _BATCH) for start in range(0, batch.num_rows, _BATCH))
 
 
-def _rows(file: Path, names: list[str], batches: Iterator[Any]) -> Rows:
+def _rows(file: File, names: list[str], batches: Iterator[Any]) -> Rows:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise BadData(str(file), expected="columns of different names", found=f"{shown(twice)} more than once")
@@ -65,7 +72,7 @@ def _rows(file: Path, names: list[str], batches: Iterator[Any]) -> Rows:
 
 
 @contextmanager
-def _read_as(file: Path, kind: str) -> Iterator[None]:
+def _read_as(file: File, kind: str) -> Iterator[None]:
     try:
         yield
     except MlxtuneError:

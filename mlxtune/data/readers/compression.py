@@ -7,13 +7,16 @@ hundredth: the bound stops a file that was made to fill a memory.
 import io
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from mlxtune.data.readers import decompressors, signatures
 from mlxtune.data.readers.decompressors import Decompressor
+from mlxtune.data.remote.file import File
 from mlxtune.errors import BadData
 from mlxtune.format import shown, size
+from mlxtune.storage.files import cache_folder
 
 PIECE = 1024  # compressed bytes that are unpacked at once: zstandard gives all that they hold, up to 32 MiB
 BLOCK = 2**16  # unpacked bytes that are asked for at once
@@ -24,7 +27,7 @@ class Compression(NamedTuple):
     """A way to compress, under the name that its signature has."""
 
     name: str
-    begin: Callable[[Path], Decompressor]
+    begin: Callable[[File], Decompressor]
 
 
 COMPRESSIONS: Mapping[str, Compression] = {
@@ -35,35 +38,36 @@ COMPRESSIONS: Mapping[str, Compression] = {
 }
 
 
-def bare(file: Path) -> Path:
-    """The name without the ending of a compression.
+def bare(file: File) -> PurePath:
+    """The file's own name without the ending of a compression.
 
     >>> bare(Path("rows.jsonl.gz")).name, bare(Path("rows.jsonl")).name
     ('rows.jsonl', 'rows.jsonl')
     """
-    return file.with_suffix("") if _of(file) else file
+    return PurePath(file.name).with_suffix("") if _of(file) else PurePath(file.name)
 
 
-def opened(file: Path) -> BinaryIO:
+def opened(file: File) -> BinaryIO:
     """The bytes of the file, or those that are compressed in it, which cannot be sought in."""
     compression = _of(file)
     return cast(BinaryIO, io.BufferedReader(_Unpacked(file, compression), BLOCK)) if compression else file.open("rb")
 
 
-def seekable(file: Path) -> BinaryIO:
-    """The same, in memory where the file is compressed, for formats that are read from their end."""
+def seekable(file: File) -> BinaryIO:
+    """The same, unpacked on the disk where the file is compressed, for formats that are read from their end."""
     if not _of(file):
-        return file.open("rb")
-    whole = io.BytesIO()
+        return file.open("rb") if isinstance(file, Path) else file.seekable()
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    whole = TemporaryFile(dir=cache_folder())  # noqa: SIM115  # the caller closes it
     with opened(file) as stream:
         shutil.copyfileobj(stream, whole, BLOCK)
     whole.seek(0)
-    return whole
+    return cast(BinaryIO, whole)
 
 
-def check(file: Path) -> None:
-    """Read a compressed file to its end. Raises BadData for one that is of another kind, cut off, damaged or too large
-    when unpacked, before a row of it is made."""
+def check(file: File) -> None:
+    """Raises BadData for a compressed file that is of another kind, cut off, damaged or too large when unpacked, before
+    a row of it is made: it is read to its end. One of another machine is told by its head, the rest as it comes."""
     if (compression := _of(file)) is None:
         return
     with file.open("rb") as packed:
@@ -72,23 +76,22 @@ def check(file: Path) -> None:
         found = kind.name if kind else "something else" if head else "an empty file"
         raise BadData(str(file), expected=compression.name, found=found, remedy="Name the file as what it is.")
     with opened(file) as stream:
-        while stream.read(BLOCK):
+        while isinstance(file, Path) and stream.read(BLOCK):
             pass
 
 
-def _of(file: Path) -> Compression | None:
+def _of(file: File) -> Compression | None:
     return COMPRESSIONS.get(file.suffix.lower())
 
 
 class _Unpacked(io.RawIOBase):
     """What is compressed in a file: one stream after another, zero bytes between them as tapes leave them."""
 
-    def __init__(self, file: Path, compression: Compression) -> None:
+    def __init__(self, file: File, compression: Compression) -> None:
         self._file, self._compression = file, compression
         self._stream = compression.begin(file)
         self._packed = file.open("rb")
-        self._limit = RATIO * file.stat().st_size + SLACK
-        self._given = 0
+        self._came = self._given = 0  # bytes, compressed and not
 
     def readable(self) -> bool:
         return True
@@ -101,11 +104,16 @@ class _Unpacked(io.RawIOBase):
         made = self._next(len(buffer))
         buffer[: len(made)] = made
         self._given += len(made)
-        if self._given > self._limit:
-            expected = f"at most {size(self._limit)} when unpacked, {RATIO} times its size"
+        if self._given > (limit := RATIO * self._held() + SLACK):
+            expected = f"at most {size(limit)} when unpacked, {RATIO} times its size"
             remedy = "Unpack it first, if it is right that it holds so much."
             raise BadData(str(self._file), expected=expected, found="more", remedy=remedy)
         return len(made)
+
+    def _held(self) -> int:
+        """Compressed bytes: all, or those that came where it is not said how many there are."""
+        whole = self._file.stat().st_size if isinstance(self._file, Path) else self._file.size
+        return self._came if whole is None else whole
 
     def _next(self, most: int) -> bytes:
         """At least a byte, or none at the end of the last stream."""
@@ -117,17 +125,22 @@ class _Unpacked(io.RawIOBase):
                     return b""
                 self._stream = self._compression.begin(self._file)
             elif self._stream.needs_input:
-                data = self._packed.read(PIECE)
+                data = self._more()
             is_last = not data and self._stream.needs_input
             if made := self._decompressed(data, most):
                 return made
             if is_last and not self._stream.eof:
-                raise self._broken(f"one that is cut off after {self._packed.tell():,} bytes")
+                raise self._broken(f"one that is cut off after {self._came:,} bytes")
+
+    def _more(self) -> bytes:
+        data = self._packed.read(PIECE)
+        self._came += len(data)
+        return data
 
     def _after_stream(self) -> bytes:
         """The beginning of the stream that follows."""
         data = self._stream.unused_data.lstrip(b"\0")
-        while not data and (more := self._packed.read(PIECE)):
+        while not data and (more := self._more()):
             data = more.lstrip(b"\0")
         return data
 
@@ -136,7 +149,7 @@ class _Unpacked(io.RawIOBase):
             return self._stream.decompress(data, most)
         except Exception as error:  # each of the modules raises an exception of its own
             words = shown(str(error) or type(error).__name__, 100)[1:-1]
-            raise self._broken(f"one that is damaged near byte {self._packed.tell():,} ({words})") from None
+            raise self._broken(f"one that is damaged near byte {self._came:,} ({words})") from None
 
     def _broken(self, found: str) -> BadData:
         return BadData(str(self._file), expected=f"{self._compression.name} that is whole", found=found)

@@ -5,16 +5,16 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 
 from mlxtune.data.faults import Fault, Place
 from mlxtune.data.readers import json_rows, unicode
 from mlxtune.data.readers.raw import Raw, Rows
+from mlxtune.data.remote.file import File
 from mlxtune.errors import BadData
 from mlxtune.format import shown
 
 
-def rows(file: Path, *, tabs: bool = False) -> Rows:
+def rows(file: File, *, tabs: bool = False) -> Rows:
     """Rows of a table; JSON under this name is read as what it is. A row has as many cells as the header.
 
     tabs: the name says that there are tabs between the cells.
@@ -30,7 +30,7 @@ def rows(file: Path, *, tabs: bool = False) -> Rows:
     yield from json_rows.rows(file)
 
 
-def _table(file: Path, skipped: int, first: str, lines: Iterator[str], *, tabs: bool) -> Rows:
+def _table(file: File, skipped: int, first: str, lines: Iterator[str], *, tabs: bool) -> Rows:
     csv.field_size_limit(2**31 - 1)  # the default, 131,072 characters, is less than a long row
     reader = csv.reader(chain([first], lines), strict=True, delimiter=_mark(first, tabs=tabs))
     line = skipped + 1
@@ -50,7 +50,7 @@ def _mark(header: str, *, tabs: bool) -> str:
     return "\t" if tabs and "\t" in header else max("\t,;" if tabs else ",;\t", key=header.count)
 
 
-def _header(file: Path, line: int, cells: list[str]) -> list[str]:
+def _header(file: File, line: int, cells: list[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
     twice = [shown(name, 40) for name, count in Counter(header).items() if count > 1]
     if twice:

@@ -4,10 +4,10 @@ import bz2
 import lzma
 import sys
 import zlib
-from pathlib import Path
 from typing import Any, Protocol
 
 from mlxtune.data.readers.raw import missing
+from mlxtune.data.remote.file import File
 
 XZ_MEMORY = 2**28  # bytes for the window of an xz file; `xz -9` takes a quarter of it
 
@@ -71,19 +71,19 @@ class _Zstandard:
         return bytes(given)
 
 
-def gzip(_: Path) -> Decompressor:
+def gzip(_: File) -> Decompressor:
     return _Gzip()
 
 
-def bzip2(_: Path) -> Decompressor:
+def bzip2(_: File) -> Decompressor:
     return bz2.BZ2Decompressor()
 
 
-def xz(_: Path) -> Decompressor:
+def xz(_: File) -> Decompressor:
     return lzma.LZMADecompressor(lzma.FORMAT_XZ, XZ_MEMORY)
 
 
-def zstandard(file: Path) -> Decompressor:
+def zstandard(file: File) -> Decompressor:
     try:
         if sys.version_info >= (3, 14):
             from compression.zstd import ZstdDecompressor

@@ -1,38 +1,40 @@
 """The formats of data files: how each is known, by its bytes or its name, and the reader of its rows."""
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from mlxtune.data.faults import Place
 from mlxtune.data.readers import arrow_rows, compression, csv_rows, json_rows, signatures, unicode
 from mlxtune.data.readers.raw import Document, Raw, Rows
+from mlxtune.data.remote.file import File
 from mlxtune.errors import BadData
 from mlxtune.format import shown
 
-Reader = Callable[[Path], Rows]
+Reader = Callable[[File], Rows]
 
 
-def is_named_as_data(file: Path) -> bool:
+def is_named_as_data(file: File) -> bool:
     """Whether a file of this name can be read.
 
+    >>> from pathlib import Path
     >>> is_named_as_data(Path("rows.JSONL.gz")), is_named_as_data(Path("README.md"))
     (True, False)
     """
     return _suffix(file) in READERS
 
 
-def rows(file: Path) -> Rows:
+def rows(file: File) -> Rows:
     """The rows of a file in any format, compressed or not."""
     compression.check(file)
     return _reader(file)(file)
 
 
-def _suffix(file: Path) -> str:
+def _suffix(file: File) -> str:
     return compression.bare(file).suffix.lower()
 
 
-def _reader(file: Path) -> Reader:
+def _reader(file: File) -> Reader:
     """By the bytes where they tell, else by the name."""
     with compression.opened(file) as stream:
         head = stream.read(signatures.HEAD)
@@ -40,7 +42,10 @@ def _reader(file: Path) -> Reader:
         return arrow_rows.parquet
     if head.startswith(signatures.ARROW):
         return arrow_rows.ipc
-    if kind := signatures.of(head):
+    kind = signatures.of(head)
+    if kind is None and _suffix(file) != ".txt" and re.match(signatures.HTML.pattern, head):
+        kind = signatures.HTML
+    if kind:
         raise BadData(str(file), expected="a data file", found=kind.name, remedy=kind.remedy)
     if (reader := READERS.get(_suffix(file))) is None:
         expected, found = f"a file that ends in one of {', '.join(READERS)}", compression.bare(file)
@@ -49,13 +54,13 @@ def _reader(file: Path) -> Reader:
     return reader
 
 
-def _ends_as_parquet(file: Path) -> bool:
+def _ends_as_parquet(file: File) -> bool:
     with compression.seekable(file) as stream:
         stream.seek(max(stream.seek(0, 2) - len(signatures.PARQUET), 0))
         return stream.read() == signatures.PARQUET
 
 
-def _document(file: Path) -> Rows:
+def _document(file: File) -> Rows:
     text = unicode.whole(file)
     if "\0" in text:
         where = f"{file}:{text.count(chr(10), 0, text.index(chr(0))) + 1}"

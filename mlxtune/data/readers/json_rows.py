@@ -6,55 +6,30 @@ otherwise a fault of syntax ends the reading, as what follows it cannot be told 
 
 import json
 import re
-from collections import Counter
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal
 
 from mlxtune.data.faults import Fault, Place
-from mlxtune.data.readers import unicode
+from mlxtune.data.readers import json_values, unicode
+from mlxtune.data.readers.json_text import DECODER, Repeated, loads, twice
 from mlxtune.data.readers.raw import Raw, Rows
+from mlxtune.data.remote.file import File
 from mlxtune.errors import BadData
 from mlxtune.format import shown
 
 Layout = Literal["lines", "values", "table"]
 
 _LOOKED_AT = 1_000_000  # characters of a text that may be rows
-_BLANKS = re.compile(r"[ \t\r\n]*")
+_BLOCK = 2**16  # bytes of a line that are looked at
 _COLUMN = re.compile(rb"[A-Za-z_][\w .-]*")
 
 
-class Repeated(ValueError):
-    """An object names a key twice: which of the two was meant?"""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(f"{shown(key)} twice in one object")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise Repeated(Counter(key for key, _ in pairs).most_common(1)[0][0])
-    return made
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def loads(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError, also for a key twice, huge numbers and brackets nested too deep."""
-    try:
-        return _DECODER.decode(text)
-    except RecursionError:
-        raise ValueError("brackets nested too deep") from None
-
-
-def rows(file: Path) -> Rows:
+def rows(file: File) -> Rows:
     with unicode.utf8(file) as stream:
         layout = _layout(stream)
     if layout == "table":
         raise BadData(str(file), expected="JSON objects", found="a table", remedy="Name the file .csv.")
     if layout == "values":
-        yield from _values(file, unicode.whole(file))
+        yield from json_values.rows(file)
         return
     with unicode.utf8(file) as stream:
         yield from _lines(file, stream)
@@ -73,7 +48,12 @@ def _layout(stream: BinaryIO) -> Layout:
 
 
 def _next_line(stream: BinaryIO) -> bytes:
-    return next((line.strip() for line in stream if line.strip()), b"")
+    """The next line that is not blank. Of one that begins a list, which may be all of the file, a part."""
+    while line := stream.readline(_BLOCK):
+        if begun := line.lstrip():
+            whole = begun.startswith(b"[") or line.endswith(b"\n")
+            return (begun if whole else begun + stream.readline()).rstrip()
+    return b""
 
 
 def _is_header(line: bytes) -> bool:
@@ -84,7 +64,7 @@ def _is_header(line: bytes) -> bool:
 def _is_begun(line: bytes) -> bool:
     """Whether a line is the beginning of an object that goes on in the next line."""
     try:
-        _DECODER.decode(line.decode("utf-8"))
+        DECODER.decode(line.decode("utf-8"))
     except json.JSONDecodeError as error:
         return error.pos >= len(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -106,7 +86,7 @@ def are_rows(text: str) -> bool:
     return first.startswith(b"{") and _is_object(first) and _is_object(second)
 
 
-def _lines(file: Path, stream: BinaryIO) -> Rows:
+def _lines(file: File, stream: BinaryIO) -> Rows:
     """Blank lines are skipped. Lines end at a newline alone: JSON text may hold U+2028."""
     for number, line in enumerate(stream, start=1):
         if not line.isspace():
@@ -123,58 +103,6 @@ def _line(place: Place, line: bytes) -> Raw | Fault:
     except json.JSONDecodeError as error:
         return Fault(place, "a JSON object", f"{shown(text, 40)} ({error.msg}, column {error.colno})")
     except Repeated as error:
-        return _twice(place, error)
+        return twice(place, error)
     except ValueError as error:  # a number of thousands of digits, brackets nested without end
         return Fault(place, "a JSON object", f"{shown(text, 40)} ({error})")
-
-
-def _twice(place: Place, error: Repeated) -> Fault:
-    return Fault(place, "each key once", str(error))
-
-
-def _values(file: Path, text: str) -> Rows:
-    """Values one after another, each with the line that it begins on; a list stands for its elements."""
-    at, counted, listed = _skip(text, 0), 0, False  # counted: up to where lines are
-    line, row, before = 1, 0, 0  # before: the line of the value before
-    while at < len(text):
-        line, counted = line + text.count("\n", counted, at), at
-        if text[at] == ("]" if listed else "["):
-            at, listed = _skip(text, at + 1), not listed
-            continue
-        row += 1
-        place, before = Place(file, line, row if line == before else 0), line
-        value, at = _value(file, text, at, place)
-        yield value
-        at = _skip(text, at)
-        if listed and text.startswith(",", at):
-            at = _skip(text, at + 1)
-        elif listed and not text.startswith("]", at):
-            raise _bad(file, text, json.JSONDecodeError("Expecting ',' or ']'", text, at))
-    if listed:
-        raise _bad(file, text, json.JSONDecodeError("Expecting ']'", text, at))
-
-
-def _value(file: Path, text: str, at: int, place: Place) -> tuple[Raw | Fault, int]:
-    """The value that begins here, and where it ends."""
-    try:
-        try:
-            value, end = _DECODER.raw_decode(text, at)
-        except Repeated as error:
-            return _twice(place, error), json.JSONDecoder().raw_decode(text, at)[1]
-    except json.JSONDecodeError as error:
-        raise _bad(file, text, error) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets nested without end
-        why = "brackets nested too deep" if isinstance(error, RecursionError) else str(error)
-        raise BadData(str(place), expected="JSON objects", found=f"{shown(text[at : at + 50], 40)} ({why})") from None
-    return Raw(place, value), end
-
-
-def _skip(text: str, at: int) -> int:
-    blanks = _BLANKS.match(text, at)
-    return blanks.end() if blanks else at
-
-
-def _bad(file: Path, text: str, error: json.JSONDecodeError) -> BadData:
-    rest = text[error.pos : error.pos + 200].partition("\n")[0].strip()
-    found = f"{shown(rest, 40) if error.pos < len(text) else 'the end of the file'} ({error.msg}, column {error.colno})"
-    return BadData(f"{file}:{error.lineno}", expected="JSON objects", found=found)

@@ -23,8 +23,8 @@ class Raw(NamedTuple):
 Rows = Iterator[Raw | Fault]
 
 
-def missing(package: str, why: str) -> Missing:
-    remedy = 'Install it: pip install "mlxtune[data]"'
+def missing(package: str, why: str, extra: str = "data") -> Missing:
+    remedy = f'Install it: pip install "mlxtune[{extra}]"'
     return Missing("", expected=f"the package {package} {why}", found="none installed", remedy=remedy)
 
 

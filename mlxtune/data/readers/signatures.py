@@ -22,6 +22,13 @@ def _packed(pattern: bytes, name: str, ending: str) -> Kind:
     return Kind(pattern, name, f"Unpack it first, or let its name end in {ending} after the ending of what it holds.")
 
 
+# A text may be one; whatever else should have rows and begins so is what a server sends in the place of a file.
+HTML = Kind(
+    rb"(?i:\s*<(?:!doctype html|html[\s>]))",
+    "a page of HTML",
+    "If it is the page about a file, name what its download button leads to.",
+)
+
 # The more special of two patterns stands first.
 KINDS = (
     _packed(rb"\x1f\x8b", GZIP, ".gz"),

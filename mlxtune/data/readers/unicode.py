@@ -1,16 +1,17 @@
 """The text of a file as UTF-8, in whatever encoding of Unicode it is written."""
 
+import codecs
 import io
 import re
 import shutil
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from mlxtune.data.readers import compression
+from mlxtune.data.remote.file import File
 from mlxtune.errors import BadData
 
 HEAD = 8  # bytes that tell the encoding
-BLOCK = 2**16  # characters that are decoded at once
+BLOCK = 2**16  # bytes or characters that are decoded at once
 
 ENCODINGS = (  # by their byte order marks; the longer of two stands first
     (b"\xef\xbb\xbf", "utf-8"),
@@ -28,7 +29,7 @@ BARE = (
 )
 
 
-def utf8(file: Path) -> BinaryIO:
+def utf8(file: File) -> BinaryIO:
     """The file at its text's first byte. UTF-16 and UTF-32 are read as what they are and given as UTF-8."""
     with compression.opened(file) as stream:
         mark, encoding = _encoding(stream.read(HEAD))
@@ -36,8 +37,7 @@ def utf8(file: Path) -> BinaryIO:
     stream.read(len(mark))
     if encoding == "utf-8":
         return stream
-    with stream:
-        return io.BytesIO(_decoded(file, stream.read(), encoding).encode())
+    return cast(BinaryIO, io.BufferedReader(_Recoded(file, stream, encoding), BLOCK))
 
 
 def _encoding(head: bytes) -> tuple[bytes, str]:
@@ -48,7 +48,7 @@ def _encoding(head: bytes) -> tuple[bytes, str]:
     return b"", next((encoding for pattern, encoding in BARE if pattern.match(head)), "utf-8")
 
 
-def whole(file: Path) -> str:
+def whole(file: File) -> str:
     """The whole text, in memory once. Raises BadData with the line where it is none."""
     made = io.StringIO(newline="")
     with io.TextIOWrapper(utf8(file), encoding="utf-8", newline="") as stream:
@@ -59,7 +59,7 @@ def whole(file: Path) -> str:
     return made.getvalue()
 
 
-def undecodable(file: Path) -> BadData:
+def undecodable(file: File) -> BadData:
     """The first line that is not UTF-8."""
     with utf8(file) as stream:
         for number, line in enumerate(stream, start=1):
@@ -70,12 +70,38 @@ def undecodable(file: Path) -> BadData:
     raise AssertionError(file)
 
 
-def _decoded(file: Path, data: bytes, encoding: str) -> str:
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].decode(encoding, "replace").count("\n") + 1
-        raise _not_text(f"{file}:{line}", data, error) from None
+class _Recoded(io.RawIOBase):
+    """The UTF-8 of a text in another encoding. Raises BadData with the line where it is none."""
+
+    def __init__(self, file: File, stream: BinaryIO, encoding: str) -> None:
+        self._file, self._stream, self._line = file, stream, 1
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._made = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._made and (block := self._stream.read(BLOCK)):
+            self._made = memoryview(self._decoded(block).encode())
+        if not self._made:
+            self._decoded(b"")  # half a character may be left
+        given, self._made = self._made[: len(buffer)], self._made[len(buffer) :]
+        buffer[: len(given)] = given
+        return len(given)
+
+    def _decoded(self, block: bytes) -> str:
+        try:
+            text = self._decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:  # its object is the block and what was left of the one before
+            before = error.object[: error.start].decode(error.encoding, "replace")
+            raise _not_text(f"{self._file}:{self._line + before.count(chr(10))}", error.object, error) from None
+        self._line += text.count("\n")
+        return text
 
 
 def _not_text(where: str, data: bytes, error: UnicodeDecodeError) -> BadData:

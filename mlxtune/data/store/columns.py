@@ -60,7 +60,7 @@ def packed(rows: Sequence[MadeRow], dtype: np.dtype[Any]) -> Packed:
     for number, (row, place) in enumerate(zip(rows, places.tolist(), strict=False)):
         tokens[place : place + len(row.tokens)] = row.tokens
         masks[place : place + len(row.tokens)] = row.supervised
-        file = files.setdefault(str(row.place.file), len(files))
+        file = files.setdefault(row.place.file.name, len(files))
         records[number] = _record(row, place // ALIGNED, file)
     lines = b"".join(row.lines.tobytes() for row in rows if row.lines is not None)
     return Packed(records, tokens.tobytes(), np.packbits(masks).tobytes(), lines, tuple(files))

@@ -39,6 +39,7 @@ class Answer(NamedTuple):
 
     chunk: Chunk
     faults: list[Fault]
+    n_unreadable: int  # of the faults, see rows.Made
 
 
 class Failed(NamedTuple):
@@ -61,7 +62,7 @@ def answer(maker: Maker, portion: Portion, dtype: np.dtype[Any]) -> Answer:
     """Make a portion. Raises MlxtuneError for what is wrong with all rows."""
     made = maker.make(portion.raws, is_first=portion.number == 0, only_check=portion.only_check)
     chunk = Chunk(packed(made.rows, dtype), list(made.refused), made.counts, len(portion.raws))
-    return Answer(chunk, list(made.faults))
+    return Answer(chunk, list(made.faults), made.n_unreadable)
 
 
 def send(stream: BinaryIO, value: object) -> None:

@@ -1,0 +1,1 @@
+"""Files of other machines, read as those of this one are."""
