@@ -50,16 +50,6 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
     return [_arrays(*row) for row in zip(batch["input_ids"], batch["offset_mapping"], strict=True)]
 
 
-def tokens_alone(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """The tokens of each text, without their characters, which are a third of the work."""
-    kind, backend = type(tokenizer), getattr(tokenizer, "backend_tokenizer", None)
-    own = [getattr(getattr(kind, name, None), "__module__", "") for name in ("__call__", "_encode_plus")]
-    if not texts or backend is None or not all(module.startswith("transformers.tokenization_") for module in own):
-        return [made.tokens.tolist() for made in encode(texts, tokenizer)]
-    tokenizer([""], add_special_tokens=False)  # sets the backend up as for any text: nothing is cut off or padded
-    return [made.ids for made in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-
 def _arrays(tokens: list[int], offsets: list[tuple[int, int]]) -> Encoded:
     """Byte-level tokenizers may report a token without its leading space; here each token begins where the last ends,
     except that tokens that share one character (the bytes of an emoji) all begin at it."""

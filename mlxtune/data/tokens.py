@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data import special as specials
-from mlxtune.data.encoding import Encoded, Ints, crossed, cut, tokens_alone
+from mlxtune.data.encoding import Encoded, Ints, crossed, cut
 from mlxtune.data.encoding import encode as encode_texts
 from mlxtune.data.examples import Chat, Completion, Example, Text
 from mlxtune.data.faults import BadRow
@@ -23,6 +23,8 @@ from mlxtune.data.special import Special
 from mlxtune.data.template import chat_text
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span
+from mlxtune.data.whole import encode as encode_wholes
+from mlxtune.data.whole import tokens_alone
 
 Mask = NDArray[np.bool_]
 
@@ -75,7 +77,7 @@ def prompt_tokens(text: str, tokenizer: Tokenizer, special: Special) -> list[int
 def encode(texts: Sequence[Marked], tokenizer: Tokenizer, special: Special | None = None) -> list[Tokens | BadRow]:
     """Tokens of each text, encoded many at a time. A BadRow stands for a text whose mask cannot be exact."""
     special = special or specials.read(tokenizer)
-    wholes = encode_texts([text.text for text in texts], tokenizer)
+    wholes = encode_wholes([text.text for text in texts], tokenizer)
     cuts = _cuts(texts, wholes, tokenizer, special.added)
     return [_tokens(*each, tokenizer, special) for each in zip(texts, wholes, cuts, strict=True)]
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mlxtune.data import tracing
-from mlxtune.data.encoding import encode, tokens_alone
+from mlxtune.data.encoding import encode
+from mlxtune.data.whole import tokens_alone
 from mlxtune.data.examples import Chat
 from mlxtune.data.faults import BadRow
 from mlxtune.data.load import load
