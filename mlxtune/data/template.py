@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Template, TemplateSyntaxError
@@ -61,16 +61,14 @@ class Writer:
     def __init__(self, tokenizer: Tokenizer, messages: Sequence[Message], tools: Any, now: datetime) -> None:
         source: str = tokenizer.get_chat_template(None, tools)
         self.where = str(tokenizer.name_or_path or "tokenizer")
-        self.is_marked = bool(_MARKERS.search(source))
         self.eos = str(tokenizer.eos_token or "")
         self.messages: list[Message] = [_reasoned(each) for each in messages]
-        self._environment, self._template = _compiled(source, self.where)
-        self._given = _plain({**tokenizer.special_tokens_map, "tools": tools, "documents": None})
-        dated = now if "strftime_now" in source else None
-        self._traces, self._plans = (
-            (None, None) if tools or self.is_marked else _known(source, json.dumps(self._given), dated, self.eos)
-        )
-        self._given["strftime_now"], self._is_traced = now.strftime, False
+        special = json.dumps(tokenizer.special_tokens_map, default=_plain)
+        self._read = _read(source, self.where, special, self.eos, now if "strftime_now" in source else None)
+        self.is_marked = self._read.is_marked
+        self._traces, self._plans = (None, None) if tools or self.is_marked else self._read[-2:]
+        self._given = {**self._read.given, "tools": _plain(tools), "strftime_now": now.strftime}
+        self._is_traced = False
         self._work = min(WORK + WORK_A_CHARACTER * _characters(self.messages), MOST_WORK)
 
     @cached_property
@@ -108,7 +106,7 @@ class Writer:
         """
         given = {**self._given, "messages": messages, "add_generation_prompt": prompt}
         try:
-            written, spans = self._environment.text(self._template, given, self._work)
+            written, spans = self._read.environment.text(self._read.template, given, self._work)
         except (TooMuchWork, RecursionError, MemoryError):
             found = "one whose loops, calls or texts go on far beyond that"
             raise BadModel(
@@ -122,9 +120,31 @@ class Writer:
         return written, [Span(start, end) for start, end in spans if start < end]
 
 
+class _Read(NamedTuple):
+    """A chat template ready to be rendered. given: what it gets beside messages and tools."""
+
+    environment: Environment
+    template: Template
+    given: Mapping[str, Any]
+    is_marked: bool
+    traces: Traces
+    plans: Plans
+
+
+@lru_cache(maxsize=8)
+def _read(source: str, where: str, special: str, eos: str, now: datetime | None) -> _Read:
+    """special: the tokens that the template gets by their names, as JSON. now: where it may write the time.
+
+    Raises BadModel for one that is no template.
+    """
+    given = {**json.loads(special), "documents": None}
+    tracer = Tracer(source, {**given, "tools": None} | ({"strftime_now": now.strftime} if now else {}))
+    return _Read(*_compiled(source, where), given, bool(_MARKERS.search(source)), Traces(tracer), Plans(tracer, eos))
+
+
 @lru_cache(maxsize=8)
 def _compiled(source: str, where: str) -> tuple[Environment, Template]:
-    """The template ready to be rendered. Raises BadModel for one that is no template."""
+    """Raises BadModel for one that is no template."""
     expected, environment = "a chat template that Jinja can read", Environment()
     if len(source) > LARGEST_TEMPLATE:
         raise BadModel(where, expected=expected, found=f"one of {len(source):,} characters", remedy=REMEDY)
@@ -136,13 +156,6 @@ def _compiled(source: str, where: str) -> tuple[Environment, Template]:
         ) from None
     except Exception as error:  # nested too deep for the parser or for Python, by whichever comes first
         raise BadModel(where, expected=expected, found=f"one that cannot be ({_words(error)})", remedy=REMEDY) from None
-
-
-@lru_cache(maxsize=8)
-def _known(source: str, given: str, now: datetime | None, eos: str) -> tuple[Traces, Plans]:
-    """What is known of a template that is given this, as JSON. now: where it may write the time."""
-    tracer = Tracer(source, json.loads(given) | ({"strftime_now": now.strftime} if now else {}))
-    return Traces(tracer), Plans(tracer, eos)
 
 
 def _words(error: Exception) -> str:

@@ -159,7 +159,6 @@ class Tracer:
 
     def __init__(self, source: str, given: dict[str, Any]) -> None:
         self._source, self._given = source, given
-        self._environment = Tracing()
 
     def begin(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with unknown texts. What is traced from here on is on one tape."""
@@ -173,6 +172,10 @@ class Tracer:
     @property
     def tape(self) -> Tape:
         return self._environment.tape
+
+    @cached_property
+    def _environment(self) -> Tracing:
+        return Tracing()
 
     @cached_property
     def _template(self) -> Template:

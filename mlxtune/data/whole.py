@@ -29,10 +29,20 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
 
 def tokens_alone(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
     """The tokens of each text, without their characters, which are a third of the work."""
-    if not texts or not _is_own(tokenizer) or isinstance(_way(tokenizer), Words):
-        return [made.tokens.tolist() for made in encode(texts, tokenizer)]
+    if not texts or not _is_own(tokenizer):
+        return [made.tokens.tolist() for made in encoding.encode(texts, tokenizer)]
+    tokenizer([""], add_special_tokens=False)  # sets the backend up as for any text: nothing is cut off or padded
     made = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [each.ids for each in made]
+
+
+def keeps_beginnings(tokenizer: Tokenizer) -> bool:
+    """Whether the tokens of a text up to the end of one are the tokens of its beginning alone.
+
+    Merges that never go across that end are the same without what is behind it; nothing else depends on what follows,
+    where words are encoded each by itself.
+    """
+    return isinstance(_way(tokenizer), Words)
 
 
 def _way(tokenizer: Tokenizer) -> Words | Spelled | None:

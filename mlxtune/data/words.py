@@ -29,7 +29,7 @@ NORMALIZER = {
 }
 BEFORE = "x"  # a word, behind which others are encoded
 MOST_TOKENS = 1_000_000  # of words that are remembered from one batch to the next
-_WORDS = re.compile(" +[^ ]*")
+_BLANKS = re.compile("(  +[^ ]*)")
 
 
 class Numbers(dict[str, int]):
@@ -80,11 +80,9 @@ class Words:
             if place % 2:
                 numbers.append(number(part))
             elif part:
-                words = part.split(" ")
-                if "" in words:
-                    words = [word[1:] for word in _WORDS.findall(" " + part)]
-                numbers.append(number(BLANK + words[0]))
-                numbers.extend(map(number, words[1:]))
+                first, *others = _words(part)
+                numbers.append(number(BLANK + first))
+                numbers.extend(map(number, others))
 
     def _learn(self, words: Sequence[str]) -> None:
         """Encode words that are new."""
@@ -122,6 +120,18 @@ class Words:
         whole = Encoded(tokens, starts + moved, ends + moved)
         for begin, end in pairwise(after[bounds].tolist()):
             yield whole.part(begin, end)
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text without the one blank before each; further blanks belong to the word behind them.
+
+    >>> _words("a bc   d "), _words(" a")
+    (['a', 'bc', '  d', ''], [' a'])
+    """
+    found: list[str] = []
+    for place, part in enumerate(_BLANKS.split(" " + text)):
+        found += [part[1:]] if place % 2 else part.split(" ")[1:]
+    return found
 
 
 def words(tokenizer: Tokenizer) -> Words | None:
