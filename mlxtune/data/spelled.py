@@ -18,7 +18,7 @@ from mlxtune.data.tokenizer import Tokenizer
 
 Places = NDArray[np.int64]
 NOTHING = b"\xff"  # in no text; for a token of which the bytes do not tell the characters
-BLANKS = "Ġ \t\n\r\x0b\x0c\u2028\u3000"
+BLANK = "Ġ"  # as byte-level vocabularies write it
 KEEPING = ("ByteLevel", "Split", "Digits")  # pre-tokenizers that leave nothing out
 
 
@@ -66,7 +66,8 @@ class Spelled:
 
     def _spelt(self, number: int) -> bytes:
         token: str = self._added.get(number) or self._backend.id_to_token(number)
-        if self._trims and (bare := token.rstrip(BLANKS)) not in ("", token) or not token:
+        blank = [letter == BLANK or letter.isspace() for letter in token]
+        if not token or (self._trims and blank[-1] and not all(blank)):
             return NOTHING
         if number in self._added:
             return token.encode()
@@ -109,8 +110,9 @@ def ranges(firsts: Places, counts: Places) -> Places:
     >>> ranges(np.array([5, 0]), np.array([2, 3])).tolist()
     [5, 6, 0, 1, 2]
     """
-    after = np.cumsum(counts)
-    return np.arange(after[-1] if len(after) else 0) + np.repeat(firsts - (after - counts), counts)
+    after: Places = np.cumsum(counts)
+    numbers: Places = np.arange(after[-1] if len(after) else 0) + np.repeat(firsts - (after - counts), counts)
+    return numbers
 
 
 def _characters(tokens: Ints, spelt: NDArray[np.uint8], ends: Places) -> Encoded:

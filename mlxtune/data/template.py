@@ -64,17 +64,20 @@ class Writer:
         self.eos = str(tokenizer.eos_token or "")
         self.messages: list[Message] = [_reasoned(each) for each in messages]
         special = json.dumps(tokenizer.special_tokens_map, default=_plain)
-        self._read = _read(source, self.where, special, self.eos, now if "strftime_now" in source else None)
-        self.is_marked = self._read.is_marked
-        self._traces, self._plans = (None, None) if tools or self.is_marked else self._read[-2:]
-        self._given = {**self._read.given, "tools": _plain(tools), "strftime_now": now.strftime}
+        self._known = _known(source, self.where, special, self.eos, now if "strftime_now" in source else None)
+        self.is_marked = self._known.is_marked
+        is_traced = not tools and not self.is_marked
+        self._traces = self._known.traces if is_traced else None
+        self._plans = self._known.plans if is_traced else None
+        self._given = {**self._known.given, "tools": _plain(tools), "strftime_now": now.strftime}
         self._is_traced = False
         self._work = min(WORK + WORK_A_CHARACTER * _characters(self.messages), MOST_WORK)
 
     @cached_property
     def whole(self) -> str:
         """The conversation, as the template writes it."""
-        return self.marked(self.messages, False)[0]
+        written, _ = self.marked(self.messages, False)
+        return written
 
     def __call__(self, messages: Sequence[Message], prompt: bool) -> str:
         """The text: by a trace where there is one, once the traced text of the whole is the one that is rendered."""
@@ -106,7 +109,7 @@ class Writer:
         """
         given = {**self._given, "messages": messages, "add_generation_prompt": prompt}
         try:
-            written, spans = self._read.environment.text(self._read.template, given, self._work)
+            written, spans = self._known.environment.text(self._known.template, given, self._work)
         except (TooMuchWork, RecursionError, MemoryError):
             found = "one whose loops, calls or texts go on far beyond that"
             raise BadModel(
@@ -120,7 +123,7 @@ class Writer:
         return written, [Span(start, end) for start, end in spans if start < end]
 
 
-class _Read(NamedTuple):
+class _Known(NamedTuple):
     """A chat template ready to be rendered. given: what it gets beside messages and tools."""
 
     environment: Environment
@@ -132,14 +135,14 @@ class _Read(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _read(source: str, where: str, special: str, eos: str, now: datetime | None) -> _Read:
+def _known(source: str, where: str, special: str, eos: str, now: datetime | None) -> _Known:
     """special: the tokens that the template gets by their names, as JSON. now: where it may write the time.
 
     Raises BadModel for one that is no template.
     """
     given = {**json.loads(special), "documents": None}
     tracer = Tracer(source, {**given, "tools": None} | ({"strftime_now": now.strftime} if now else {}))
-    return _Read(*_compiled(source, where), given, bool(_MARKERS.search(source)), Traces(tracer), Plans(tracer, eos))
+    return _Known(*_compiled(source, where), given, bool(_MARKERS.search(source)), Traces(tracer), Plans(tracer, eos))
 
 
 @lru_cache(maxsize=8)

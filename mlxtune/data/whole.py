@@ -69,4 +69,4 @@ def _state(tokenizer: Tokenizer) -> Any:
     backend = tokenizer.backend_tokenizer
     parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor)
     states = [part and part.__getstate__() for part in parts]
-    return [*states, str(backend.get_added_tokens_decoder()), backend.encode_special_tokens, len(tokenizer)]
+    return [*states, str(backend.get_added_tokens_decoder()), backend.encode_special_tokens, backend.get_vocab_size()]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.encoding import Encoded, Ints, encode
+from mlxtune.data.encoding import Encoded, encode
 from mlxtune.data.spelled import ranges
 from mlxtune.data.tokenizer import Tokenizer
 
