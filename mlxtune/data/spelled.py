@@ -32,7 +32,7 @@ class Spelled:
         self._bytes = np.zeros(0, np.uint8)  # of all tokens that were seen
         self._firsts, self._counts = np.zeros(0, np.int64), np.zeros(0, np.int64)  # of each token; 0: not seen yet
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded | None]:
+    def encode(self, texts: Sequence[str], _: Tokenizer) -> list[Encoded | None]:
         """None for texts whose tokens spell something else."""
         made = [each.ids for each in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
         bounds = [0, *accumulate(map(len, made))]

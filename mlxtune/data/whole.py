@@ -16,13 +16,14 @@ class _Way(NamedTuple):
     way: Words | Spelled | None
 
 
+# No way holds its tokenizer, which would then never be let go.
 _ways: WeakKeyDictionary[Tokenizer, _Way] = WeakKeyDictionary()
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
     """Each text whole, with the characters of its tokens."""
     way = _way(tokenizer) if texts else None
-    found = way.encode(texts) if way else [None] * len(texts)
+    found = way.encode(texts, tokenizer) if way else [None] * len(texts)
     rest = iter(encoding.encode([text for text, each in zip(texts, found, strict=True) if each is None], tokenizer))
     return [next(rest) if each is None else each for each in found]
 

@@ -48,7 +48,6 @@ class Words:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         backend = tokenizer.backend_tokenizer
-        self._tokenizer = tokenizer
         self._added = {token.content: number for number, token in backend.get_added_tokens_decoder().items()}
         longest_first = sorted(self._added, key=len, reverse=True)
         self._between = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
@@ -59,7 +58,7 @@ class Words:
         self._words = Encoded(*(np.zeros(0, np.int32) for _ in range(3)))
         self._counts, self._widths = np.zeros(0, np.int64), np.zeros(0, np.int64)
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded | None]:
+    def encode(self, texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded | None]:
         """None for texts with a ▁ of their own."""
         if len(self._words.tokens) > MOST_TOKENS:
             self._forget()
@@ -69,7 +68,7 @@ class Words:
             if is_known:
                 self._number(text, numbers)
             bounds.append(len(numbers))
-        self._learn(list(self._numbers)[len(self._counts) :])
+        self._learn(list(self._numbers)[len(self._counts) :], tokenizer)
         made = self._joined(np.array(numbers, np.int64), np.array(bounds))
         return [each if is_known else None for each, is_known in zip(made, known, strict=True)]
 
@@ -84,21 +83,21 @@ class Words:
                 numbers.append(number(BLANK + first))
                 numbers.extend(map(number, others))
 
-    def _learn(self, words: Sequence[str]) -> None:
+    def _learn(self, words: Sequence[str], tokenizer: Tokenizer) -> None:
         """Encode words that are new."""
         if not words:
             return
-        [before] = encode([BEFORE], self._tokenizer)
-        made = list(self._encoded(words, len(before.tokens)))
+        [before] = encode([BEFORE], tokenizer)
+        made = list(self._encoded(words, tokenizer, len(before.tokens)))
         columns = zip(self._words, *made, strict=True)
         self._words = Encoded(*(np.concatenate(column) for column in columns))
         self._counts = np.append(self._counts, [len(each.tokens) for each in made])
         self._widths = np.append(self._widths, [self._width(word) for word in words])
 
-    def _encoded(self, words: Sequence[str], first: int) -> Iterator[Encoded]:
+    def _encoded(self, words: Sequence[str], tokenizer: Tokenizer, first: int) -> Iterator[Encoded]:
         """first: of the tokens of what follows BEFORE."""
         texts = [word[1:] if word.startswith(BLANK) else f"{BEFORE} {word}" for word in words]
-        for word, made in zip(words, encode(texts, self._tokenizer), strict=True):
+        for word, made in zip(words, encode(texts, tokenizer), strict=True):
             if word in self._added:
                 yield Encoded(*(np.array([number], np.int32) for number in (self._added[word], 0, len(word))))
             else:

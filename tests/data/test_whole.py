@@ -1,5 +1,7 @@
 """Whole texts have the tokens, and the characters of each, that the tokenizer says, in whichever way they are found."""
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ def check(texts: list[str], made: Any) -> list[Encoded | None]:
             assert column.dtype == right.dtype
             assert column.tolist() == right.tolist(), text
     way = whole._way(made)
-    return way.encode(texts) if way else []
+    return way.encode(texts, made) if way else []
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *REAL])
@@ -122,3 +124,13 @@ def test_tokens_of_a_class_with_code_of_its_own_are_as_it_says() -> None:
     made = Odd(tokenizer_object=tokenizer().backend_tokenizer)
     assert whole._way(made) is None
     assert whole.encode(["ab"], made)[0].tokens.tolist() == tokenizer()("AB", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["SentencePiece, Llama's, of words", "byte-level"])
+def test_a_tokenizer_that_no_one_uses_is_let_go(kind: str) -> None:
+    made = tokenizer_of_kind.__wrapped__(kind)
+    check([SENTENCES[0]], made)
+    held = weakref.ref(made)
+    del made
+    gc.collect()
+    assert held() is None
