@@ -6,7 +6,7 @@ blank in front of a text, WordPiece marks what goes on within a word: there, the
 characters with which it does not merge, whose tokens are left out. Which of the ways is right, decoding tells.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple
 from unicodedata import normalize
@@ -50,16 +50,6 @@ def encode(texts: Sequence[str], tokenizer: Tokenizer) -> list[Encoded]:
     return [_arrays(*row) for row in zip(batch["input_ids"], batch["offset_mapping"], strict=True)]
 
 
-def tokens_alone(texts: Sequence[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """The tokens of each text, without their characters, which are a third of the work."""
-    kind, backend = type(tokenizer), getattr(tokenizer, "backend_tokenizer", None)
-    own = [getattr(getattr(kind, name, None), "__module__", "") for name in ("__call__", "_encode_plus")]
-    if not texts or backend is None or not all(module.startswith("transformers.tokenization_") for module in own):
-        return [made.tokens.tolist() for made in encode(texts, tokenizer)]
-    tokenizer([""], add_special_tokens=False)  # sets the backend up as for any text: nothing is cut off or padded
-    return [made.ids for made in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-
 def _arrays(tokens: list[int], offsets: list[tuple[int, int]]) -> Encoded:
     """Byte-level tokenizers may report a token without its leading space; here each token begins where the last ends,
     except that tokens that share one character (the bytes of an emoji) all begin at it."""
@@ -68,14 +58,21 @@ def _arrays(tokens: list[int], offsets: list[tuple[int, int]]) -> Encoded:
     return Encoded(np.array(tokens, np.int32), np.minimum(starts, before), ends)
 
 
-def crossed(text: str, encoded: Encoded, edges: Iterable[int], added: Collection[int]) -> list[int]:
+def across(encoded: Encoded, edges: Sequence[int]) -> list[tuple[int, int]]:
+    """The edges that lie inside a token, each with the token's place."""
+    if not edges:
+        return []
+    at = np.array(edges, np.int32)[:, None]
+    inside = (encoded.starts < at) & (at < encoded.ends)
+    if not inside.any():
+        return []
+    return [(edges[row], place) for row, place in np.argwhere(inside).tolist()]
+
+
+def crossed(text: str, encoded: Encoded, edges: Sequence[int], added: Collection[int]) -> list[int]:
     """The edges that lie inside a token. One of the added tokens may swallow the blanks beside it; that is no merge."""
-    found = []
-    for edge in edges:
-        across = np.flatnonzero((encoded.starts < edge) & (edge < encoded.ends))
-        if not all(_swallows(text, encoded, int(place), edge, added) for place in across):
-            found.append(edge)
-    return found
+    found = (edge for edge, place in across(encoded, edges) if not _swallows(text, encoded, place, edge, added))
+    return list(dict.fromkeys(found))
 
 
 def _swallows(text: str, encoded: Encoded, place: int, edge: int, added: Collection[int]) -> bool:

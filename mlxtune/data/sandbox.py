@@ -16,7 +16,7 @@ from jinja2 import Template, nodes, pass_context
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
@@ -25,6 +25,8 @@ from mlxtune.data.meter import CHARGE, MADE, OPERATION, READ, SOUGHT, Meter, Met
 LARGEST_WIDTH = 1_000  # to which a text is padded, or a number written
 LARGEST_BITS = 4_096  # of a whole number
 OF_DICT = frozenset(dir(dict))
+OF_LOOP = frozenset(("first", "last", "index", "index0", "length"))
+PLAIN_METHODS = frozenset(("startswith", "endswith", "split", "strip", "lstrip", "rstrip", "replace"))  # of a text
 SELECTING = frozenset(("select", "reject", "selectattr", "rejectattr"))
 SHALLOW = SELECTING | {  # filters that look at a list, not into what it holds
     "length", "count", "first", "last", "list", "items", "default", "d", "reverse", "map", "attr"
@@ -127,9 +129,14 @@ class Environment(ImmutableSandboxedEnvironment):
         return self.meter.made(value)
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """As Jinja's; what an object holds is found without asking for an attribute first, which takes longer."""
+        """As Jinja's; what an object holds, a usual method of a text or a number of a loop is found without asking
+        whether it is safe, which takes longer."""
         if type(obj) is dict and attribute in obj and attribute not in OF_DICT:
             return obj[attribute]
+        if type(obj) is str and attribute in PLAIN_METHODS:
+            return getattr(obj, attribute)
+        if type(obj) is LoopContext and attribute in OF_LOOP:
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:

@@ -30,6 +30,7 @@ class Tape:
         self.values = list(texts)
         self.steps: list[Step] = []
         self.is_torn = False
+        self._done: dict[tuple[Any, ...], Any] = {}  # what came of what was done: it is not done twice
 
     def tear(self) -> NoReturn:
         self.is_torn = True
@@ -56,12 +57,26 @@ class Tape:
         if not all(each is None or type(each) in (str, int) for each in given):
             self.tear()
         number = self._number(text)
+        key = (number, function, *given)
+        if key not in self._done:
+            self._done[key] = self._made(number, text.weight, function, given)
+        made = self._done[key]
+        return list(made) if type(made) is list else made
+
+    def _made(self, number: int, weight: int, function: Callable[..., Any], given: Sequence[Any]) -> Any:
         made = function(self.values[number], *given)
         if type(made) is bool:
             return self._answered(lambda values: function(values[number], *given) is made, made)
         if type(made) is str:
-            return self._added(lambda values: [function(values[number], *given)], 1, text.weight)[0]
-        return self._added(lambda values: function(values[number], *given), len(made), text.weight)
+            return self._added(lambda values: [function(values[number], *given)], 1, weight)[0]
+        return self._added(lambda values: function(values[number], *given), len(made), weight)
+
+    def asks(self, key: Any, question: Callable[[Sequence[str]], bool]) -> bool:
+        """The answer to a question about the values, which is known by its key."""
+        if key not in self._done:
+            answer = question(self.values)
+            self._done[key] = self._answered(lambda values: question(values) is answer, answer)
+        return bool(self._done[key])
 
     def _answered(self, step: Step, answer: bool) -> bool:
         self.steps.append(step)
@@ -83,8 +98,9 @@ class Tape:
         if len(text.parts) == 1 and isinstance(text.parts[0], int):
             return text.parts[0]
         parts = text.parts
-        [whole] = self._added(lambda values: [_text(parts, values)], 1, text.weight)
-        return self._number(whole)
+        if parts not in self._done:
+            self._done[parts] = self._added(lambda values: [text_of(parts, values)], 1, text.weight)[0]
+        return self._number(self._done[parts])
 
 
 class Unknown:
@@ -153,6 +169,11 @@ class Trace(NamedTuple):
 
     def text(self, texts: Sequence[str], work: int) -> str | None:
         """What is written for the texts. None where an answer differs, or where the work may be more than `work`."""
+        values = self.values(texts, work)
+        return None if values is None else text_of(self.parts, values)
+
+    def values(self, texts: Sequence[str], work: int) -> list[str] | None:
+        """The texts and what the steps make of them. None as of `text`."""
         longest = max(map(len, texts), default=0)
         if self.cost // LENGTH * longest + self.cost % LENGTH > work:
             return None
@@ -160,7 +181,7 @@ class Trace(NamedTuple):
         for step in self.steps:
             if not step(values):
                 return None
-        return _text(self.parts, values)
+        return values
 
 
 def trace(tape: Tape, written: Any, cost: int) -> Trace:
@@ -180,5 +201,5 @@ def _merged(parts: Iterable[Part]) -> tuple[Part, ...]:
     return tuple(merged)
 
 
-def _text(parts: Iterable[Part], values: Sequence[str]) -> str:
+def text_of(parts: Iterable[Part], values: Sequence[str]) -> str:
     return "".join([part if isinstance(part, str) else values[part] for part in parts])

@@ -4,8 +4,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Template, TemplateSyntaxError
@@ -14,11 +14,12 @@ from mlxtune.data.examples import Chat
 from mlxtune.data.faults import BadRow
 from mlxtune.data.messages import Message, check_tools, check_whole, text
 from mlxtune.data.meter import TooMuchWork
+from mlxtune.data.plans import Plans
 from mlxtune.data.sandbox import Environment
 from mlxtune.data.settings import LossOn
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.data.tracing import Traces
-from mlxtune.data.turns import Span, Turns
+from mlxtune.data.tracing import Tracer, Traces
+from mlxtune.data.turns import Span, Turns, Written
 from mlxtune.errors import BadData, BadModel
 from mlxtune.format import counted, line, shortened
 
@@ -60,27 +61,46 @@ class Writer:
     def __init__(self, tokenizer: Tokenizer, messages: Sequence[Message], tools: Any, now: datetime) -> None:
         source: str = tokenizer.get_chat_template(None, tools)
         self.where = str(tokenizer.name_or_path or "tokenizer")
-        self.is_marked = bool(_MARKERS.search(source))
         self.eos = str(tokenizer.eos_token or "")
         self.messages: list[Message] = [_reasoned(each) for each in messages]
-        self._environment, self._template = _compiled(source, self.where)
-        self._given = _plain({**tokenizer.special_tokens_map, "tools": tools, "documents": None})
-        dated = now if "strftime_now" in source else None
-        self._traces = None if tools or self.is_marked else _traces(source, json.dumps(self._given), dated)
-        self._given["strftime_now"], self._is_traced = now.strftime, False
+        special = json.dumps(tokenizer.special_tokens_map, default=_plain)
+        self._known = _known(source, self.where, special, self.eos, now if "strftime_now" in source else None)
+        self.is_marked = self._known.is_marked
+        is_traced = not tools and not self.is_marked
+        self._traces = self._known.traces if is_traced else None
+        self._plans = self._known.plans if is_traced else None
+        self._given = {**self._known.given, "tools": _plain(tools), "strftime_now": now.strftime}
+        self._is_traced = False
         self._work = min(WORK + WORK_A_CHARACTER * _characters(self.messages), MOST_WORK)
+
+    @cached_property
+    def whole(self) -> str:
+        """The conversation, as the template writes it."""
+        written, _ = self.marked(self.messages, False)
+        return written
 
     def __call__(self, messages: Sequence[Message], prompt: bool) -> str:
         """The text: by a trace where there is one, once the traced text of the whole is the one that is rendered."""
+        is_whole = messages is self.messages and not prompt
         known = self._traces.text(messages, prompt, self._work) if self._traces else None
-        if known is not None and self._is_traced:
+        if known is not None and self._is_traced and not is_whole:
             return known
-        written, _ = self.marked(messages, prompt)
-        if messages is self.messages and not prompt:
+        written = self.whole if is_whole else self.marked(messages, prompt)[0]
+        if is_whole:
             self._is_traced = known == written
         if self._traces and known is None:
             self._traces.learn(messages, prompt, written)
         return written
+
+    def spans(self, indices: Sequence[int]) -> tuple[Span, ...]:
+        """The assistant's turns of these indices in the whole: by a plan where there is one that writes the whole."""
+        places = self._plans.find(self.messages, indices, self._work, self.whole) if self._plans else None
+        if places is not None:
+            return Written(self.whole, self.messages, self.eos).spans(places)
+        found = Turns(self, self.messages, self.eos).spans(indices)
+        if self._plans:
+            self._plans.learn(self.messages, indices, found, self.whole)
+        return found
 
     def marked(self, messages: Sequence[Message], prompt: bool) -> tuple[str, list[Span]]:
         """The text, and the spans inside the template's own generation markers.
@@ -89,7 +109,7 @@ class Writer:
         """
         given = {**self._given, "messages": messages, "add_generation_prompt": prompt}
         try:
-            written, spans = self._environment.text(self._template, given, self._work)
+            written, spans = self._known.environment.text(self._known.template, given, self._work)
         except (TooMuchWork, RecursionError, MemoryError):
             found = "one whose loops, calls or texts go on far beyond that"
             raise BadModel(
@@ -103,9 +123,31 @@ class Writer:
         return written, [Span(start, end) for start, end in spans if start < end]
 
 
+class _Known(NamedTuple):
+    """A chat template ready to be rendered. given: what it gets beside messages and tools."""
+
+    environment: Environment
+    template: Template
+    given: Mapping[str, Any]
+    is_marked: bool
+    traces: Traces
+    plans: Plans
+
+
+@lru_cache(maxsize=8)
+def _known(source: str, where: str, special: str, eos: str, now: datetime | None) -> _Known:
+    """special: the tokens that the template gets by their names, as JSON. now: where it may write the time.
+
+    Raises BadModel for one that is no template.
+    """
+    given = {**json.loads(special), "documents": None}
+    tracer = Tracer(source, {**given, "tools": None} | ({"strftime_now": now.strftime} if now else {}))
+    return _Known(*_compiled(source, where), given, bool(_MARKERS.search(source)), Traces(tracer), Plans(tracer, eos))
+
+
 @lru_cache(maxsize=8)
 def _compiled(source: str, where: str) -> tuple[Environment, Template]:
-    """The template ready to be rendered. Raises BadModel for one that is no template."""
+    """Raises BadModel for one that is no template."""
     expected, environment = "a chat template that Jinja can read", Environment()
     if len(source) > LARGEST_TEMPLATE:
         raise BadModel(where, expected=expected, found=f"one of {len(source):,} characters", remedy=REMEDY)
@@ -117,12 +159,6 @@ def _compiled(source: str, where: str) -> tuple[Environment, Template]:
         ) from None
     except Exception as error:  # nested too deep for the parser or for Python, by whichever comes first
         raise BadModel(where, expected=expected, found=f"one that cannot be ({_words(error)})", remedy=REMEDY) from None
-
-
-@lru_cache(maxsize=8)
-def _traces(source: str, given: str, now: datetime | None) -> Traces:
-    """What is known of a template that is given this, as JSON. now: where it may write the time."""
-    return Traces(source, json.loads(given) | ({"strftime_now": now.strftime} if now else {}))
 
 
 def _words(error: Exception) -> str:
@@ -160,8 +196,7 @@ def _plain(value: Any) -> Any:
 
 def _text_and_spans(chat: Chat, write: Writer, loss_on: LossOn) -> tuple[str, tuple[Span, ...]]:
     if loss_on == "all":
-        everything = write(write.messages, False)
-        return everything, _without(Span(0, len(everything)), _untrained(chat, write))
+        return write.whole, _without(Span(0, len(write.whole)), _untrained(chat, write))
     return _turns(chat, write, _trained(chat, loss_on))
 
 
@@ -170,8 +205,7 @@ def _turns(chat: Chat, write: Writer, indices: list[int]) -> tuple[str, tuple[Sp
     if write.is_marked:
         marked, spans = write.marked(write.messages, False)
         return marked, _chosen(spans, chat, indices)
-    turns = Turns(write, write.messages, write.eos)
-    return turns.text, turns.spans(indices)
+    return write.whole, write.spans(indices)
 
 
 def _trained(chat: Chat, loss_on: LossOn) -> list[int]:

@@ -13,6 +13,7 @@ class Tokenizer(Protocol):
     eos_token_id: Any
     special_tokens_map: Mapping[str, Any]
     added_tokens_decoder: Mapping[int, Any]
+    backend_tokenizer: Any  # of transformers' own: the library that does the work
 
     def __call__(self, text: list[str], **options: Any) -> Mapping[str, Any]: ...
 

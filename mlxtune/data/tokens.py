@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data import special as specials
-from mlxtune.data.encoding import Encoded, Ints, crossed, cut, tokens_alone
+from mlxtune.data.encoding import Encoded, Ints, across, crossed, cut
 from mlxtune.data.encoding import encode as encode_texts
 from mlxtune.data.examples import Chat, Completion, Example, Text
 from mlxtune.data.faults import BadRow
@@ -23,6 +23,8 @@ from mlxtune.data.special import Special
 from mlxtune.data.template import chat_text
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.turns import Span
+from mlxtune.data.whole import encode as encode_wholes
+from mlxtune.data.whole import keeps_beginnings, tokens_alone
 
 Mask = NDArray[np.bool_]
 
@@ -75,7 +77,7 @@ def prompt_tokens(text: str, tokenizer: Tokenizer, special: Special) -> list[int
 def encode(texts: Sequence[Marked], tokenizer: Tokenizer, special: Special | None = None) -> list[Tokens | BadRow]:
     """Tokens of each text, encoded many at a time. A BadRow stands for a text whose mask cannot be exact."""
     special = special or specials.read(tokenizer)
-    wholes = encode_texts([text.text for text in texts], tokenizer)
+    wholes = encode_wholes([text.text for text in texts], tokenizer)
     cuts = _cuts(texts, wholes, tokenizer, special.added)
     return [_tokens(*each, tokenizer, special) for each in zip(texts, wholes, cuts, strict=True)]
 
@@ -100,10 +102,9 @@ def _tokens(
 def _beginnings(text: Marked, encoded: Encoded) -> Ints:
     """Where tokens begin; one that has only blanks before an edge begins at it."""
     starts = encoded.starts.copy()
-    for edge in text.edges:
-        for place in np.flatnonzero((starts < edge) & (edge < encoded.ends)):
-            if not text.text[starts[place] : edge].strip():
-                starts[place] = edge
+    for edge, place in across(encoded, text.edges):
+        if not text.text[starts[place] : edge].strip():
+            starts[place] = edge
     return starts
 
 
@@ -132,6 +133,8 @@ def _cuts(
 ) -> list[list[int]]:
     """Where each text has to be cut: edges inside a token, and spans whose prompt has other tokens alone."""
     found = [crossed(text.text, whole, text.edges, added) for text, whole in zip(texts, wholes, strict=True)]
+    if keeps_beginnings(tokenizer):
+        return found
     heads = [
         (place, span.start, *_head(text.text, whole, span.start, added))
         for place, (text, whole, cuts) in enumerate(zip(texts, wholes, found, strict=True))

@@ -11,7 +11,7 @@ and neither do messages that hold more than texts: there, and where an answer di
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, update_wrapper
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from jinja2 import Template, nodes
 from jinja2.compiler import CodeGenerator, Frame
@@ -36,6 +36,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 JINJAS_OWN = {"_loop_vars", "_block_vars"}  # what a call is given that is not for the function
 Shape = tuple[Any, ...]  # whatever a template can see of messages beside their texts
+T = TypeVar("T")
 
 
 class Scale(Meter):
@@ -76,20 +77,25 @@ class Tracing(Environment):
         self.finalize = self._written
         self.tests = {name: self._asking(name, test) for name, test in self.tests.items()}
 
-    def trace(self, template: Template, given: dict[str, Any], messages: Sequence[Message]) -> Trace | None:
-        """The trace of what a template of this environment writes for messages.
-
-        None, or any exception, where there is none.
-        """
-        self.meter.start(LENGTH * LENGTH)
-        self.tape = Tape(_texts(messages))
+    def begin(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with unknown texts, on a new tape."""
+        self.tape = Tape(texts_of(messages))
         numbers = iter(range(len(self.tape.values)))
-        unknown = [
+        return [
             {key: value if key == "role" else self.tape.value(next(numbers)) for key, value in message.items()}
             for message in messages
         ]
-        written = self.concat(template.root_render_func(template.new_context({**given, "messages": unknown})))
-        return None if self.tape.is_torn else trace(self.tape, written, LENGTH * LENGTH - self.meter.left)
+
+    def trace(self, template: Template, given: dict[str, Any]) -> Trace:
+        """The trace of what a template of this environment writes, on the tape so far and what this adds to it.
+
+        Raises Untraceable, or anything else, where there is none.
+        """
+        self.meter.start(LENGTH * LENGTH)
+        written = self.concat(template.root_render_func(template.new_context(given)))
+        if self.tape.is_torn:
+            raise Untraceable
+        return trace(self.tape, written, LENGTH * LENGTH - self.meter.left)
 
     def concat(self, written: Iterable[Any]) -> Any:  # what Jinja joins texts with
         return self.tape.joined(written)
@@ -148,59 +154,91 @@ class Tracing(Environment):
         return self.meter.made(made)
 
 
-class Traces:
-    """What is known of how one template writes conversations, shape by shape. given: all it gets beside messages."""
+class Tracer:
+    """Traces of one template. given: all it gets beside messages."""
 
     def __init__(self, source: str, given: dict[str, Any]) -> None:
         self._source, self._given = source, given
-        self._environment = Tracing()
-        self._known: dict[Shape, list[Trace | None]] = {}  # None: a trace that failed
+
+    def begin(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages with unknown texts. What is traced from here on is on one tape."""
+        return self._environment.begin(messages)
+
+    def trace(self, messages: Sequence[Message], prompt: bool) -> Trace:
+        """Of messages with unknown texts, or with known ones, or fewer. Raises where there is none."""
+        given = {**self._given, "add_generation_prompt": prompt, "messages": messages}
+        return self._environment.trace(self._template, given)
+
+    @property
+    def tape(self) -> Tape:
+        return self._environment.tape
+
+    @cached_property
+    def _environment(self) -> Tracing:
+        return Tracing()
+
+    @cached_property
+    def _template(self) -> Template:
+        return self._environment.from_string(self._source)
+
+
+class Traces:
+    """What is known of how one template writes conversations, shape by shape."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._known = Known[Trace]()
 
     def text(self, messages: Sequence[Message], prompt: bool, work: int) -> str | None:
         """What the template writes for `work` at most. None where no trace tells."""
-        shape = _shape(messages, prompt)
-        if shape is None:
-            return None
-        given, traces = _texts(messages), self._known.get(shape, ())
-        return next((text for trace in traces if trace and (text := trace.text(given, work)) is not None), None)
+        shape = shape_of(messages, prompt)
+        given, traces = texts_of(messages), self._known.of(shape)
+        return next((text for trace in traces if (text := trace.text(given, work)) is not None), None)
 
     def learn(self, messages: Sequence[Message], prompt: bool, written: str) -> None:
         """Trace how the template wrote messages, if it has written such before; a trace has to write the same."""
-        shape = _shape(messages, prompt)
+
+        def traced() -> Trace | None:
+            made = self._tracer.trace(self._tracer.begin(messages), prompt)
+            return made if made.text(texts_of(messages), LENGTH) == written else None
+
+        self._known.learn(shape_of(messages, prompt), traced)
+
+
+class Known(Generic[T]):
+    """What is known of conversations by their shapes. Of a shape that is seen once nothing is learnt."""
+
+    def __init__(self) -> None:
+        self._known: dict[Shape, list[T | None]] = {}  # None: what could not be learnt
+
+    def of(self, shape: Shape | None) -> list[T]:
+        return [each for each in self._known.get(shape, ()) if each is not None] if shape else []
+
+    def learn(self, shape: Shape | None, learnt: Callable[[], T | None]) -> None:
         if shape is None:
             return
         if shape not in self._known:
             self._forget()
             self._known[shape] = []
         elif len(self._known[shape]) < MOST_TRACES:
-            made = self._trace(messages, prompt)
-            is_right = made is not None and made.text(_texts(messages), LENGTH) == written
-            self._known[shape].append(made if is_right else None)
-
-    def _trace(self, messages: Sequence[Message], prompt: bool) -> Trace | None:
-        given = {**self._given, "add_generation_prompt": prompt}
-        try:
-            return self._environment.trace(self._template, given, messages)
-        except (Exception, Untraceable):
-            return None
-
-    @cached_property
-    def _template(self) -> Template:
-        return self._environment.from_string(self._source)
+            try:
+                self._known[shape].append(learnt())
+            except (Exception, Untraceable):
+                self._known[shape].append(None)
 
     def _forget(self) -> None:
         if len(self._known) >= MOST_SHAPES:
             self._known.clear()
 
 
-def _shape(messages: Sequence[Message], prompt: bool) -> Shape | None:
-    """None where messages hold more than texts."""
+def shape_of(messages: Sequence[Message], *more: Any) -> Shape | None:
+    """All that a template can see of messages beside their texts, and more. None where they hold more than texts."""
     if {type(value) for message in messages for value in message.values()} != {str}:
         return None
-    return (prompt, *[(message["role"], *message) for message in messages])
+    return (*more, *[(message["role"], *message) for message in messages])
 
 
-def _texts(messages: Sequence[Message]) -> list[str]:
+def texts_of(messages: Sequence[Message]) -> list[str]:
     return [value for message in messages for key, value in message.items() if key != "role"]
 
 

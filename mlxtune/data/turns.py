@@ -9,17 +9,18 @@ turns follow (Qwen3 drops its think block), or have no generation prompt (Llama 
 content's place in turn: what both renderings share is the template's, so the content's place is known exactly. What
 cannot be found in these ways is refused; nothing is guessed.
 
-The prefixes and stand-ins are many renderings of one conversation; `render` takes all but one from a trace of the
-template where it has one (see tracing.py), and nothing here depends on that.
+The prefixes and stand-ins are many renderings of one conversation. Where the places are the same for all conversations
+of a kind, they are found once (see plans.py), by what is here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
 from mlxtune.data.faults import BadRow
 from mlxtune.data.messages import Message, check_whole
+from mlxtune.data.patterns import shared
 
 Render = Callable[[Sequence[Message], bool], str]  # messages, with the generation prompt or not -> text
 WORDS = ("Aleph", "Beth.")  # stand-ins for content: neither their first nor their last characters agree
@@ -40,27 +41,25 @@ class _Around(NamedTuple):
     after: str
 
 
-class Turns:
-    """The assistant's turns of one conversation. eos: the tokenizer's end-of-text token, "" for none."""
+class Written(NamedTuple):
+    """A rendered conversation. eos: the tokenizer's end-of-text token, "" for none."""
 
-    def __init__(self, render: Render, messages: Sequence[Message], eos: str) -> None:
-        self.messages, self.eos = messages, eos
-        self.text = render(messages, False)
-        self._render = render
-        self._prefix = cache(lambda count, prompt: render(messages[:count], prompt))
+    text: str
+    messages: Sequence[Message]
+    eos: str
 
-    def spans(self, indices: Sequence[int]) -> tuple[Span, ...]:
-        """The turns that are the messages of these indices. Raises BadRow where they cannot be told exactly."""
-        found = tuple(self._span(index) for index in indices)
-        for index, (one, two) in zip(indices, pairwise(found), strict=False):
+    def spans(self, places: Iterable[tuple[int, Span]]) -> tuple[Span, ...]:
+        """The turns that are the messages of these indices, of which the places are where the template writes them.
+
+        Raises BadRow where they cannot be told exactly, or where the template does not write a message.
+        """
+        found = [(index, self._span(index, *place)) for index, place in places]
+        for (index, one), (_, two) in pairwise(found):
             if one.end > two.start:
                 raise _inexact(index)
-        return found
+        return tuple(span for _, span in found)
 
-    def _span(self, index: int) -> Span:
-        if index == 0:
-            raise BadRow("a message before the first assistant turn", "a conversation that the assistant begins")
-        start, end = self._start(index), self._end(index)
+    def _span(self, index: int, start: int, end: int) -> Span:
         if not 0 < start <= end <= len(self.text):
             raise _inexact(index)
         turn = _without_trailing_blanks(self.text[start:end], self.messages[index])
@@ -71,9 +70,30 @@ class Turns:
 
     def _is_ended_by_the_text(self, index: int, turn: str, end: int) -> bool:
         """Whether all that ends this turn, which is the last, is the end-of-text token that follows."""
+        if not self.eos or index != len(self.messages) - 1 or self.text[end:] != self.eos:
+            return False
         content = self.messages[index]["content"].rstrip()
-        is_bare = bool(content) and turn.rstrip().endswith(content)
-        return is_bare and index == len(self.messages) - 1 and bool(self.eos) and self.text[end:] == self.eos
+        return bool(content) and turn.rstrip().endswith(content)
+
+
+class Turns:
+    """Where the assistant's turns of one conversation are. eos: the tokenizer's end-of-text token, "" for none."""
+
+    def __init__(self, render: Render, messages: Sequence[Message], eos: str) -> None:
+        self.messages, self.eos = messages, eos
+        self.text = render(messages, False)
+        self._render = render
+        self._prefix = cache(lambda count, prompt: render(messages[:count], prompt))
+
+    def spans(self, indices: Iterable[int]) -> tuple[Span, ...]:
+        """The turns that are the messages of these indices. Raises BadRow where they cannot be told exactly."""
+        return Written(self.text, self.messages, self.eos).spans((index, self.place(index)) for index in indices)
+
+    def place(self, index: int) -> Span:
+        """Where the template writes a turn, with whatever ends it."""
+        if index == 0:
+            raise BadRow("a message before the first assistant turn", "a conversation that the assistant begins")
+        return Span(self._start(index), self._end(index))
 
     # where it begins
 
@@ -83,9 +103,10 @@ class Turns:
             return len(prompt)
         for stand_in in (_word, _reasoned_word):
             here, alone = self._around(index, stand_in, last=False), self._around(index, stand_in, last=True)
-            shared = _shared(prompt, alone.before)
-            header, own = alone.before[_shared(bare, prompt) : shared], alone.before[shared:]
-            start = _header_end(here.before, header, own, whole_prompt=prompt != bare and shared == len(prompt))
+            end = shared(prompt, alone.before)
+            header, own = alone.before[shared(bare, prompt) : end], alone.before[end:]
+            whole_prompt = prompt != bare and alone.before.startswith(prompt)
+            start = _header_end(here.before, header, own, whole_prompt=whole_prompt)
             if start is not None and self.text.startswith(here.before[:start]):
                 return start
         raise _inexact(index)
@@ -121,7 +142,7 @@ class Turns:
             one, two = (self._render([*before, stand_in(self.messages[index], word), *after], False) for word in WORDS)
         except BadRow:
             raise _inexact(index) from None
-        around = _Around(one[: _shared(one, two)], one[len(one) - _shared(one[::-1], two[::-1]) :])
+        around = _Around(one[: shared(one, two)], one[len(one) - shared(one, two, -1) :])
         if not one.startswith(around.before + WORDS[0]) or not one.endswith(WORDS[0] + around.after):
             raise _inexact(index)
         return around
@@ -147,18 +168,6 @@ def _header_end(before: str, header: str, own: str, *, whole_prompt: bool) -> in
     if own and (whole_prompt or not own.strip()) and before.endswith(header + own):
         return len(before) - len(own)
     return len(before) if before.endswith(header) else None
-
-
-def _shared(one: str, two: str) -> int:
-    """How many first characters agree, found by halves."""
-    agree, most = 0, min(len(one), len(two))
-    while agree < most:
-        middle = (agree + most + 1) // 2
-        if one[agree:middle] == two[agree:middle]:
-            agree = middle
-        else:
-            most = middle - 1
-    return agree
 
 
 def _without_trailing_blanks(turn: str, message: Message) -> str:

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from mlxtune.data import tracing
-from mlxtune.data.encoding import encode, tokens_alone
+from mlxtune.data import plans, tracing
+from mlxtune.data.encoding import encode
 from mlxtune.data.examples import Chat
 from mlxtune.data.faults import BadRow
 from mlxtune.data.load import load
 from mlxtune.data.sandbox import Environment
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.template import Writer, chat_text
+from mlxtune.data.whole import tokens_alone
 from mlxtune.errors import MlxtuneError
 from tests.support.assets import assets_folder
 from tests.support.data import chat, write
@@ -179,6 +180,8 @@ def untraced() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracing.Traces, "text", lambda *_: None)
         patch.setattr(tracing.Traces, "learn", lambda *_: None)
+        patch.setattr(plans.Plans, "find", lambda *_: None)
+        patch.setattr(plans.Plans, "learn", lambda *_: None)
         yield
 
 

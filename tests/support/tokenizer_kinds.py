@@ -74,13 +74,18 @@ def _sentencepiece_decoder(*, strip: bool) -> Any:
     return decoders.Sequence([*parts, *([decoders.Strip(" ", 1, 0)] if strip else [])])
 
 
-def _llama() -> Any:
-    """Llama 2's: a blank in front of the text and after each special token, byte fallback."""
-    from tokenizers import normalizers
+def _llama(*, words: bool = False) -> Any:
+    """Llama 2's: a blank in front of the text and after each special token, byte fallback. words: no token goes across
+    the beginning of a word, which is so of Llama 2's own too."""
+    from tokenizers import normalizers, pre_tokenizers
 
     made = _bpe(unk_token="<unk>", fuse_unk=True)
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    if words:
+        made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     made = _with_bytes(_trained(made))
+    if words:
+        made.pre_tokenizer = None
     made.decoder = _sentencepiece_decoder(strip=True)
     return made
 
@@ -128,6 +133,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "byte-level, composed letters": lambda: _byte_level(SPLIT.replace("{1,3}", ""), nfc=True),
     "byte-level with a blank in front": lambda: _byte_level(prefix=True),
     "SentencePiece, Llama's": _llama,
+    "SentencePiece, Llama's, of words": lambda: _llama(words=True),
     "SentencePiece, a blank in front of the first word": lambda: _metaspace("first"),
     "SentencePiece, a blank in front of each part": lambda: _metaspace("always"),
     "SentencePiece, no blank": lambda: _metaspace("never"),
