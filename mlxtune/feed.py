@@ -3,7 +3,7 @@
 A *window* is the micro-batches of one optimizer step.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
@@ -104,7 +104,7 @@ def _most_tokens(rows: TokenRows, batches: Batches) -> Batch:
 
 
 def _lengths(rows: TokenRows, rows_per_example: int) -> NDArray[np.int64]:
-    return rows.lengths_B.astype(np.int64).reshape(-1, rows_per_example).sum(axis=1)
+    return np.asarray(rows.lengths_B.astype(np.int64).reshape(-1, rows_per_example).sum(axis=1))
 
 
 @lru_cache(maxsize=2)  # this epoch's and the next one's, or the first one's, which planning looks at again and again
@@ -112,7 +112,5 @@ def _windows(
     train: TokenRows, batch_size: int, grad_accum: int, seed: int, epoch: int, by_length: bool, rows_per_example: int
 ) -> Plan:
     lengths_B = _lengths(train, rows_per_example)
-    made = plan(
-        lengths_B, batch_size=batch_size, grad_accum=grad_accum, seed=seed, epoch=epoch, by_length=by_length
-    )
+    made = plan(lengths_B, batch_size=batch_size, grad_accum=grad_accum, seed=seed, epoch=epoch, by_length=by_length)
     return made.of_examples(rows_per_example)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from mlxtune.backends.choose import speaker as make_speaker
 from mlxtune.data import special as specials
 from mlxtune.data import urls
 from mlxtune.data.batches import eval_plan
-from mlxtune.data.load import load_for_eval
+from mlxtune.data.load import Reader, load_for_eval
 from mlxtune.data.settings import DataSettings, within
 from mlxtune.errors import BadModel
 from mlxtune.models import config as model_config
@@ -57,7 +58,8 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     if found and data.end_of_turn is None:  # the rows as the adapter learnt them
         data = replace(data, end_of_turn=found.end_of_turn)
     tokens = tokenizer.load(folder)
-    dataset = load_for_eval(within(data, most), tokens, most, stopping.ids(folder, tokens))
+    reader = Reader(tokens, frozenset(stopping.ids(folder, tokens)), partial(tokenizer.load, folder))
+    dataset = load_for_eval(within(data, most), reader, most)
     rows = dataset.valid
     speaker = make_speaker(backend, folder, found)
     batches = eval_plan(rows.lengths_B, batch_size=EVAL_BATCH_ROWS, by_length=True)

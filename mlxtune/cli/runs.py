@@ -62,7 +62,7 @@ def _plan_without_the_model(recipe: Recipe, *, json: bool) -> dict[str, Any]:
     from mlxtune.data import load as data
     from mlxtune.planning.predict import Planner
 
-    data.read(recipe.data, pairs=recipe.objective.rows_per_example > 1)
+    data.check_rows(recipe.data, pairs=recipe.objective.rows_per_example > 1)
     planner = Planner(recipe, without_rows=True)
     planned = planner.plan(planner.recipe)
     said = {

@@ -19,14 +19,15 @@ from mlxtune.data.types import Batch, TokenRow
 
 MULTIPLE = 8  # rows are padded to a multiple of so many tokens: few shapes to compile for, little waste
 Lengths = NDArray[np.integer]
+Rows = NDArray[np.int32]
 Cut = Callable[[Places, Lengths, int], Places]
 
 
 class Batches(Sequence[tuple[int, ...]]):
     """Row numbers of each batch. rows: (batches, most rows of one), NO_ROW at the end of those with fewer."""
 
-    def __init__(self, rows: Places) -> None:
-        self.rows = rows.astype(np.int32)
+    def __init__(self, rows: Places | Rows) -> None:
+        self.rows: Rows = rows.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -43,16 +44,16 @@ class Batches(Sequence[tuple[int, ...]]):
 
     def summed(self, values_B: NDArray[np.integer]) -> NDArray[np.int64]:
         """The sum, over the rows of each batch, of a value of each row."""
-        return self._of_each(values_B).sum(axis=1)
+        return np.asarray(self._of_each(values_B).sum(axis=1))
 
     def largest(self, values_B: NDArray[np.integer]) -> NDArray[np.int64]:
         """The largest value of the rows of each batch; values are not negative."""
-        return self._of_each(values_B).max(axis=1, initial=0)
+        return np.asarray(self._of_each(values_B).max(axis=1, initial=0))
 
     @property
     def counts(self) -> NDArray[np.int64]:
         """Rows of each batch."""
-        return (self.rows != NO_ROW).sum(axis=1)
+        return np.asarray((self.rows != NO_ROW).sum(axis=1))
 
     def of_examples(self, size: int) -> "Batches":
         """Row numbers where these are numbers of examples, of `size` rows each, side by side."""
@@ -147,7 +148,8 @@ def _cut(effective_ES: Places, lengths_B: Lengths, batch_size: int, cut: Cut) ->
 
 def _longest_first(rows_EN: Places, lengths_B: Lengths) -> Places:
     order = np.argsort(-lengths_B[rows_EN].astype(np.int64), axis=1, kind="stable")
-    return np.take_along_axis(rows_EN, order, axis=1)
+    made: Places = np.take_along_axis(rows_EN, order, axis=1)
+    return made
 
 
 def _by_turns(rows_EN: Places, lengths_B: Lengths, batch_size: int) -> Places:
@@ -156,7 +158,8 @@ def _by_turns(rows_EN: Places, lengths_B: Lengths, batch_size: int) -> Places:
     n_batches = -(-n_rows // batch_size)
     padded_rows = np.full((n_sets, n_batches * batch_size), NO_ROW, np.intp)
     padded_rows[:, :n_rows] = _longest_first(rows_EN, lengths_B)
-    return padded_rows.reshape(n_sets, n_batches, batch_size)
+    made: Places = padded_rows.reshape(n_sets, n_batches, batch_size)
+    return made
 
 
 def _evenly(rows_EN: Places, lengths_B: Lengths, batch_size: int) -> Places:

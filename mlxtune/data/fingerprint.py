@@ -8,7 +8,7 @@ from mlxtune.data.types import Dataset
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """SHA-256 in hex over what tells the rows' tokens and masks, and the split, in order. Files and notes take no part."""
+    """SHA-256 in hex over what tells rows' tokens and masks, and the split, in order. Files and notes take no part."""
     digest = hashlib.sha256()
     for split in (dataset.train, dataset.valid):
         digest.update(len(split).to_bytes(8, "little"))

@@ -22,7 +22,7 @@ from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset
 from mlxtune.data.view import View, view, without_repeated
 from mlxtune.errors import BadData, BadSetting, MlxtuneError
-from mlxtune.events import Event, Preparing
+from mlxtune.events import Preparing
 
 TRAINED: tuple[Split, ...] = ("train", "valid")
 MEASURED: tuple[Split, ...] = ("test", "valid", "train")  # the first that is there
@@ -68,7 +68,7 @@ class Examples(NamedTuple):
         return (*unread, *unwritten, *notes.beside(self.store.contents.unread), *self.notes)
 
 
-def ignore(_: Event) -> None:
+def ignore(_: Preparing) -> None:
     """A listener that is not interested."""
 
 

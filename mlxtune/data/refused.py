@@ -13,7 +13,7 @@ class Left(NamedTuple):
     """Rows that are left out for one kind of reason."""
 
     kind: str
-    count: int
+    size: int
     rows: Callable[[], Iterator[Refused]]
 
 
@@ -21,10 +21,10 @@ class RefusedRows:
     """All of them, in an order that does not change."""
 
     def __init__(self, lefts: Iterable[Left] = ()) -> None:
-        self._lefts = [left for left in lefts if left.count]
+        self._lefts = [left for left in lefts if left.size]
 
     def __len__(self) -> int:
-        return sum(left.count for left in self._lefts)
+        return sum(left.size for left in self._lefts)
 
     def __iter__(self) -> Iterator[Refused]:
         for left in self._lefts:
@@ -39,7 +39,7 @@ class RefusedRows:
         """How many there are of each kind."""
         kinds: Counter[str] = Counter()
         for left in self._lefts:
-            kinds[left.kind] += left.count
+            kinds[left.kind] += left.size
         return kinds
 
 

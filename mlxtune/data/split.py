@@ -23,7 +23,7 @@ def batched(rows: Sequence[T], size: int) -> list[Sequence[T]]:
 
 
 def parted(rows: TokenRows, size: int, *, share: float, seed: int) -> tuple[TokenRows, TokenRows]:
-    """The rows to train on and the rows held out, both in their order. size: rows of an example, which stay together."""
+    """Rows to train on and rows held out, both in their order. size: rows of an example, which stay together."""
     is_held = held(len(rows) // size, share=share, seed=seed).repeat(size)
     return rows.take(np.flatnonzero(~is_held)), rows.take(np.flatnonzero(is_held))
 

@@ -26,7 +26,8 @@ def spread(lengths_B: NDArray[np.integer], size: int, generator: np.random.Gener
     drawn = np.arange(len(lengths_B)) if generator is None else generator.permutation(len(lengths_B))
     taken_for = lengths_B[drawn] * (1.0 if generator is None else _factors(len(drawn), generator))
     order = drawn[np.argsort(-taken_for, kind="stable")]
-    return dealt(order[None], lengths_B, size)[0]
+    groups: Places = dealt(order[None], lengths_B, size)[0]
+    return groups
 
 
 def dealt(order_EN: Places, lengths_B: NDArray[np.integer], size: int) -> Places:

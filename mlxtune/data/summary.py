@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from mlxtune.data.batches import padded, padding_waste, plan
 from mlxtune.data.refused import RefusedRows
-from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.token_rows import TokenRows
+from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, TokenRow
 
 BARS = 10  # of the histogram, at most

@@ -75,7 +75,12 @@ def _examples(rows: TokenRows, chosen: Places, size: int) -> TokenRows:
 
 
 def _too_long(
-    store: Store, first: int, size: int, needs: NDArray[np.int32], is_too_long: NDArray[np.bool_], settings: DataSettings
+    store: Store,
+    first: int,
+    size: int,
+    needs: NDArray[np.int32],
+    is_too_long: NDArray[np.bool_],
+    settings: DataSettings,
 ) -> Left:
     def rows() -> Iterator[Refused]:
         for place in np.flatnonzero(is_too_long).tolist():
@@ -86,7 +91,7 @@ def _too_long(
 
 
 def _short(rows: TokenRows, least: int | None, size: int) -> NDArray[np.bool_]:
-    return rows.lengths_B.reshape(-1, size).min(axis=1, initial=2**31 - 1) < (least or 0)
+    return np.asarray(rows.lengths_B.reshape(-1, size).min(axis=1, initial=2**31 - 1) < (least or 0))
 
 
 def _left_short(rows: TokenRows, short: NDArray[np.bool_], least: int, size: int) -> Left:

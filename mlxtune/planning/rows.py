@@ -2,10 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
+
+import numpy as np
 
 from mlxtune.data import load as data
 from mlxtune.data.distinct import NOTHING, Distinct
+from mlxtune.data.load import ignore
+from mlxtune.data.store.fill import Tell
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData
 from mlxtune.format import counted, share
@@ -42,14 +47,14 @@ class Lost(NamedTuple):
 
 
 class PlannedRows:
-    """Read once, tokenized once for each length that is asked for."""
+    """Tokenized once; each length that is asked for is a view."""
 
-    def __init__(self, recipe: Recipe, config: ModelConfig) -> None:
+    def __init__(self, recipe: Recipe, config: ModelConfig, tell: Tell = ignore) -> None:
         self.settings, self.seed, self.context = recipe.data, recipe.train.seed, context(config)
-        self.examples = data.read(recipe.data, pairs=recipe.objective.rows_per_example > 1)
         folder = hub.small(recipe.model.name, recipe.model.revision)
-        self.tokenizer = tokenizer.load(folder)
-        self.stops = stopping.ids(folder, self.tokenizer)
+        tokens = tokenizer.load(folder)
+        reader = data.Reader(tokens, frozenset(stopping.ids(folder, tokens)), partial(tokenizer.load, folder))
+        self.examples = data.read(recipe.data, reader, pairs=recipe.objective.rows_per_example > 1, tell=tell)
         self.made: dict[int, Dataset] = {}
         self._distinct: dict[int, Distinct] = {}
         self.of(recipe.data.longest)
@@ -58,9 +63,7 @@ class PlannedRows:
         """The dataset with rows of at most so many tokens. Raises BadData where none is left."""
         if length not in self.made:
             settings = replace(self.settings, max_seq_length=length)
-            self.made[length] = data.prepare(
-                self.examples, settings, self.tokenizer, seed=self.seed, context=self.context, stops=self.stops
-            )
+            self.made[length] = data.prepare(self.examples, settings, seed=self.seed, context=self.context)
         return self.made[length]
 
     def distinct(self, length: int) -> Distinct:
@@ -83,16 +86,13 @@ class PlannedRows:
     def lengths(self, halves: Sequence[int]) -> list[int]:
         """The halves, and the shortest length that leaves out as little as may be spared; longest first."""
         whole = self.of(self.settings.longest)
-        rows = sorted((*whole.train, *whole.valid), key=lambda row: len(row.tokens))
-        left, spared = _tokens(whole), SPARED * _tokens(whole)
-        gone = 0
-        while len(rows) > 1 and gone + (carried := int(rows[-1].supervised.sum())) <= spared:
-            gone += carried
-            rows.pop()
-        longest = max((len(row.tokens) for row in (*whole.train, *whole.valid)), default=0)
-        shortest = len(rows[-1].tokens) if left else longest
+        rows = whole.train.then(whole.valid)
+        order = np.argsort(-rows.lengths_B, kind="stable")
+        lengths, gone = rows.lengths_B[order], np.cumsum(rows.supervised_B[order], dtype=np.int64)
+        n_spared = min(int(np.searchsorted(gone, SPARED * _tokens(whole), side="right")), len(rows) - 1)
+        longest, shortest = int(lengths[0]), int(lengths[n_spared if _tokens(whole) else 0])
         return sorted({n for n in (*halves, shortest) if 2 <= n < longest}, reverse=True)
 
 
 def _tokens(dataset: Dataset) -> int:
-    return sum(int(row.supervised.sum()) for row in (*dataset.train, *dataset.valid))
+    return int(dataset.train.supervised_B.sum()) + int(dataset.valid.supervised_B.sum())

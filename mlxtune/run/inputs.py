@@ -1,12 +1,16 @@
 """What a run reads before it is planned: the model's small files, its tokenizer, and the rows."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from mlxtune.data import load as data
 from mlxtune.data import special as specials
 from mlxtune.data.special import Special
+from mlxtune.data.store.store import Store
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData
 from mlxtune.events import Event, Preparing
@@ -33,8 +37,10 @@ class Inputs(NamedTuple):
 
 def read(recipe: Recipe, tell: Callable[[Event], None]) -> Inputs:
     """Find the model and tokenize the rows. Raises MlxtuneError; reads headers, never weights."""
-    tell(Preparing("reading the rows"))
-    examples = data.read(recipe.data, pairs=recipe.objective.rows_per_example > 1)
+    pairs = recipe.objective.rows_per_example > 1
+    if not hub.is_here(recipe.model.name, recipe.model.revision):
+        tell(Preparing("reading the rows"))
+        data.check_rows(recipe.data, pairs=pairs)  # what is wrong with them comes before a model is fetched
     tell(Preparing(f"looking for {recipe.model.name or 'the built-in model'}"))
     folder = hub.resolve(recipe.model.name, revision=recipe.model.revision)
     config = model_config.read(folder)
@@ -43,17 +49,20 @@ def read(recipe: Recipe, tell: Callable[[Event], None]) -> Inputs:
     tell(Preparing("reading the tokenizer"))
     tokens = tokenizer.load(folder)
     notes = (*tokenizer.check_vocabulary(tokens, config), *tokenizer.differences(folder, tokens))
-    tell(Preparing("tokenizing the rows"))
     most, stops = context(config), stopping.ids(folder, tokens)
-    dataset = data.prepare(examples, recipe.data, tokens, seed=recipe.train.seed, context=most, stops=stops)
-    _check_tokens(dataset, config.vocab_size)
+    reader = data.Reader(tokens, frozenset(stops), partial(tokenizer.load, folder))
+    examples = data.read(recipe.data, reader, pairs=pairs, tell=tell)
+    dataset = data.prepare(examples, recipe.data, seed=recipe.train.seed, context=most)
+    _check_tokens(dataset, examples.store, config.vocab_size)
     special = specials.read(tokens, stops, recipe.data.end_of_turn)
     return Inputs(recipe, folder, config, tokens, special, dataset, notes)
 
 
-def _check_tokens(dataset: Dataset, n_vocabulary: int) -> None:
+def _check_tokens(dataset: Dataset, store: Store, n_vocabulary: int) -> None:
     """Refuse rows with tokens that the embedding has no row for."""
-    rows = [row for row in (*dataset.train, *dataset.valid) if int(row.tokens.max()) >= n_vocabulary]
+    beyond = store.beyond(n_vocabulary)
+    found = (rows.take(np.flatnonzero(np.isin(rows.numbers_B, beyond))) for rows in (dataset.train, dataset.valid))
+    rows = [row for each in found for row in each if int(row.tokens.max()) >= n_vocabulary]
     if rows:
         token = int(rows[0].tokens.max())
         raise BadData(

@@ -18,6 +18,7 @@ from mlxtune.backends.mlx.prefix.keeping import Keeping, not_kept
 from mlxtune.backends.mlx.prefix.prefix import Kept, Prefix
 from mlxtune.backends.row_file import KEPT
 from mlxtune.events import Event
+from mlxtune.storage.one_writer import drop_older
 from mlxtune.strategies.selection import Anatomy, Selection
 
 Tell = Callable[[Event], None]

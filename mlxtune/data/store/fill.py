@@ -13,20 +13,20 @@ from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.renaming import Renaming
 from mlxtune.data.rows import Maker, Wanted
 from mlxtune.data.store.chunks import Portion, portions
+from mlxtune.data.store.exchange import Answer, Job
 from mlxtune.data.store.find import Asked
 from mlxtune.data.store.making import Making
-from mlxtune.data.store.worker import Answer, Job
 from mlxtune.data.store.workers import made
 from mlxtune.data.system import needless
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.unread import Unread
 from mlxtune.errors import BadData, BadSetting, MlxtuneError, raise_all
-from mlxtune.events import Event, Preparing
+from mlxtune.events import Preparing
 from mlxtune.format import counted
 
 TELL_SECONDS = 0.2
 WHAT = "tokenizing the rows"
-Tell = Callable[[Event], None]
+Tell = Callable[[Preparing], None]
 
 
 class Ways(NamedTuple):
@@ -44,7 +44,7 @@ class Filling:
         self.asked, self.ways = asked, ways
         self.maker = Maker(asked.wanted, asked.tokenizer)
         self.wrong, self.broken, self.is_unreadable = Kinds(), list[MlxtuneError](), False
-        self.rows, self.since, self.told = 0, time.monotonic(), 0.0
+        self.rows, self.told = 0, 0.0
 
     def __call__(self, making: Making) -> None:
         """All splits. Raises for all that is wrong with the rows at once."""
@@ -93,8 +93,7 @@ class Filling:
         self.rows += chunk.taken
         if time.monotonic() - self.told > TELL_SECONDS:
             self.told = time.monotonic()
-            rate = self.rows / max(self.told - self.since, 1e-9)
-            self.ways.tell(Preparing(f"{WHAT} ({rate:,.0f} a second)", self.rows))
+            self.ways.tell(Preparing(WHAT, self.rows))
 
 
 def _none() -> Tokenizer:

@@ -189,5 +189,3 @@ def contents(about: About) -> Contents:
 def _path(folder: Path | None, name: str) -> Path:
     assert folder is not None, "memory has no paths"
     return folder / f"{name}.bin"
-
-

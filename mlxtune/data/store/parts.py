@@ -18,7 +18,8 @@ NAMES = ("rows", "tokens", "masks", "lines", "refused")
 class Part(Protocol):
     """Bytes that grow at their end."""
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def append(self, content: bytes) -> None: ...
 

@@ -63,6 +63,12 @@ class Store:
         blocks = [self.records(at, min(AT_ONCE, held.first + held.rows - at))[name] for at in starts]
         return np.concatenate(blocks).astype(np.int32) if blocks else np.empty(0, np.int32)
 
+    def beyond(self, token: int) -> NDArray[np.intp]:
+        """The numbers of the rows that have this token or a larger one."""
+        starts = range(0, len(self), AT_ONCE)
+        blocks = [self.records(at, min(AT_ONCE, len(self) - at))["most"] for at in starts]
+        return np.flatnonzero(np.concatenate(blocks) >= token) if blocks else np.empty(0, np.intp)
+
     def row(self, number: int, begin: int, end: int) -> TokenRow:
         """The tokens begin..end - 1 of a row, of which the first carries no loss. Raises RunStopped for damage."""
         record = self.records(number, 1)[0]

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from mlxtune.data.rows import Maker
 from mlxtune.data.store.chunks import Portion
-from mlxtune.data.store.worker import Answer, Failed, Job, answer, receive, send
+from mlxtune.data.store.exchange import Answer, Failed, Job, answer, receive, send
 from mlxtune.errors import RunStopped
 
 MOST = 8  # processes: one process that reads rows feeds about as many
@@ -94,9 +94,7 @@ class _Process:
 
     def ask(self, portion: Portion) -> Answer:
         """Its answer. Raises MlxtuneError as the worker does, and RunStopped where that has died."""
-        asked, told = self._process.stdin, self._process.stdout
-        assert asked is not None
-        assert told is not None
+        asked, told = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         try:
             if self._job is not None:
                 send(asked, self._job)
@@ -122,4 +120,6 @@ class _Process:
         code = self._process.poll()
         how = "has ended" if code is None else f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         remedy = "What was made so far is kept: start again. If memory is short, close other programs first."
-        return RunStopped("rows", expected="a process that makes tokens of them", found=f"one that {how}", remedy=remedy)
+        return RunStopped(
+            "rows", expected="a process that makes tokens of them", found=f"one that {how}", remedy=remedy
+        )
