@@ -126,10 +126,10 @@ def _grouped(rows: Places, size: int, generator: np.random.Generator) -> Places:
     """Consecutive rows in groups of `size`, (E, S); the short group, if any, is the first, from a random place."""
     whole, rest = divmod(len(rows), size)
     if not rest:
-        return rows.reshape(whole, size)
+        return np.asarray(rows.reshape(whole, size))
     short = int(generator.integers(whole + 1)) * size
     few = np.r_[rows[short : short + rest], np.full(size - rest, NO_ROW)]
-    return np.r_[few, rows[:short], rows[short + rest :]].reshape(whole + 1, size)
+    return np.asarray(np.r_[few, rows[:short], rows[short + rest :]].reshape(whole + 1, size))
 
 
 def _cut(effective_ES: Places, lengths_B: Lengths, batch_size: int, cut: Cut) -> Plan:

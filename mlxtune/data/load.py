@@ -193,6 +193,6 @@ def _nothing_left(view: View, refused: RefusedRows, settings: DataSettings, cont
         expected = f"at least one row whose supervised tokens end within {settings.longest:,} tokens"
         found = "1 row, which is longer" if len(view.too_long) == 1 else f"{len(view.too_long):,} rows, all longer"
         return BadData(where, expected=expected, found=found, remedy=remedy)
-    first = refused.first(1)
+    first = refused[:1]
     found = f"none of {len(refused):,}, the first because: {first[0].source}: {first[0].reason}" if first else "none"
     return BadData(where, expected="at least one row that can be trained on", found=found)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from mlxtune.data.notes import kind
 from mlxtune.data.types import Refused
@@ -17,8 +17,8 @@ class Left(NamedTuple):
     rows: Callable[[], Iterator[Refused]]
 
 
-class RefusedRows:
-    """All of them, in an order that does not change."""
+class RefusedRows(Sequence[Refused]):
+    """All of them, in an order that does not change. It is equal to whatever lists the same."""
 
     def __init__(self, lefts: Iterable[Left] = ()) -> None:
         self._lefts = [left for left in lefts if left.size]
@@ -30,9 +30,22 @@ class RefusedRows:
         for left in self._lefts:
             yield from left.rows()
 
-    def first(self, count: int) -> list[Refused]:
-        """The first of them."""
-        return list(islice(self, count))
+    @overload
+    def __getitem__(self, place: int) -> Refused: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Refused]: ...
+
+    def __getitem__(self, place: int | slice) -> Refused | list[Refused]:
+        if isinstance(place, slice):
+            first, last, step = place.indices(len(self))
+            return list(islice(self, first, last, step))
+        return next(islice(self, range(len(self))[place], None))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list
 
     @property
     def kinds(self) -> Counter[str]:

@@ -75,7 +75,7 @@ def _refused(summary: Summary) -> Iterator[Text]:
     yield Text(f"\nRefused: {_some(len(summary.refused), 'row')}")
     for reason, count in summary.refused.kinds.most_common():
         yield Text(f"  {count:,} {reason}")
-    for each in summary.refused.first(LISTED):
+    for each in summary.refused[:LISTED]:
         yield Text(f"  {line(each.source)}: {line(each.reason)}", style=QUIET)
     if len(summary.refused) > LISTED:
         yield Text(f"  and {len(summary.refused) - LISTED:,} more; --json names all", style=QUIET)

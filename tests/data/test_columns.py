@@ -7,13 +7,13 @@ import pytest
 
 from mlxtune.data.columns import parsed
 from mlxtune.data.examples import Completion
-from mlxtune.data.load import load_for_eval, read
+from mlxtune.data.load import load_for_eval
 from mlxtune.data.renaming import NAMES
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import MlxtuneError
 from mlxtune.recipe.recipe import as_yaml, build
 from mlxtune.recipe.recipe import read as read_recipe
-from tests.support.data import chat, loaded, write
+from tests.support.data import chat, loaded, read, write
 from tests.support.tokenizers import CHATML, tokenizer
 
 

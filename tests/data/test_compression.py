@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from mlxtune.data.files import read
-from mlxtune.data.load import read as read_examples
 from mlxtune.data.readers import compression
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadData, Missing, MlxtuneError
+from tests.support.data import read as read_examples
 
 ROWS = [{"prompt": f"one {place} é", "completion": "x" * (place % 7 + 1)} for place in range(2000)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -7,10 +7,10 @@ import pytest
 
 from mlxtune.data.files import read as read_sources
 from mlxtune.data.load import load_for_eval
-from mlxtune.data.load import read as read_examples
 from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import Faults, Missing, MlxtuneError
+from tests.support.data import read as read_examples
 from tests.support.data import write
 
 ROWS = [{"text": "one"}, {"text": 'two, "quoted"\nand more'}, {"text": "drei ü"}]

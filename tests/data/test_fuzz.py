@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from mlxtune.data.load import load, read
+from mlxtune.data.load import load
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import MlxtuneError
+from tests.support.data import read
 from tests.support.slow import all_but
 from tests.support.tokenizers import CHATML, tokenizer
 

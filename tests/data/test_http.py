@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from mlxtune.data.files import Sources, read
-from mlxtune.data.load import read as read_examples
 from mlxtune.data.remote import file as remote_file
 from mlxtune.data.remote import http
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadSetting, MlxtuneError
+from tests.support.data import read as read_examples
 from tests.support.http import Site, serve
 
 ROWS = [{"prompt": f"row {number} é", "completion": "x" * (number % 70 + 1)} for number in range(4000)]

@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import constants
 
 from mlxtune.data.files import read
-from mlxtune.data.load import read as read_examples
 from mlxtune.data.remote import file as remote_file
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import MlxtuneError
+from tests.support.data import read as read_examples
 from tests.support.data import write
 from tests.support.hub import COMMIT, Hub, place_in_cache, serve, use, use_cache
 

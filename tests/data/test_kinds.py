@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from mlxtune.data.files import read
-from mlxtune.data.load import read as read_examples
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadData, MlxtuneError
 from tests.support.data import chat, loaded, write
+from tests.support.data import read as read_examples
 from tests.support.slow import all_but
 from tests.support.tokenizers import tokenizer
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mlxtune.data.files import read
-from mlxtune.data.load import read as read_examples
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import MlxtuneError
 from tests.support.data import loaded, write
+from tests.support.data import read as read_examples
 from tests.support.tokenizers import tokenizer
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from mlxtune.data.files import read
-from mlxtune.data.load import read as read_examples
 from mlxtune.data.remote import file as remote_file
 from mlxtune.data.remote import objects
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import Missing, MlxtuneError
 from tests.support import stores
+from tests.support.data import read as read_examples
 from tests.support.data import write
 from tests.support.http import Site, serve
 

@@ -1,13 +1,21 @@
 """Data files for tests, and what became of their rows."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mlxtune.data import files, rows
+from mlxtune.data.counts import Counts
+from mlxtune.data.faults import Fault, Kinds
+from mlxtune.data.forms import Row
 from mlxtune.data.load import load
+from mlxtune.data.rows import Wanted
 from mlxtune.data.settings import DataSettings
-from mlxtune.data.types import Dataset, TokenRow
+from mlxtune.data.store.fill import check
+from mlxtune.data.types import Dataset, Refused, TokenRow
+from mlxtune.data.unread import Unread
+from mlxtune.errors import BadData, MlxtuneError
 
 
 def write(path: Path, rows: Iterable[Any]) -> Path:
@@ -15,6 +23,38 @@ def write(path: Path, rows: Iterable[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+class Read(NamedTuple):
+    """What files hold, without a tokenizer."""
+
+    splits: Mapping[str, tuple[Row, ...]]
+    refused: tuple[Refused, ...]
+    unread: Unread
+    beside: tuple[str, ...]
+
+
+def read(settings: DataSettings, *, pairs: bool = False) -> Read:
+    """The examples of each split. Raises as reading does."""
+    sources, wanted = files.read(settings.path), Wanted(settings, frozenset(), pairs)
+    counts, wrong, broken, splits = Counts(), Kinds(), list[MlxtuneError](), {}
+    refused: list[Refused] = []
+    for split, raws in sources.splits.items():
+        found: list[Row] = []
+        try:
+            for raw in raws:
+                [each] = rows.read([raw], wanted, counts)
+                if isinstance(each, Row):
+                    found.append(each)
+                elif isinstance(each, Fault) and not settings.skip_bad_rows:
+                    wrong.add([each])
+                else:
+                    refused.append(each.refused if isinstance(each, Fault) else each)
+        except BadData as error:
+            broken.append(error)
+        splits[split] = tuple(found)
+    check(wanted, None, counts, wrong, broken)
+    return Read(splits, tuple(refused), counts.unread, sources.unread)
 
 
 def loaded(path: Path, tokenizer: Any, **settings: Any) -> Dataset:
