@@ -6,7 +6,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from contextlib import suppress
+from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Any, BinaryIO, cast
 
@@ -30,30 +31,28 @@ def cores() -> int:
 
 
 def made(portions: Iterable[Portion], job: Job, maker: Maker, n_processes: int | None = None) -> Iterator[Answer]:
-    """Each portion's answer, in order: the first few made here, others by as many processes as there are cores."""
+    """Each portion's answer, in order. Of many, the first few are made here while as many processes start as there are
+    cores, and the others by these."""
     portions, dtype = iter(portions), np.dtype(job.dtype)
-    for portion in islice(portions, ALONE):
-        yield answer(maker, portion, dtype)
     count = min(MOST, cores()) if n_processes is None else n_processes
-    if count < 2:
-        yield from (answer(maker, portion, dtype) for portion in portions)
-        return
-    first = next(portions, None)
-    if first is not None:
-        yield from _by_processes(_chain(first, portions), job, count)
+    first = list(islice(portions, ALONE + 1)) if count > 1 else []
+    processes = [_Process(job) for _ in range(count)] if len(first) > ALONE else []
+    try:
+        alone = first[:ALONE] if processes else chain(first, portions)
+        yield from (answer(maker, portion, dtype) for portion in alone)
+        if processes:
+            yield from _by_processes(chain(first[ALONE:], portions), processes)
+    finally:
+        for process in processes:
+            process.end()
 
 
-def _chain(first: Portion, others: Iterator[Portion]) -> Iterator[Portion]:
-    yield first
-    yield from others
-
-
-def _by_processes(portions: Iterator[Portion], job: Job, count: int) -> Iterator[Answer]:
+def _by_processes(portions: Iterator[Portion], processes: list["_Process"]) -> Iterator[Answer]:
     """A thread for each process hands it a portion and waits for the answer."""
     idle: SimpleQueue[_Process] = SimpleQueue()
-    processes = [_Process(job) for _ in range(count)]
     for process in processes:
         idle.put(process)
+    count = len(processes)
 
     def ask(portion: Portion) -> Answer:
         process = idle.get()
@@ -74,16 +73,16 @@ def _by_processes(portions: Iterator[Portion], job: Job, count: int) -> Iterator
         finally:
             for future in waiting:
                 future.cancel()
-            for process in processes:
-                process.end()
+            if waiting:  # an error, or whoever asked has gone: no answer is waited for
+                for process in processes:
+                    process.end()
 
 
 class _Process:
-    """A worker that is told its job when it is asked for the first time."""
+    """A worker, which is told its job as it starts."""
 
     def __init__(self, job: Job) -> None:
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}  # a core is one process's
-        self._job: Job | None = job
         self._process: subprocess.Popen[Any] = subprocess.Popen(
             [sys.executable, "-m", "mlxtune.data.store.worker"],
             stdin=subprocess.PIPE,
@@ -91,14 +90,13 @@ class _Process:
             stderr=subprocess.DEVNULL,
             env=environment,
         )
+        with suppress(OSError):  # it has died, which the first that asks is told
+            send(cast(BinaryIO, self._process.stdin), job)
 
     def ask(self, portion: Portion) -> Answer:
         """Its answer. Raises MlxtuneError as the worker does, and RunStopped where that has died."""
         asked, told = cast(BinaryIO, self._process.stdin), cast(BinaryIO, self._process.stdout)
         try:
-            if self._job is not None:
-                send(asked, self._job)
-                self._job = None
             send(asked, portion)
             answer = receive(told)
         except (OSError, EOFError, ValueError):
