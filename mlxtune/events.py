@@ -26,6 +26,7 @@ class Preparing:
     what: str  # "tokenizing 1,000 rows"
     done: int = 0
     total: int = 0  # 0 where it is not known
+    unit: str = ""  # what is counted, where its speed says something: "rows"
 
 
 @dataclass(frozen=True)

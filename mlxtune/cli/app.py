@@ -9,6 +9,7 @@ import typer
 
 from mlxtune.backends import blas
 from mlxtune.cli.bench import bench
+from mlxtune.cli.cache import cache
 from mlxtune.cli.chat import chat
 from mlxtune.cli.data import data
 from mlxtune.cli.doctor import doctor
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for verb in (train, memory, run, generate, chat, data, models, bench, doctor):
+for verb in (train, memory, run, generate, chat, data, models, bench, cache, doctor):
     app.command(cls=Verb)(verb)
 app.command("eval", cls=Verb)(evaluate)
 

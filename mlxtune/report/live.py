@@ -8,7 +8,16 @@ from threading import Lock, RLock, Thread
 
 from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.segment import SegmentLines
 from rich.text import Text
@@ -72,7 +81,7 @@ class Screen:
         if shown is not None and (shown.description, shown.total) != (what, total):
             self._preparing.remove_task(shown.id)
             shown = None
-        task = shown.id if shown is not None else self._preparing.add_task(what, total=total)
+        task = shown.id if shown is not None else self._preparing.add_task(what, total=total, unit=event.unit)
         self._preparing.start()
         self._preparing.update(task, completed=event.done, refresh=True)
 
@@ -146,8 +155,20 @@ def sample(event: Sample, width: int) -> Text:
 def _progress(console: Console) -> Progress:
     """What is done before the first step: a bar where it is known how much there is of it."""
     described = TextColumn("{task.description}", markup=False)
-    columns = (SpinnerColumn(), described, _Bar(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), described, _Bar(), TaskProgressColumn(), _Speed(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)
+
+
+class _Speed(ProgressColumn):
+    """How many are done, how fast, and how long the rest will take, of what has a unit."""
+
+    def render(self, task: Task) -> Text:
+        unit, speed, left = task.fields.get("unit"), task.finished_speed or task.speed, task.time_remaining
+        if not unit:
+            return Text("")
+        rate = f", {speed:,.0f} a second" if speed else ""
+        until = f", {words.duration(left)} left" if left else ""
+        return Text(f"{task.completed:,.0f} {unit}{rate}{until}", style=QUIET)
 
 
 class _Bar(BarColumn):

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from mlxtune.cli.app import app
 
-VERBS = ("train", "run", "eval", "generate", "chat", "data", "models", "bench", "doctor")
+VERBS = ("train", "run", "eval", "generate", "chat", "data", "models", "bench", "cache", "doctor")
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -19,6 +19,7 @@ from mlxtune.errors import MlxtuneError
 
 def main() -> None:
     """Make portions until there are no more."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # transformers imports it in 3 s, for nothing here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one decides
     asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no answer
