@@ -19,6 +19,7 @@ from mlxtune.cli.options import some_options
     "--skip-bad-rows",
     "--max-rows",
     "--min-tokens",
+    "--overlong",
     "--dedup",
     "--batch-size",
     "--seed",

@@ -57,6 +57,7 @@ FLAGS = (
         "--max-rows", "data.max_rows", int, "First examples to take, before a share is held out. Default: all.", MODEL
     ),
     Flag("--min-tokens", "data.min_tokens", int, "Leave out rows of fewer tokens.", MODEL),
+    Flag("--overlong", "data.overlong", str, "Rows that are too long: skip, truncate or split. Default: skip.", MODEL),
     Flag("--dedup", "data.dedup", str, "exact: leave out rows equal to one before; off. Default: off.", MODEL),
     Flag("--objective", "objective.name", str, "sft, or dpo for pairs of answers. Default: sft.", WHAT),
     Flag("--beta", "objective.beta", float, "DPO: what a change of log-probability is worth. Default: 0.1.", WHAT),

@@ -54,6 +54,7 @@ def sampling(max_tokens: int, temperature: float, top_p: float | None, seed: int
     "--skip-bad-rows",
     "--max-rows",
     "--min-tokens",
+    "--overlong",
     "--dedup",
     "--precision",
     "--backend",

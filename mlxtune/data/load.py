@@ -158,6 +158,9 @@ def load_for_eval(settings: DataSettings, reader: Reader, context: int = 0, tell
 
 
 def _views(examples: Examples, splits: Sequence[Split], settings: DataSettings, size: int) -> list[View]:
+    if size > 1 and settings.overlong == "split":
+        expected = "skip or truncate, as a pair of answers is compared as a whole"
+        raise BadSetting("data.overlong", expected=expected, found="split")
     views = [view(examples.store, split, settings, size) for split in splits]
     return without_repeated(views, size) if settings.dedup == "exact" else views
 
@@ -168,7 +171,9 @@ def _where(settings: DataSettings) -> str:
 
 def _beyond(views: Sequence[View], settings: DataSettings, context: int) -> list[str]:
     is_why = settings.longest == context and any(len(each.too_long) for each in views)
-    return [notes.beyond(context)] if is_why else []
+    cut, lost = (sum(each.cut[place] for each in views) for place in (0, 1))
+    said = [notes.cut(cut, settings.longest, lost)] if cut else []
+    return [*said, *([notes.beyond(context)] if is_why else [])]
 
 
 def _check_share(settings: DataSettings, *, given: bool) -> None:

@@ -82,6 +82,16 @@ def skipped(kinds: Mapping[str, int]) -> list[str]:
     return [f"{_rows(sum(kinds.values()))} skipped: {reasons}."]
 
 
+def cut(rows: int, longest: int, lost: int) -> str:
+    """That rows were truncated, and what goes by it.
+
+    >>> cut(2, 2048, 1500)
+    '2 rows are cut at 2,048 tokens: 1,500 tokens that carry loss are left out.'
+    """
+    are, tokens = "is" if rows == 1 else "are", "token that carries" if lost == 1 else "tokens that carry"
+    return f"{_rows(rows)} {are} cut at {longest:,} tokens: {lost:,} {tokens} loss {'is' if lost == 1 else 'are'} left out."
+
+
 def beyond(context: int) -> str:
     """Why rows were too long, where the model is the reason."""
     return f"The model's context is {context:,} tokens: it was not made for longer rows."

@@ -15,6 +15,7 @@ from mlxtune.settings import section
 
 LossOn = Literal["auto", "all", "assistant", "last"]
 Dedup = Literal["exact", "off"]
+Overlong = Literal["skip", "truncate", "split"]
 USUAL_LENGTH = 2048  # tokens that a row may have where nothing is said and the model can read as many
 
 
@@ -33,6 +34,8 @@ class DataSettings:
     system: Annotated[str, Field(pattern=r"\S")] | None = None  # a message before conversations and prompts without one
     # Tokens; one token has nothing to be predicted from. None: as many as are usual, within the model's context.
     max_seq_length: Annotated[int, Field(ge=2, le=10**9)] | None = None
+    # Of rows whose loss ends beyond that: truncate keeps their beginnings, split cuts them as a document.
+    overlong: Overlong = "skip"
     loss_on: LossOn = "auto"
     end_of_turn: Annotated[str, Field(min_length=1)] | None = None  # after each answer; none: nothing, and no warning
     skip_bad_rows: bool = False  # skip, count and list rows that cannot be read, instead of stopping

@@ -21,35 +21,85 @@ Places = NDArray[np.intp]
 
 
 class View(NamedTuple):
-    """Rows of one split, and those that are left out. too_long: how many tokens each of these examples needs."""
+    """Rows of one split, and those that are left out. too_long: how many tokens each of these examples needs.
+
+    cut: how many rows were cut at the longest length, and how many of their tokens that carry loss are left out.
+    """
 
     rows: TokenRows
     left: Sequence[Left]
     too_long: NDArray[np.int32]
+    cut: tuple[int, int] = (0, 0)
+
+
+class _Columns(NamedTuple):
+    """What is known of each row of a split. first: the number of the first."""
+
+    first: int
+    lengths: NDArray[np.int32]
+    needs: NDArray[np.int32]  # tokens up to the last that carries loss
+    supervised: NDArray[np.int32]
+    is_document: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, store: Store, split: Split) -> "_Columns":
+        names = ("length", "needs", "supervised", "n_lines")
+        lengths, needs, supervised, n_lines = (store.column(name, split) for name in names)
+        return cls(store.contents.splits[split].first, lengths, needs, supervised, n_lines >= 0)
 
 
 def view(store: Store, split: Split, settings: DataSettings, size: int) -> View:
     """The rows that fit the longest length. size: rows of an example, which stay or go together."""
-    columns = {name: store.column(name, split) for name in ("needs", "length", "supervised", "n_lines")}
-    is_document = columns["n_lines"] >= 0
-    needs = columns["needs"].reshape(-1, size).max(axis=1, initial=0)
-    is_too_long = (needs > settings.longest) & ~is_document.reshape(-1, size).any(axis=1)
-    stays = np.flatnonzero(np.repeat(~is_too_long, size) & ~is_document)
-    first = store.contents.splits[split].first
-    lengths = columns["length"][stays]
-    is_cut = lengths > settings.longest  # what lies beyond carries no loss
-    begins = np.where(is_cut, np.int32(0), np.int32(WHOLE)) if is_cut.any() else None
-    kept = np.minimum(lengths, settings.longest)
-    rows = TokenRows(store, (first + stays).astype(np.int32), kept, columns["supervised"][stays], begins)
-    left = [*of_reasons(lambda: store.refused(split)), _too_long(store, first, size, needs, is_too_long, settings)]
-    if is_document.any():
-        windows, silent = _windows(store, first + np.flatnonzero(is_document), settings.longest)
+    known, longest = _Columns.of(store, split), settings.longest
+    is_long = _of_examples((known.needs > longest) & ~known.is_document, size)
+    known, lost = _truncated(store, known, is_long, longest, size) if settings.overlong == "truncate" else (known, 0)
+    is_cut = is_long & (known.needs <= longest)
+    is_split = known.is_document | (is_long if settings.overlong == "split" else False)
+    is_refused = is_long & ~is_cut & ~is_split
+    rows = _whole(store, known, np.flatnonzero(~is_split & ~is_refused), longest)
+    refused = is_refused[::size]
+    needs = known.needs.reshape(-1, size).max(axis=1, initial=0)
+    left = [*of_reasons(lambda: store.refused(split)), _too_long(store, known.first, size, needs, refused, longest)]
+    if is_split.any():
+        windows, silent = _windows(store, known.first + np.flatnonzero(is_split), longest)
         rows, left = _merged(rows, windows), [*left, silent]
     short = _short(rows, settings.min_tokens, size)
     if settings.min_tokens is not None and short.any():
         left.append(_left_short(rows, short, settings.min_tokens, size))
         rows = _examples(rows, np.flatnonzero(~short), size)
-    return View(rows, left, needs[is_too_long])
+    return View(rows, left, needs[refused], (int(is_cut.sum()) // size, lost))
+
+
+def _of_examples(of_rows: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+    """Of each row, whether it is so of any row of its example."""
+    return np.asarray(of_rows.reshape(-1, size).any(axis=1).repeat(size))
+
+
+def _whole(store: Store, known: _Columns, chosen: Places, longest: int) -> TokenRows:
+    """Rows as they are, but for what lies beyond the longest length."""
+    lengths = known.lengths[chosen]
+    is_cut = lengths > longest
+    begins = np.where(is_cut, np.int32(0), np.int32(WHOLE)) if is_cut.any() else None
+    numbers = (known.first + chosen).astype(np.int32)
+    return TokenRows(store, numbers, np.minimum(lengths, longest), known.supervised[chosen], begins)
+
+
+def _truncated(
+    store: Store, known: _Columns, is_long: NDArray[np.bool_], longest: int, size: int
+) -> tuple[_Columns, int]:
+    """What is known of rows that are cut at the longest length, and how many tokens that carry loss go by it.
+
+    An example whose loss begins beyond it in one of its rows stays as it is.
+    """
+    needs, supervised = known.needs.copy(), known.supervised.copy()
+    for place in np.flatnonzero(is_long).tolist():
+        supervised[place] = store.supervised_between(known.first + place, 0, min(longest, int(known.lengths[place])))
+    stays = _of_examples(is_long & (supervised == 0), size)
+    supervised[stays] = known.supervised[stays]
+    is_cut = is_long & ~stays
+    needs[is_cut] = np.minimum(needs[is_cut], longest)
+    lost = int((known.supervised - supervised).sum(dtype=np.int64))
+    return known._replace(needs=needs, supervised=supervised), lost
 
 
 def without_repeated(views: Sequence[View], size: int) -> list[View]:
@@ -80,14 +130,14 @@ def _too_long(
     size: int,
     needs: NDArray[np.int32],
     is_too_long: NDArray[np.bool_],
-    settings: DataSettings,
+    longest: int,
 ) -> Left:
     def rows() -> Iterator[Refused]:
         for place in np.flatnonzero(is_too_long).tolist():
-            reason = f"{needs[place]:,} tokens, longer than {settings.longest:,}"
+            reason = f"{needs[place]:,} tokens, longer than {longest:,}"
             yield Refused(store.place(first + place * size).short, reason)
 
-    return Left(f"longer than {settings.longest:,} tokens", int(is_too_long.sum()), rows)
+    return Left(f"longer than {longest:,} tokens", int(is_too_long.sum()), rows)
 
 
 def _short(rows: TokenRows, least: int | None, size: int) -> NDArray[np.bool_]:

@@ -166,7 +166,7 @@ class _Speed(ProgressColumn):
         unit, speed, left = task.fields.get("unit"), task.finished_speed or task.speed, task.time_remaining
         if not unit:
             return Text("")
-        rate = f", {speed:,.0f} a second" if speed else ""
+        rate = f", {speed:,.0f}/s" if speed else ""
         until = f", {words.duration(left)} left" if left else ""
         return Text(f"{task.completed:,.0f} {unit}{rate}{until}", style=QUIET)
 

@@ -129,7 +129,7 @@ class Store:
         if self._line_ends is None:
             counts = [np.maximum(0, self.column("n_lines", split)) for split in self.contents.splits]
             self._line_ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
-        count = int(self.records(number, 1)[0]["n_lines"])
+        count = max(0, int(self.records(number, 1)[0]["n_lines"]))
         end = int(self._line_ends[number])
         return np.frombuffer(self.parts["lines"].read(4 * (end - count), 4 * count), np.uint32)
 
