@@ -26,7 +26,7 @@ class Window(NamedTuple):
 
 
 class Feed(NamedTuple):
-    """The rows of a run and how they are cut into windows. by_length: see `data.batches`.
+    """The rows of a run and how they are cut into windows. by_length, in_order: see `data.batches`.
 
     An example is `rows_per_example` rows side by side, which are never parted; batch_size counts examples.
     """
@@ -37,15 +37,14 @@ class Feed(NamedTuple):
     grad_accum: int
     seed: int
     by_length: bool = False
+    in_order: bool = False
     eval_cost: float = 1.0  # a validated token's time in that of a trained one
     rows_per_example: int = 1
     needs_reference: bool = False  # what the model of the start makes of each row: all are evaluated once
 
     def windows(self, epoch: int) -> Plan:
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
-        return _windows(
-            self.train, self.batch_size, self.grad_accum, self.seed, epoch, self.by_length, self.rows_per_example
-        )
+        return _windows(self._replace(valid=self.train), epoch)  # the same whichever rows validate
 
     def lengths(self, rows: TokenRows) -> NDArray[np.int64]:
         """Tokens of each example."""
@@ -108,9 +107,14 @@ def _lengths(rows: TokenRows, rows_per_example: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=2)  # this epoch's and the next one's, or the first one's, which planning looks at again and again
-def _windows(
-    train: TokenRows, batch_size: int, grad_accum: int, seed: int, epoch: int, by_length: bool, rows_per_example: int
-) -> Plan:
-    lengths_B = _lengths(train, rows_per_example)
-    made = plan(lengths_B, batch_size=batch_size, grad_accum=grad_accum, seed=seed, epoch=epoch, by_length=by_length)
-    return made.of_examples(rows_per_example)
+def _windows(feed: Feed, epoch: int) -> Plan:
+    made = plan(
+        feed.lengths(feed.train),
+        batch_size=feed.batch_size,
+        grad_accum=feed.grad_accum,
+        seed=feed.seed,
+        epoch=epoch,
+        by_length=feed.by_length,
+        in_order=feed.in_order,
+    )
+    return made.of_examples(feed.rows_per_example)

@@ -23,6 +23,7 @@ class TrainSettings:
     batch_size: Count = 4
     grad_accum: Count = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    shuffle: bool = True  # else rows come in the order of the data, in every epoch
     clip_norm: Annotated[float, Field(gt=1e-30)] | None = 1.0  # less is 0 in float32
     eval_every: Count | None = None
     patience: Count | None = None

@@ -78,6 +78,13 @@ FLAGS = (
     Flag("--epochs", "train.epochs", int, "Passes over the rows, instead of --max-steps. Default: 1.", HOW),
     Flag("--batch-size", "train.batch_size", int, "Rows of a micro-batch. Default: 4.", HOW),
     Flag("--grad-accum", "train.grad_accum", int, "Micro-batches of a step. Default: 1.", HOW),
+    Flag(
+        "--shuffle/--no-shuffle",
+        "train.shuffle",
+        bool,
+        "Rows in random order, or in that of the data. Default: random.",
+        HOW,
+    ),
     Flag("--seed", "train.seed", int, "Order of the rows, LoRA's start, dropout, rounding. Default: 0.", HOW),
     Flag(
         "--eval-every",

@@ -94,11 +94,21 @@ class Plan(Sequence[Batches]):
         return self if size == 1 else Plan(self.batches.of_examples(size), self.ends)
 
 
-def plan(lengths_B: Lengths, *, batch_size: int, grad_accum: int, seed: int, epoch: int, by_length: bool) -> Plan:
+def plan(
+    lengths_B: Lengths,
+    *,
+    batch_size: int,
+    grad_accum: int,
+    seed: int,
+    epoch: int,
+    by_length: bool,
+    in_order: bool = False,
+) -> Plan:
     """One epoch: steps of up to grad_accum micro-batches of up to batch_size rows, each row exactly once.
 
     by_length: rows of a length class come together, for models that need padding. If the rows do not divide, one step
-    is then short, of an arbitrary length class and at an arbitrary place; else steps differ by a row at most.
+    is then short, of an arbitrary length class and at an arbitrary place; else steps differ by a row at most. in_order:
+    each step takes the next rows, in the order of the data, and the last one may be short.
 
     >>> lengths = np.array([5, 90, 7, 88])
     >>> steps = {by_length: plan(lengths, batch_size=2, grad_accum=1, seed=0, epoch=1, by_length=by_length)
@@ -107,11 +117,16 @@ def plan(lengths_B: Lengths, *, batch_size: int, grad_accum: int, seed: int, epo
     ([[0, 1], [2, 3]], [[0, 2], [1, 3]])
     """
     generator, size = np.random.default_rng([seed, epoch]), batch_size * grad_accum
-    if by_length:
+    if in_order:
+        n_steps = -(-len(lengths_B) // size)
+        effective_ES = np.full((n_steps, size), NO_ROW)
+        effective_ES.ravel()[: len(lengths_B)] = np.arange(len(lengths_B))
+    elif by_length:
         effective_ES = _grouped(_by_length(lengths_B, generator), size, generator)
     else:
         effective_ES = spread(lengths_B, size, generator)
-    effective_ES = effective_ES[generator.permutation(len(effective_ES))]
+    if not in_order:
+        effective_ES = effective_ES[generator.permutation(len(effective_ES))]
     return _cut(effective_ES, lengths_B, batch_size, _by_turns if by_length else _evenly)
 
 

@@ -89,7 +89,8 @@ def cut(rows: int, longest: int, lost: int) -> str:
     '2 rows are cut at 2,048 tokens: 1,500 tokens that carry loss are left out.'
     """
     are, tokens = "is" if rows == 1 else "are", "token that carries" if lost == 1 else "tokens that carry"
-    return f"{_rows(rows)} {are} cut at {longest:,} tokens: {lost:,} {tokens} loss {'is' if lost == 1 else 'are'} left out."
+    gone = f"{lost:,} {tokens} loss {'is' if lost == 1 else 'are'} left out"
+    return f"{_rows(rows)} {are} cut at {longest:,} tokens: {gone}."
 
 
 def beyond(context: int) -> str:

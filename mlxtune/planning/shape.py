@@ -49,6 +49,7 @@ def feed_of(recipe: Recipe, dataset: Dataset, anatomy: Anatomy, selection: Selec
         train.grad_accum,
         train.seed,
         by_length=not attends_only(anatomy.parameters),
+        in_order=not train.shuffle,
         eval_cost=cost,
         rows_per_example=dataset.rows_per_example,
         needs_reference=recipe.objective.needs_reference,

@@ -51,6 +51,7 @@ CHANGES = {
     "data.skip_bad_rows": (True, {"bad rows": True}),
     "data.max_rows": (6, {}),
     "data.min_tokens": (30, {}),
+    "train.shuffle": (False, {}),
     "data.overlong": ("split", {"data.max_seq_length": 20}),
     "data.dedup": ("exact", {"twice": True}),
     "data.valid_share": (0.5, {}),
