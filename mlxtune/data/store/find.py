@@ -7,6 +7,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from mlxtune.data.store.making import Making, opened
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.errors import MlxtuneError
-from mlxtune.storage.files import cache_folder, writable
+from mlxtune.storage.files import cache_folder
 from mlxtune.storage.one_writer import drop_older, one_writer
 
 FOLDER = "tokens"  # of the cache
@@ -59,12 +60,15 @@ def find_or_make(asked: Asked, fill: Fill, wait: Callable[[], None]) -> Found:
     """
     folder = _folder(asked)
     if (store := opened(folder)) is not None:
-        os.utime(folder)
+        with suppress(OSError):
+            os.utime(folder)  # it is used now
         return Found(store)
-    if not writable(folder):
-        found = in_memory(asked, fill)
-        return found._replace(notes=(f"The rows' tokens are not kept: {folder.parent} may not be written to.",))
-    with one_writer(folder, wait) as work:
+    with ExitStack() as held:
+        try:
+            work = held.enter_context(one_writer(folder, wait))
+        except OSError as fault:
+            said = f"The rows' tokens are held in memory: {folder.parent} cannot keep them ({fault.strerror})."
+            return in_memory(asked, fill)._replace(notes=(said,))
         if (store := opened(folder)) is not None:
             return Found(store)
         try:

@@ -28,7 +28,7 @@ MOST_IN_MEMORY = 4 << 30  # bytes of tokens that are held where no disk takes th
 
 
 @dataclass
-class Progress:
+class Filled:
     """What is there of one split. taken: raw rows that were read for it."""
 
     rows: int = 0
@@ -51,7 +51,7 @@ class About:
     """What a store says of itself, in about.json. sizes: bytes of its parts; whole: whether all rows are in it."""
 
     dtype: str
-    splits: dict[Split, Progress] = field(default_factory=dict)
+    splits: dict[Split, Filled] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
     unread: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class Making:
 
     def taken(self, split: Split) -> int:
         """Raw rows of a split that are in it already."""
-        return self.about.splits.setdefault(split, Progress()).taken
+        return self.about.splits.setdefault(split, Filled()).taken
 
     def add(self, split: Split, chunk: Chunk) -> None:
         """Append rows of a split. A disk that takes no more is given up for memory."""
