@@ -18,6 +18,7 @@ from mlxtune.cli.options import some_options
     "--end-of-turn",
     "--skip-bad-rows",
     "--max-rows",
+    "--valid",
     "--min-tokens",
     "--overlong",
     "--dedup",

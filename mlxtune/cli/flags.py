@@ -56,6 +56,7 @@ FLAGS = (
     Flag(
         "--max-rows", "data.max_rows", int, "First examples to take, before a share is held out. Default: all.", MODEL
     ),
+    Flag("--valid", "data.valid", str, "Validation rows: a path, or a share of the rows to hold out, as 0.1.", MODEL),
     Flag("--min-tokens", "data.min_tokens", int, "Leave out rows of fewer tokens.", MODEL),
     Flag("--overlong", "data.overlong", str, "Rows that are too long: skip, truncate or split. Default: skip.", MODEL),
     Flag("--dedup", "data.dedup", str, "exact: leave out rows equal to one before; off. Default: off.", MODEL),

@@ -8,7 +8,7 @@ from pathlib import Path
 from mlxtune.cli.flags import FLAGS
 from mlxtune.errors import Faults, MlxtuneError
 
-FLAG_OF = {flag.key: flag.flag.partition("/")[0] for flag in FLAGS}
+FLAG_OF = {flag.key: flag.flag.partition("/")[0] for flag in FLAGS} | {"data.valid_share": "--valid"}
 KEY_OF = {name: flag.key for flag in FLAGS for name in flag.flag.split("/")}
 KEY = re.compile(r"(model|data|strategy|optimizer|schedule|train|checkpoint|backend|run)\.\w+")  # of a recipe
 KEYS = re.compile(r"(?<![\w.])(" + "|".join(map(re.escape, FLAG_OF)) + r")(?![\w.])")

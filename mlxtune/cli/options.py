@@ -30,7 +30,9 @@ def _with(verb: Callable[..., None], flags: Sequence[Flag]) -> Callable[..., Non
     @wraps(verb)
     def wrapped(**arguments: Any) -> None:
         given = {flag: arguments.pop(name) for name, flag in names.items()}
-        overrides = {flag.key: _converted(flag, value) for flag, value in given.items() if value not in (None, [])}
+        overrides = {
+            _key(flag, value): _converted(flag, value) for flag, value in given.items() if value not in (None, [])
+        }
         with naming(overrides, arguments.get("recipe")):
             verb(overrides=overrides, **arguments)
 
@@ -55,11 +57,18 @@ def _parameter(name: str, flag: Flag) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def _key(flag: Flag, value: Any) -> str:
+    """The recipe's key. What validates is a path, or a number that says how much of the rows."""
+    return "data.valid_share" if flag.key == "data.valid" and isinstance(_number(float, value), float) else flag.key
+
+
 def _converted(flag: Flag, value: Any) -> Any:
     """The value as a recipe has it; a text that says no such value stays, for the recipe to refuse."""
     match flag.key:
         case "strategy.last_n":
             return _number(int, value)
+        case "data.valid":
+            return _number(float, value)
         case "train.clip_norm":
             return None if value == "none" else _number(float, value)
         case "backend.memory_limit_bytes":

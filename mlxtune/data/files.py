@@ -40,6 +40,15 @@ class Sources(NamedTuple):
         every = chain.from_iterable(self.files.values())
         return tuple(file.note for file in every if isinstance(file, Remote) and file.note)
 
+    def validated_by(self, others: "Sources") -> "Sources":
+        """With other rows to validate with: their own validation rows if they have any, else all."""
+        split: Split = "valid" if "valid" in others.splits else "train"
+        if split not in others.splits:
+            raise BadData("data.valid", expected="validation rows", found=f"only those of {', '.join(others.splits)}")
+        splits: dict[Split, Rows] = {**self.splits, "valid": others.splits[split]}
+        files: dict[Split, Sequence[File]] = {**self.files, "valid": others.files[split]}
+        return self._replace(splits=splits, files=files, unread=(*self.unread, *others.unread))
+
 
 def read(path: str | None) -> Sources:
     """A single file is all "train", and so are all files that match a pattern. path: None is the built-in data."""

@@ -85,7 +85,7 @@ def read(settings: DataSettings, reader: Reader, *, pairs: bool = False, tell: T
 
     pairs: both answers of preferences are read, and rows without are bad.
     """
-    sources = files.read(settings.path)
+    sources = _sources(settings)
     _check_share(settings, given="valid" in sources.splits)
     if "train" not in sources.splits:
         expected, found = "train rows", f"only those of {', '.join(sources.splits)}"
@@ -95,7 +95,7 @@ def read(settings: DataSettings, reader: Reader, *, pairs: bool = False, tell: T
 
 def check_rows(settings: DataSettings, *, pairs: bool = False) -> None:
     """Raise for what is wrong with the files and their rows, as far as no tokenizer is needed to see it."""
-    sources, wanted = files.read(settings.path), Wanted(settings, frozenset(), pairs)
+    sources, wanted = _sources(settings), Wanted(settings, frozenset(), pairs)
     counts, wrong, broken = Counts(), Kinds(), list[MlxtuneError]()
     for raws in sources.splits.values():
         try:
@@ -105,6 +105,11 @@ def check_rows(settings: DataSettings, *, pairs: bool = False) -> None:
         except BadData as error:
             broken.append(error)
     check(wanted, None, counts, wrong, broken)
+
+
+def _sources(settings: DataSettings) -> Sources:
+    sources = files.read(settings.path)
+    return sources if settings.valid is None else sources.validated_by(files.read(settings.valid))
 
 
 def _read(sources: Sources, splits: Sequence[Split], wanted: Wanted, reader: Reader, tell: Tell) -> Examples:

@@ -44,11 +44,13 @@ class DataSettings:
     )
     min_tokens: Annotated[int, Field(ge=1)] | None = None  # rows with fewer are left out
     dedup: Dedup = "off"  # exact: a row with the tokens and the mask of one before it is left out
+    valid: str | None = None  # validation rows that lie elsewhere; None: those of the data, or a share of its rows
     valid_share: Annotated[float, Field(ge=0, lt=1)] = 0.05  # of the rows, where there is no validation file
     now: str | None = None  # the time that chat templates may write, 2026-07-26T12:00:00; None is the run's start
 
     def __post_init__(self) -> None:
-        urls.check(self.path)
+        for path in (self.path, self.valid):
+            urls.check(path)
         if self.columns is not None:
             check(self.columns)
         try:

@@ -101,7 +101,7 @@ def check_rows(recipe: Recipe, feed: Feed, paces: Pace) -> list[str]:
 
 
 def _needs_validation(key: str, value: int) -> BadSetting:
-    remedy = "Leave it out, add a validation file, or let data.valid_share hold some rows out."
+    remedy = "Leave it out, add a validation file, or hold some rows out: --valid 0.05."
     return BadSetting(key, expected="validation rows, of which there are none", found=f"{value:,}", remedy=remedy)
 
 

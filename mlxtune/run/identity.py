@@ -36,6 +36,7 @@ FREE = {
     "model.name",
     "model.revision",
     "data.path",
+    "data.valid",
     "backend.name",
     "backend.system_blas",
     "backend.grad_checkpoint",
@@ -77,14 +78,18 @@ def write_identity(folder: Path, recipe: Recipe, device: str, fingerprints: dict
 
 def _findable(recipe: Recipe) -> Recipe:
     """With the whole paths of a model and data that lie on this machine: a run may be resumed from anywhere."""
-    model, data = recipe.model.name, recipe.data.path
+    model = recipe.model.name
     if model not in (None, TINY) and isinstance(folder := hub.locate(model, recipe.model.revision), Path):
         recipe = replace(recipe, model=replace(recipe.model, name=str(folder.absolute())))
+    found = replace(recipe.data, path=_whole(recipe.data.path), valid=_whole(recipe.data.valid))
+    return replace(recipe, data=found)
+
+
+def _whole(data: str | None) -> str | None:
     if data is None or is_url(data):
-        return recipe
-    if (place := user_path(data, BadRun)).exists() or is_pattern(data):
-        recipe = replace(recipe, data=replace(recipe.data, path=str(place.absolute())))
-    return recipe
+        return data
+    place = user_path(data, BadRun)
+    return str(place.absolute()) if place.exists() or is_pattern(data) else data
 
 
 def write_environment(folder: Path, device: str, fingerprints: dict[str, str]) -> None:

@@ -32,6 +32,7 @@ EFFECTS = {
     ("data", "--skip-bad-rows"): (None, ("--data", lambda tmp: write(tmp / "rows.jsonl", [*TEXT_ROWS, BAD]))),
     ("data", "--max-rows"): (lambda _: 5, ()),
     ("data", "--min-tokens"): (lambda _: 70, ()),
+    ("data", "--valid"): (lambda tmp: write(tmp / "valid.jsonl", TEXT_ROWS), ()),
     ("data", "--overlong"): (lambda _: "truncate", ("--max-seq-length", "20")),
     ("data", "--dedup"): (lambda _: "exact", ("--data", lambda tmp: write(tmp / "rows.jsonl", TEXT_ROWS * 2))),
     ("data", "--batch-size"): (lambda _: 9, ()),

@@ -1,6 +1,7 @@
 """No setting without effect: each one, changed alone, changes what the run does or leaves, or the test fails."""
 
 import json
+from importlib.resources import files
 from itertools import count
 from pathlib import Path
 
@@ -40,6 +41,7 @@ COSINE = {"schedule.name": "cosine", "train.max_steps": 4}
 BF16 = {"backend.precision": "bf16", "schedule.learning_rate": 1e-5}
 
 # Each setting: the value to change it to, and what else both runs have.
+VALID = str(files("mlxtune").joinpath("assets", "data", "valid.jsonl"))
 DPO = {"pairs": True, "objective.name": "dpo"}
 PAIRS = [{"prompt": f"Who is {n}?", "chosen": f"A cat of {n}.", "rejected": f"No {n}."} for n in range(12)]
 CHANGES = {
@@ -51,6 +53,7 @@ CHANGES = {
     "data.skip_bad_rows": (True, {"bad rows": True}),
     "data.max_rows": (6, {}),
     "data.min_tokens": (30, {}),
+    "data.valid": (VALID, {"data.valid_share": None}),
     "train.shuffle": (False, {}),
     "data.overlong": ("split", {"data.max_seq_length": 20}),
     "data.dedup": ("exact", {"twice": True}),
