@@ -28,6 +28,7 @@ from mlxtune.cli.options import some_options
 def data(
     overrides: dict[str, Any],
     rows: Annotated[int, typer.Option(min=0, help="How many rows to show.")] = 3,
+    stats: Annotated[bool, typer.Option("--stats", help="Figures of all rows; --json has them always.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
 ) -> None:
     """Show rows as the trainer will see them. Which tokens carry loss, how long rows are, and what is refused.
@@ -63,4 +64,4 @@ def data(
         dataset = prepare(examples, within(recipe.data, most), seed=seed, context=most)
         dataset = replace(dataset, notes=(*dataset.notes, *tokenizer.differences(folder, tokens)))
         said = summary(dataset, tokens, rows=rows, batch_size=recipe.train.batch_size, seed=seed)
-    print(dumps(as_json(said), ensure_ascii=not takes_any_text(), indent=1)) if json else show(said)
+    print(dumps(as_json(said), ensure_ascii=not takes_any_text(), indent=1)) if json else show(said, figures=stats)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mlxtune.data.batches import padded, padding_waste, plan
 from mlxtune.data.refused import RefusedRows
+from mlxtune.data.stats import Stats, stats
 from mlxtune.data.token_rows import TokenRows
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import Dataset, TokenRow
@@ -60,6 +61,7 @@ class Summary:
     batch_size: int
     padding_waste: float  # share of the positions of the first epoch's batches, where rows are not packed
     refused: RefusedRows
+    stats: Stats
     notes: tuple[str, ...]
 
 
@@ -75,6 +77,7 @@ def summary(dataset: Dataset, tokenizer: Tokenizer, *, rows: int, batch_size: in
         batch_size=batch_size,
         padding_waste=padding_waste(lengths, steps.batches),
         refused=dataset.refused,
+        stats=stats(dataset.train, dataset.valid),
         notes=dataset.notes,
     )
 
@@ -84,8 +87,10 @@ def as_json(summary: Summary) -> dict[str, Any]:
     named = {name: getattr(summary, name) for name in ("train", "valid")}
     lists = {name: [each._asdict() for each in getattr(summary, name)] for name in ("lengths", "refused")}
     shown = [{**row._asdict(), "pieces": [piece._asdict() for piece in row.pieces]} for row in summary.shown]
+    spreads = {name: getattr(summary.stats, name)._asdict() for name in ("lengths", "supervised")}
+    figures = {**summary.stats._asdict(), **spreads}
     rest = {field.name: getattr(summary, field.name) for field in fields(summary)}
-    return {**rest, **{name: each._asdict() for name, each in named.items()}, **lists, "shown": shown}
+    return {**rest, **{name: each._asdict() for name, each in named.items()}, **lists, "shown": shown, "stats": figures}
 
 
 def histogram(lengths: Sequence[int] | NDArray[np.integer]) -> tuple[Bar, ...]:

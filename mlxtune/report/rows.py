@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.text import Text
 
+from mlxtune.data.stats import Stats
 from mlxtune.data.summary import Count, Shown, Summary
-from mlxtune.format import line, printable
+from mlxtune.format import line, printable, share
 from mlxtune.report.console import terminal
 from mlxtune.report.style import folded
 
@@ -17,16 +18,16 @@ LISTED = 20  # refused rows; --json names all
 WIDTH = 40  # of the histogram's longest bar, in columns
 
 
-def show(summary: Summary, console: Console | None = None) -> None:
+def show(summary: Summary, console: Console | None = None, *, figures: bool = False) -> None:
     """Print everything; lines are never folded at a pipe's imagined width."""
     console = console or terminal(sys.stdout)
-    for each in _lines(summary, coloured=console.is_terminal):
+    for each in _lines(summary, coloured=console.is_terminal, figures=figures):
         console.print(each, soft_wrap=True)
     for place, note in enumerate(summary.notes):
         console.print(Text(f"{'' if place else chr(10)}{folded(note, console)}"), soft_wrap=True)
 
 
-def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
+def _lines(summary: Summary, *, coloured: bool, figures: bool) -> Iterator[Text]:
     for row in summary.shown:
         yield Text(f"{line(row.source)}: {_some(row.tokens, 'token')}, {row.supervised:,} with loss", style=QUIET)
         yield Text.assemble(_body(row, coloured=coloured), "\n")
@@ -41,6 +42,8 @@ def _lines(summary: Summary, *, coloured: bool) -> Iterator[Text]:
         yield Text(f"The longest has {_some(summary.longest, 'token')}.")
         waste = f"{summary.padding_waste:.1%} of batches of {summary.batch_size} are padding"
         yield Text(f"Where rows cannot be packed, {waste}.")
+    if figures:
+        yield from _figures(summary.stats)
     yield from _refused(summary)
 
 
@@ -67,6 +70,18 @@ def _histogram(summary: Summary) -> Iterator[Text]:
     for bar, label in zip(summary.lengths, labels, strict=True):
         drawn = "█" * (-(-bar.rows * WIDTH // most))
         yield Text(f"  {label:>{max(map(len, labels))}}  {drawn} {bar.rows:,}")
+
+
+def _figures(stats: Stats) -> Iterator[Text]:
+    """How long rows are and how much of them carries loss, of all rows."""
+    named = "".join(f"{f'{each}%':>8}" for each in stats.lengths.at)
+    yield Text(f"\n{'tokens of a row':<22}{'least':>8}{'mean':>9}{named}{'most':>9}")
+    for name, found in (("in all", stats.lengths), ("with loss", stats.supervised)):
+        at = "".join(f"{value:>8,}" for value in found.at.values())
+        yield Text(f"{name:<22}{found.least:>8,}{found.mean:>9,.1f}{at}{found.most:>9,}")
+    yield Text(f"{share(stats.supervised_share)} of {stats.tokens:,} tokens carry loss.")
+    yield Text(f"{_some(stats.repeated, 'row')} repeat one before (--dedup exact leaves such out).")
+    yield Text(f"{_some(stats.few, 'row')} with fewer than {stats.few_limit} tokens that carry loss.")
 
 
 def _refused(summary: Summary) -> Iterator[Text]:

@@ -37,6 +37,7 @@ EFFECTS = {
     ("data", "--dedup"): (lambda _: "exact", ("--data", lambda tmp: write(tmp / "rows.jsonl", TEXT_ROWS * 2))),
     ("data", "--batch-size"): (lambda _: 9, ()),
     ("data", "--seed"): (lambda _: 5, ("--data", lambda tmp: write(tmp / "rows.jsonl", TEXT_ROWS * 4))),
+    ("data", "--stats"): (None, ()),
     ("data", "--rows"): (lambda _: 1, ()),
     ("data", "--json"): (None, ()),
     ("eval", "--model"): (lambda _: "no-such-model", ()),
