@@ -51,9 +51,11 @@ class _Columns(NamedTuple):
 def view(store: Store, split: Split, settings: DataSettings, size: int) -> View:
     """The rows that fit the longest length. size: rows of an example, which stay or go together."""
     known, longest = _Columns.of(store, split), settings.longest
-    is_long = _of_examples((known.needs > longest) & ~known.is_document, size)
-    known, lost = _truncated(store, known, is_long, longest, size) if settings.overlong == "truncate" else (known, 0)
-    is_cut = is_long & (known.needs <= longest)
+    is_over = (known.needs > longest) & ~known.is_document
+    is_long = _of_examples(is_over, size)
+    is_cut, lost = np.zeros_like(is_long), 0
+    if settings.overlong == "truncate":
+        known, is_cut, lost = _truncated(store, known, is_long, longest, size)
     is_split = known.is_document | (is_long if settings.overlong == "split" else False)
     is_refused = is_long & ~is_cut & ~is_split
     rows = _whole(store, known, np.flatnonzero(~is_split & ~is_refused), longest)
@@ -67,7 +69,7 @@ def view(store: Store, split: Split, settings: DataSettings, size: int) -> View:
     if settings.min_tokens is not None and short.any():
         left.append(_left_short(rows, short, settings.min_tokens, size))
         rows = _examples(rows, np.flatnonzero(~short), size)
-    return View(rows, left, needs[refused], (int(is_cut.sum()) // size, lost))
+    return View(rows, left, needs[refused], (int((is_cut & is_over).sum()), lost))
 
 
 def _of_examples(of_rows: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
@@ -86,8 +88,8 @@ def _whole(store: Store, known: _Columns, chosen: Places, longest: int) -> Token
 
 def _truncated(
     store: Store, known: _Columns, is_long: NDArray[np.bool_], longest: int, size: int
-) -> tuple[_Columns, int]:
-    """What is known of rows that are cut at the longest length, and how many tokens that carry loss go by it.
+) -> tuple[_Columns, NDArray[np.bool_], int]:
+    """What is known where long rows are cut, which rows are, and how many tokens that carry loss go by it.
 
     An example whose loss begins beyond it in one of its rows stays as it is.
     """
@@ -99,7 +101,7 @@ def _truncated(
     is_cut = is_long & ~stays
     needs[is_cut] = np.minimum(needs[is_cut], longest)
     lost = int((known.supervised - supervised).sum(dtype=np.int64))
-    return known._replace(needs=needs, supervised=supervised), lost
+    return known._replace(needs=needs, supervised=supervised), is_cut, lost
 
 
 def without_repeated(views: Sequence[View], size: int) -> list[View]:
