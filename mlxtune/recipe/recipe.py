@@ -25,6 +25,7 @@ from mlxtune.optim.adamw import AdamW
 from mlxtune.optim.choose import AnyOptimizer
 from mlxtune.optim.schedule import Constant, Schedule, check_length
 from mlxtune.pace import TrainSettings
+from mlxtune.recipe.faults import as_ours, at
 from mlxtune.samples import SampleSettings
 from mlxtune.settings import section
 from mlxtune.storage.checkpoint import CheckpointSettings
@@ -130,12 +131,12 @@ def build(tree: Tree, overrides: Tree, where: str = "") -> Recipe:
         try:
             made[name] = kind(**merged.get(name, {}))
         except ValidationError as error:
-            faults += _faults(error, name, where)
+            faults += as_ours(error, name, where)
     raise_all(faults)
     try:
         return Recipe(**made)
     except ValidationError as error:
-        raise_all(_faults(error, "", where))
+        raise_all(as_ours(error, "", where))
         raise
 
 
@@ -210,7 +211,7 @@ def _kind(name: str, tree: Tree, where: str) -> type:
     by_name = _by_name(name)
     chosen = _chosen(name, tree)
     if chosen not in by_name:
-        raise BadSetting(_at(where, f"{name}.name"), expected=" or ".join(by_name), found=repr(tree[name]["name"]))
+        raise BadSetting(at(where, f"{name}.name"), expected=" or ".join(by_name), found=repr(tree[name]["name"]))
     return by_name[chosen]
 
 
@@ -244,7 +245,7 @@ def _unknown(name: str, inner: str, tree: Tree, where: str) -> MlxtuneError:
             where, expected="a known setting", found=f"{key} = {tree[name][inner]!r}", remedy=_nearest(key)
         )
     return BadSetting(
-        _at(where, key),
+        at(where, key),
         expected=f"no such setting with {name} {tree[name]['name']}",
         found=repr(tree[name][inner]),
         remedy=f"{key} is a setting of {' and '.join(sorted(owners))}.",
@@ -256,52 +257,3 @@ def _nearest(key: str) -> str:
     same_name = [other for other in known if other.partition(".")[2] == key.rpartition(".")[2]]
     near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     return f"The nearest is {near[0]}."
-
-
-def _faults(error: ValidationError, name: str, where: str) -> list[MlxtuneError]:
-    """pydantic's errors in a section as ours, one for each setting."""
-    grouped: dict[str, list[Any]] = {}
-    for fault in error.errors(include_url=False):
-        place = ".".join(str(part) for part in (name, *fault["loc"][:1]) if part)
-        grouped.setdefault(place, []).append(fault)
-    return [_fault(place, faults, where) for place, faults in grouped.items()]
-
-
-def _fault(place: str, faults: list[Any], where: str) -> MlxtuneError:
-    own = faults[0].get("ctx", {}).get("error")
-    if isinstance(own, BadSetting):
-        return own
-    expected = " or ".join(dict.fromkeys(_expectation(fault) for fault in faults))
-    if place == "backend.memory_limit_bytes" and faults[0]["type"] == "int_type":
-        expected = "bytes, like 24GB on the command line"
-    return BadSetting(_at(where, place), expected=expected, found=repr(faults[0]["input"]))
-
-
-def _expectation(fault: Mapping[str, Any]) -> str:
-    """What pydantic expected, in our words."""
-    words = EXPECTED.get(fault["type"])
-    limits = {name: f"{each:g}" if isinstance(each, float) else each for name, each in fault.get("ctx", {}).items()}
-    if fault["type"] == "literal_error":
-        return str(limits["expected"]).replace("'", "")
-    return words.format(**limits) if words else str(fault["msg"]).removeprefix("Input should be ")
-
-
-EXPECTED = {
-    "int_type": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "a text",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "string_pattern_mismatch": "a text with words",
-    "finite_number": "a finite number",
-    "greater_than_equal": "{ge} or more",
-    "greater_than": "a number above {gt}",
-    "less_than_equal": "{le} or less",
-    "less_than": "a number below {lt}",
-    "too_short": "at least {min_length} of them",
-}
-
-
-def _at(where: str, place: str) -> str:
-    return f"{where}: {place}" if where else place
