@@ -7,6 +7,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from mlxtune.data.store.columns import token_type
 from mlxtune.data.store.making import Making, opened
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.errors import MlxtuneError
+from mlxtune.errors import MlxtuneError, RunStopped
 from mlxtune.storage.files import cache_folder, writable
 from mlxtune.storage.one_writer import drop_older, one_writer
 
@@ -59,21 +60,41 @@ def find_or_make(asked: Asked, fill: Fill, wait: Callable[[], None]) -> Found:
     """
     folder = _folder(asked)
     if (store := opened(folder)) is not None:
-        os.utime(folder)
+        with suppress(OSError):  # a cache that is only read
+            os.utime(folder)
         return Found(store)
     if not writable(folder):
-        found = in_memory(asked, fill)
-        return found._replace(notes=(f"The rows' tokens are not kept: {folder.parent} may not be written to.",))
-    with one_writer(folder, wait) as work:
-        if (store := opened(folder)) is not None:
-            return Found(store)
+        return _not_kept(asked, fill, folder)
+    with ExitStack() as stack:
         try:
-            found = _filled(Making(_type(asked.tokenizer), _name(asked), work), fill, folder)
-        except MlxtuneError:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+            work = stack.enter_context(one_writer(folder, wait))
+            if (store := opened(folder)) is not None:
+                return Found(store)
+            making = Making(_type(asked.tokenizer), _name(asked), work)
+        except OSError:
+            return _not_kept(asked, fill, folder)
+        found = _made(making, fill, folder)
     drop_older(folder, KEPT)
     return found
+
+
+def _not_kept(asked: Asked, fill: Fill, folder: Path) -> Found:
+    found = in_memory(asked, fill)
+    return found._replace(notes=(f"The rows' tokens are not kept: {folder.parent} may not be written to.",))
+
+
+def _made(making: Making, fill: Fill, folder: Path) -> Found:
+    """The work is kept where nothing was wrong with the rows: the next start goes on from there."""
+    work = making.work
+    try:
+        return _filled(making, fill, folder)
+    except RunStopped:
+        making.note()
+        raise
+    except MlxtuneError:
+        if work:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _filled(making: Making, fill: Fill, folder: Path | None) -> Found:
@@ -114,10 +135,9 @@ def _wanted(asked: Asked) -> dict[str, Any]:
 
 def _times(tokenizer: Tokenizer, settings: DataSettings) -> list[str]:
     """What a chat template may write of the time: a store of the same day is the same where that is all it writes."""
-    template = json.dumps(tokenizer.chat_template, default=str)
-    if not isinstance(tokenizer.chat_template, dict):
-        template = str(tokenizer.chat_template)
-    formats = [found[1] for found in _FORMAT.findall(template)]
+    found = tokenizer.chat_template
+    template = "\n".join(map(str, found.values())) if isinstance(found, dict) else str(found)
+    formats = [written for _, written in _FORMAT.findall(template)]
     if len(formats) == len(_TIME.findall(template)) == template.count("strftime_now"):
         return [settings.time.strftime(each) for each in formats]
     return [settings.time.isoformat()]

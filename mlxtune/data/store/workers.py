@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO, cast
 
@@ -82,10 +83,14 @@ class _Process:
     """A worker that is told its job when it is asked for the first time."""
 
     def __init__(self, job: Job) -> None:
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}  # a core is one process's
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),  # it imports what this process would
+            "TOKENIZERS_PARALLELISM": "false",  # a core is one process's
+        }
         self._job: Job | None = job
         self._process: subprocess.Popen[Any] = subprocess.Popen(
-            [sys.executable, "-m", "mlxtune.data.store.worker"],
+            [sys.executable, "-P", "-m", "mlxtune.data.store.worker"],  # -P: not what lies in the folder of the moment
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
