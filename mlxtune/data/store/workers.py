@@ -85,7 +85,8 @@ class _Process:
     def __init__(self, job: Job) -> None:
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),  # it imports what this process would
+            # It imports what this process would.
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
             "TOKENIZERS_PARALLELISM": "false",  # a core is one process's
         }
         self._job: Job | None = job
