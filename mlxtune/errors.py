@@ -9,7 +9,7 @@ part is shortened, control characters are written out, and of very many faults t
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mlxtune.format import counted, line, printable, shortened
 
@@ -34,11 +34,21 @@ class MlxtuneError(Exception):
         self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
         super().__init__(where, expected, found, remedy)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process it is the same error."""
+        return _made, (type(self), vars(self))
+
     def __str__(self) -> str:
         place, expected, found = (shortened(line(part), PART) for part in (self.where, self.expected, self.found))
         head = f"{place}: " if place else ""
         remedy = "".join(f"\n  {each}" for each in printable(self.remedy).splitlines()[:LINES])
         return f"{head}expected {expected}, found {found}." + shortened(remedy, REMEDY)
+
+
+def _made(kind: type[MlxtuneError], state: dict[str, Any]) -> MlxtuneError:
+    error = kind.__new__(kind)
+    vars(error).update(state)
+    return error
 
 
 class BadSetting(MlxtuneError, ValueError):

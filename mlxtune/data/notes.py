@@ -56,7 +56,8 @@ def spellings(spelled: Mapping[str, int]) -> list[str]:
     >>> spellings({"question, answer are read as prompt, completion": 2})
     ['question, answer are read as prompt, completion (2 rows).']
     """
-    return [f"{words} ({_rows(count)})." for words, count in Counter(spelled).most_common()]
+    most_first = sorted(spelled.items(), key=lambda each: (-each[1], each[0]))
+    return [f"{words} ({_rows(count)})." for words, count in most_first]
 
 
 def beside(names: Sequence[str]) -> list[str]:

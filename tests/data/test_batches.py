@@ -5,18 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.data.batches import Plan, collate, eval_plan, padding_waste, plan
-from mlxtune.data.spread import spread
+from mlxtune.data.batches import Lengths, Plan, collate, eval_plan, padding_waste, plan
+from mlxtune.data.spread import NO_ROW, spread
 from mlxtune.data.types import TokenRow
 from tests.support.assets import assets_folder
 from tests.support.data import loaded
 
-LENGTHS = st.lists(st.integers(2, 300), min_size=1, max_size=60)
+LENGTHS = st.lists(st.integers(2, 300), min_size=1, max_size=60).map(np.array)
 SIZES, BY_LENGTH = st.integers(1, 7), st.booleans()
 
 
 def step_rows(steps: Plan) -> list[set[int]]:
     return [set(chain.from_iterable(step)) for step in steps]
+
+
+def numbers(steps: Plan) -> list[list[tuple[int, ...]]]:
+    """Of all rows, as they lie in batches and steps."""
+    return [list(step) for step in steps]
 
 
 def row(length: int) -> TokenRow:
@@ -27,7 +32,7 @@ def row(length: int) -> TokenRow:
     lengths=LENGTHS, batch=SIZES, accum=SIZES, seed=st.integers(0, 2**40), epoch=st.integers(1, 9), by_length=BY_LENGTH
 )
 def test_every_row_once_an_epoch(
-    lengths: list[int], batch: int, accum: int, seed: int, epoch: int, by_length: bool
+    lengths: Lengths, batch: int, accum: int, seed: int, epoch: int, by_length: bool
 ) -> None:
     """mlx-lm: tail rows are never trained, and the last partial window is dropped."""
     steps = plan(lengths, batch_size=batch, grad_accum=accum, seed=seed, epoch=epoch, by_length=by_length)
@@ -39,7 +44,7 @@ def test_every_row_once_an_epoch(
 
 @given(lengths=LENGTHS, batch=SIZES, accum=SIZES, by_length=BY_LENGTH)
 def test_micro_batches_hold_the_rows_of_one_batch_of_all_their_rows(
-    lengths: list[int], batch: int, accum: int, by_length: bool
+    lengths: Lengths, batch: int, accum: int, by_length: bool
 ) -> None:
     cut = plan(lengths, batch_size=batch, grad_accum=accum, seed=1, epoch=1, by_length=by_length)
     whole = plan(lengths, batch_size=batch * accum, grad_accum=1, seed=1, epoch=1, by_length=by_length)
@@ -48,18 +53,18 @@ def test_micro_batches_hold_the_rows_of_one_batch_of_all_their_rows(
 
 @pytest.mark.parametrize("by_length", [False, True])
 def test_the_order_is_a_function_of_seed_and_epoch_alone(by_length: bool) -> None:
-    lengths = list(np.random.default_rng(0).integers(5, 200, 300))
+    lengths = np.random.default_rng(0).integers(5, 200, 300)
     keys = [(0, 1), (0, 2), (1, 1), (1, 2)]
     settings = {"batch_size": 4, "grad_accum": 2, "by_length": by_length}
-    plans = [plan(lengths, **settings, seed=seed, epoch=epoch) for seed, epoch in keys]
+    plans = [numbers(plan(lengths, **settings, seed=seed, epoch=epoch)) for seed, epoch in keys]
     np.random.seed(7)  # noqa: NPY002 - the global stream must make no difference
-    assert plans[0] == plan(lengths, **settings, seed=0, epoch=1)
+    assert plans[0] == numbers(plan(lengths, **settings, seed=0, epoch=1))
     assert all(one != two for place, one in enumerate(plans) for two in plans[:place])
 
 
 def test_batches_come_in_random_order_of_length() -> None:
     """mlx-lm: "sort by length" sorts by the number of dict keys."""
-    lengths = list(range(2, 402))
+    lengths = np.arange(2, 402)
     means = [
         np.mean([lengths[place] for place in step[0]])
         for step in plan(lengths, batch_size=4, grad_accum=1, seed=0, epoch=1, by_length=True)
@@ -70,7 +75,7 @@ def test_batches_come_in_random_order_of_length() -> None:
 @pytest.mark.parametrize("by_length", [False, True])
 def test_equal_lengths_meet_other_rows_in_each_epoch(by_length: bool) -> None:
     settings = {"batch_size": 4, "grad_accum": 1, "seed": 0, "by_length": by_length}
-    first, second = (step_rows(plan([9] * 64, **settings, epoch=epoch)) for epoch in (1, 2))
+    first, second = (step_rows(plan(np.full(64, 9), **settings, epoch=epoch)) for epoch in (1, 2))
     assert not any(rows in second for rows in first)
 
 
@@ -87,10 +92,10 @@ def test_packed_rows_meet_others_in_each_epoch() -> None:
     assert len(first & second) < 0.05 * len(first)
 
 
-def chat_lengths(count: int = 1000) -> list[int]:
+def chat_lengths(count: int = 1000) -> Lengths:
     """Many short rows, few long ones."""
     drawn = np.random.default_rng(0).lognormal(6, 0.8, count)
-    return [int(length) for length in drawn.clip(20, 2048)]
+    return drawn.clip(20, 2048).astype(np.int32)
 
 
 @pytest.mark.parametrize("grad_accum", [1, 2])
@@ -107,23 +112,25 @@ def test_packed_batches_have_about_the_same_number_of_tokens(grad_accum: int) ->
 
 
 @given(lengths=LENGTHS, size=SIZES)
-def test_groups_differ_by_a_row_at_most(lengths: list[int], size: int) -> None:
-    sizes = [len(group) for group in spread(lengths, size, np.random.default_rng(0))]
-    assert max(sizes) - min(sizes) <= 1
-    assert max(sizes) <= size
+def test_groups_differ_by_a_row_at_most(lengths: Lengths, size: int) -> None:
+    groups = spread(lengths, size, np.random.default_rng(0))
+    sizes = (groups != NO_ROW).sum(axis=1)
+    assert sorted(groups[groups != NO_ROW]) == list(range(len(lengths)))
+    assert sizes.max() - sizes.min() <= 1
+    assert sizes.max() <= size
     assert len(sizes) == -(-len(lengths) // size)
 
 
 @pytest.mark.parametrize("data", ["alpaca/alpaca_en_demo.json", "wikisql"])
 @pytest.mark.slow
 def test_waste_is_under_five_percent_on_ragged_chat_data(data: str) -> None:
-    """mlx-lm 0.32 iterate_batches: 25% padding waste (issue 596)."""
+    """mlx-lm 0.32 iterate_batches: 25% padding waste."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(assets_folder() / "tokenizers/minimind")
-    lengths = [len(row.tokens) for row in loaded(assets_folder() / "data" / data, tokenizer).train]
+    lengths = loaded(assets_folder() / "data" / data, tokenizer).train.lengths_B
     steps = plan(lengths, batch_size=4, grad_accum=2, seed=0, epoch=1, by_length=True)
-    assert padding_waste(lengths, chain.from_iterable(steps)) < 0.05
+    assert padding_waste(lengths, steps.batches) < 0.05
 
 
 def test_padding_carries_no_loss() -> None:
@@ -139,23 +146,23 @@ def test_padding_carries_no_loss() -> None:
 
 
 @given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
-def test_the_waste_of_a_plan_is_that_of_its_batches(lengths: list[int], batch: int, by_length: bool) -> None:
+def test_the_waste_of_a_plan_is_that_of_its_batches(lengths: Lengths, batch: int, by_length: bool) -> None:
     steps = plan(lengths, batch_size=batch, grad_accum=1, seed=0, epoch=1, by_length=by_length)
     rows = [row(length) for length in lengths]
     made = [collate(rows, indices) for step in steps for indices in step]
-    used, positions = sum(lengths), sum(each.tokens_BT.size for each in made)
-    assert padding_waste(lengths, chain.from_iterable(steps)) == pytest.approx(1 - used / positions)
+    used, positions = int(lengths.sum()), sum(each.tokens_BT.size for each in made)
+    assert padding_waste(lengths, steps.batches) == pytest.approx(1 - used / positions)
 
 
 @given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
-def test_evaluation_sees_every_row_once(lengths: list[int], batch: int, by_length: bool) -> None:
+def test_evaluation_sees_every_row_once(lengths: Lengths, batch: int, by_length: bool) -> None:
     batches = eval_plan(lengths, batch_size=batch, by_length=by_length)
     assert sorted(chain.from_iterable(batches)) == list(range(len(lengths)))
     assert all(len(rows) <= batch for rows in batches)
 
 
 @given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
-def test_the_longest_row_of_a_batch_is_its_first(lengths: list[int], batch: int, by_length: bool) -> None:
+def test_the_longest_row_of_a_batch_is_its_first(lengths: Lengths, batch: int, by_length: bool) -> None:
     """Rows of one length lie side by side, and the check at the start tries the shortest far back."""
     steps = plan(lengths, batch_size=batch, grad_accum=2, seed=0, epoch=1, by_length=by_length)
     for rows in (*chain.from_iterable(steps), *eval_plan(lengths, batch_size=batch, by_length=by_length)):

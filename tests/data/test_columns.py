@@ -7,7 +7,7 @@ import pytest
 
 from mlxtune.data.columns import parsed
 from mlxtune.data.examples import Completion
-from mlxtune.data.load import load_for_eval
+from mlxtune.data.load import Reader, load_for_eval
 from mlxtune.data.renaming import NAMES
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import MlxtuneError
@@ -143,7 +143,7 @@ def test_a_recipe_keeps_the_columns(tmp_path: Path) -> None:
 def test_rows_to_measure_may_have_other_names_too(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"q": "q", "a": "a"}])
     settings = DataSettings(path=str(path), columns={"prompt": "q", "completion": "a"})
-    assert len(load_for_eval(settings, tokenizer()).valid) == 1
+    assert len(load_for_eval(settings, Reader(tokenizer())).valid) == 1
 
 
 # spellings that are known
@@ -165,7 +165,10 @@ def test_known_spellings_are_read_as_the_forms_names_and_said(row: dict[str, Any
     [known, *_] = read(DataSettings(path=str(path))).splits["train"]
     assert known.form == form
     old, new = (", ".join(names) for names in zip(*known.renamed, strict=True))
-    for dataset in (loaded(path, tokenizer(CHATML)), load_for_eval(DataSettings(path=str(path)), tokenizer(CHATML))):
+    for dataset in (
+        loaded(path, tokenizer(CHATML)),
+        load_for_eval(DataSettings(path=str(path)), Reader(tokenizer(CHATML))),
+    ):
         assert f"{old} {'are' if ',' in old else 'is'} read as {new} (3 rows)." in dataset.notes
     [named] = examples(tmp_path, [row], {new: old for old, new in known.renamed})
     assert named == known.example

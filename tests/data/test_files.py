@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mlxtune.data.files import read as read_sources
-from mlxtune.data.load import load_for_eval
+from mlxtune.data.load import Reader, load_for_eval
 from mlxtune.data.readers.raw import Document, Raw
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import Faults, Missing, MlxtuneError
@@ -207,5 +207,5 @@ def test_evaluation_takes_the_test_rows_else_validation_else_all(tmp_path: Path)
         write(tmp_path / f"{split}.jsonl", ROWS[:count])
     settings = DataSettings(path=str(tmp_path))
     for split, count in (("test", 1), ("valid", 2), ("train", 3)):
-        assert len(load_for_eval(settings, tokenizer()).valid) == count
+        assert len(load_for_eval(settings, Reader(tokenizer())).valid) == count
         (tmp_path / f"{split}.jsonl").unlink()

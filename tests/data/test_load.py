@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.load import load
 from mlxtune.data.settings import DataSettings
-from mlxtune.data.split import part
+from mlxtune.data.split import held
 from mlxtune.errors import BadData, BadSetting
 from tests.support.data import chat, loaded, only, spans, write
 from tests.support.tokenizers import CHATML, tokenizer
@@ -74,15 +74,15 @@ def test_the_split_is_a_function_of_the_seed_alone(tmp_path: Path) -> None:
     assert [row.source for row in once.valid] != [row.source for row in other.valid]
 
 
-@pytest.mark.parametrize(("rows", "held"), [(1, 0), (2, 1), (3, 1), (29, 1), (30, 2)])
-def test_at_least_one_row_is_held_out_and_at_least_one_trains(rows: int, held: int) -> None:
-    train, valid = part(range(rows), share=0.05, seed=0)
-    assert (len(train), len(valid)) == (rows - held, held)
+@pytest.mark.parametrize(("rows", "n_held"), [(1, 0), (2, 1), (3, 1), (29, 1), (30, 2)])
+def test_at_least_one_row_is_held_out_and_at_least_one_trains(rows: int, n_held: int) -> None:
+    is_held = held(rows, share=0.05, seed=0)
+    assert (len(is_held), int(is_held.sum())) == (rows, n_held)
 
 
 def test_a_single_row_has_no_validation_and_the_notes_say_so(tmp_path: Path) -> None:
     made = loaded(write(tmp_path / "a.jsonl", TEXTS[:1]), tokenizer())
-    assert made.valid == ()
+    assert len(made.valid) == 0
     assert "No validation: there is no validation file, and a single row cannot be split." in made.notes
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.data.load import load_for_eval
+from mlxtune.data.load import Reader, load_for_eval
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadData, MlxtuneError
 from tests.support.data import chat, loaded, only, spans, write
@@ -116,7 +116,7 @@ def test_bad_answers_of_kto_rows_are_left_out_and_counted(
     made = loaded(path, tokenizer(CHATML))
     assert [each.source for each in made.train] == ["a.jsonl:2"]
     assert "1 row skipped: 1 marked as a bad answer." in made.notes
-    assert len(load_for_eval(DataSettings(path=str(path)), tokenizer(CHATML)).valid) == 1
+    assert len(load_for_eval(DataSettings(path=str(path)), Reader(tokenizer(CHATML))).valid) == 1
 
 
 def test_a_label_that_is_a_number_is_asked_for_and_one_that_is_a_word_is_none(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.data.load import load, load_for_eval
+from mlxtune.data.load import Reader, load, load_for_eval
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadSetting, MlxtuneError
 from mlxtune.recipe.recipe import build
@@ -67,7 +67,7 @@ def test_it_stands_in_validation_rows_and_in_those_that_are_measured(tmp_path: P
     for name in ("train", "valid"):
         write(tmp_path / f"{name}.jsonl", PLAIN[:1])
     whole = loaded(tmp_path, made, system=MESSAGE)
-    measured = load_for_eval(DataSettings(path=str(tmp_path), system=MESSAGE), made).valid
+    measured = load_for_eval(DataSettings(path=str(tmp_path), system=MESSAGE), Reader(made)).valid
     assert [row.tokens.tolist() for row in (*whole.valid, *measured)] == [whole.train[0].tokens.tolist()] * 2
 
 

@@ -90,6 +90,7 @@ class Filling:
         else:
             self.wrong.add(answer.faults)
             self.is_unreadable |= answer.n_unreadable > 0
+            making.is_sound = not self.wrong
         making.add(split, chunk)
         self.rows += chunk.taken
         if time.monotonic() - self.told > TELL_SECONDS:

@@ -21,7 +21,7 @@ from mlxtune.data.store.columns import token_type
 from mlxtune.data.store.making import Making, opened
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.errors import MlxtuneError
+from mlxtune.errors import MlxtuneError, RunStopped
 from mlxtune.storage.files import cache_folder
 from mlxtune.storage.one_writer import drop_older, one_writer
 
@@ -60,24 +60,39 @@ def find_or_make(asked: Asked, fill: Fill, wait: Callable[[], None]) -> Found:
     """
     folder = _folder(asked)
     if (store := opened(folder)) is not None:
-        with suppress(OSError):
-            os.utime(folder)  # it is used now
+        with suppress(OSError):  # a cache that is only read
+            os.utime(folder)
         return Found(store)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            work = held.enter_context(one_writer(folder, wait))
+            work = stack.enter_context(one_writer(folder, wait))
+            if (store := opened(folder)) is not None:
+                return Found(store)
+            making = Making(_type(asked.tokenizer), _name(asked), work)
         except OSError as fault:
-            said = f"The rows' tokens are held in memory: {folder.parent} cannot keep them ({fault.strerror})."
-            return in_memory(asked, fill)._replace(notes=(said,))
-        if (store := opened(folder)) is not None:
-            return Found(store)
-        try:
-            found = _filled(Making(_type(asked.tokenizer), _name(asked), work), fill, folder)
-        except MlxtuneError:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
+            return _not_kept(asked, fill, folder, fault)
+        found = _made(making, fill, folder)
     drop_older(folder, KEPT)
     return found
+
+
+def _not_kept(asked: Asked, fill: Fill, folder: Path, fault: OSError) -> Found:
+    said = f"The rows' tokens are held in memory: {folder.parent} cannot keep them ({fault.strerror})."
+    return in_memory(asked, fill)._replace(notes=(said,))
+
+
+def _made(making: Making, fill: Fill, folder: Path) -> Found:
+    """The work is kept where nothing was wrong with the rows: the next start goes on from there."""
+    work = making.work
+    try:
+        return _filled(making, fill, folder)
+    except RunStopped:
+        making.note()
+        raise
+    except MlxtuneError:
+        if work:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _filled(making: Making, fill: Fill, folder: Path | None) -> Found:
@@ -118,10 +133,9 @@ def _wanted(asked: Asked) -> dict[str, Any]:
 
 def _times(tokenizer: Tokenizer, settings: DataSettings) -> list[str]:
     """What a chat template may write of the time: a store of the same day is the same where that is all it writes."""
-    template = json.dumps(tokenizer.chat_template, default=str)
-    if not isinstance(tokenizer.chat_template, dict):
-        template = str(tokenizer.chat_template)
-    formats = [found[1] for found in _FORMAT.findall(template)]
+    found = tokenizer.chat_template
+    template = "\n".join(map(str, found.values())) if isinstance(found, dict) else str(found)
+    formats = [written for _, written in _FORMAT.findall(template)]
     if len(formats) == len(_TIME.findall(template)) == template.count("strftime_now"):
         return [settings.time.strftime(each) for each in formats]
     return [settings.time.isoformat()]

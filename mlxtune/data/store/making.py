@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from mlxtune.storage.one_writer import Beat, set_aside
 
 NOTE_SECONDS = 5.0  # how much of the work a kill undoes
 MOST_IN_MEMORY = 4 << 30  # bytes of tokens that are held where no disk takes them
+SEALED = ("rows", "lines", "refused")  # the parts that no row's own digest vouches for
 
 
 @dataclass
@@ -48,7 +50,10 @@ class Chunk(NamedTuple):
 
 @dataclass
 class About:
-    """What a store says of itself, in about.json. sizes: bytes of its parts; whole: whether all rows are in it."""
+    """What a store says of itself, in about.json. sizes: bytes of its parts; whole: whether all rows are in it.
+
+    seal: a digest of the parts SEALED, of a whole store.
+    """
 
     dtype: str
     splits: dict[Split, Filled] = field(default_factory=dict)
@@ -56,6 +61,7 @@ class About:
     unread: tuple[str, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     whole: bool = False
+    seal: str = ""
     source: str = ""  # what the user calls the data
 
 
@@ -69,6 +75,7 @@ class Making:
         found = read(work) if work else None
         self.about = found or About(dtype.str, source=source)
         self.work, self.noted, self._beat = work, time.monotonic(), Beat()
+        self.is_sound = True  # no row was found that has to be mended: the next start would not look at it again
         self.notes: list[str] = []
         sizes = self.about.sizes
         self.parts: Mapping[str, Part] = {name: self._part(name, sizes.get(name, 0)) for name in NAMES}
@@ -95,10 +102,17 @@ class Making:
         made.rows, made.refused = made.rows + len(packed.records), made.refused + len(chunk.refused)
         made.taken += chunk.taken
         made.counts.plus(chunk.counts)
-        if self.work:
-            self._beat(self.work)
-            if time.monotonic() - self.noted > NOTE_SECONDS:
-                self.note()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Give a sign of life, and from time to time say how far the work is."""
+        try:
+            if self.work:
+                self._beat(self.work)
+        except OSError as fault:  # someone deleted the folder
+            self._into_memory(fault)
+        if time.monotonic() - self.noted > NOTE_SECONDS:
+            self.note()
 
     def _append(self, name: str, content: bytes) -> None:
         try:
@@ -122,21 +136,21 @@ class Making:
 
     def note(self) -> None:
         """Say, once it is on the disk, how far the work is."""
-        if self.work is None:
+        if self.work is None or not self.is_sound:
             return
         self.about.sizes = {name: part.size for name, part in self.parts.items()}
         try:
             for part in self.parts.values():
                 assert isinstance(part, OnDisk)
                 part.flush()
-            sealed.write(self.work / ABOUT, SCHEMA.dump_python(self.about, mode="json"))
+            sealed.write(self.work / ABOUT, _document(self.about))
         except OSError as fault:
             self._into_memory(fault)
         self.noted = time.monotonic()
 
     def finish(self, folder: Path | None) -> Store:
         """The store, in its folder unless it is in memory."""
-        self.about.whole = True
+        self.about.whole, self.about.seal = True, _seal(self.parts)
         self.note()
         if self.work is None or folder is None:
             return Store(self.parts, contents(self.about))
@@ -158,7 +172,7 @@ def opened(folder: Path) -> Store | None:
         parts = {name: OnDisk(_path(folder, name)) for name in NAMES}
     except OSError:
         return None
-    if any(part.size != about.sizes.get(name) for name, part in parts.items()):
+    if any(part.size != about.sizes.get(name) for name, part in parts.items()) or _seal(parts) != about.seal:
         return None
     return Store(parts, contents(about))
 
@@ -174,6 +188,21 @@ def read(folder: Path) -> About | None:
     except (OSError, Unreadable, ValidationError, KeyError):
         return None
     return about if is_there else None
+
+
+def _document(about: About) -> dict[str, Any]:
+    """As JSON has it. Names of files that are no Unicode are for messages alone: what is none in them is replaced."""
+    text = json.dumps(SCHEMA.dump_python(about, mode="json"), ensure_ascii=False)
+    document: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+    return document
+
+
+def _seal(parts: Mapping[str, Part]) -> str:
+    made = blake2b(digest_size=16)
+    for part in (parts[name] for name in SEALED):
+        for at in range(0, part.size, 1 << 20):
+            made.update(part.read(at, min(1 << 20, part.size - at)))
+    return made.hexdigest()
 
 
 def contents(about: About) -> Contents:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
+from weakref import finalize
 
 from mlxtune.errors import RunStopped
 
@@ -54,13 +55,10 @@ class OnDisk:
         flags = os.O_RDONLY if grows_from is None else os.O_RDWR | os.O_CREAT
         self.path, self._lock = path, Lock()
         self._file = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+        finalize(self, os.close, self._file)
         if grows_from is not None:
             os.ftruncate(self._file, grows_from)
         self.size = os.fstat(self._file).st_size
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            os.close(self._file)
 
     def append(self, content: bytes) -> None:
         """Add bytes at the end. Raises OSError."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ class Store:
     def __init__(self, parts: Mapping[str, Part], contents: Contents) -> None:
         self.parts, self.contents = parts, contents
         self._line_ends: NDArray[np.int64] | None = None
+        self._checked: set[int] = set()  # documents whose tokens are as they were written: each has many windows
 
     def __len__(self) -> int:
         return self.parts["rows"].size // RECORD.itemsize
@@ -72,14 +74,25 @@ class Store:
     def row(self, number: int, begin: int, end: int) -> TokenRow:
         """The tokens begin..end - 1 of a row, of which the first carries no loss. Raises RunStopped for damage."""
         record = self.records(number, 1)[0]
-        at, is_whole = int(record["begin"]) * ALIGNED, (begin, end) == (0, int(record["length"]))
-        tokens = self._tokens(at + begin, at + end)
-        supervised = self._mask(at + begin, at + end)
-        if is_whole and record["key"].tobytes() != digest(tokens) + mask_digest(supervised):
-            raise self._damaged()
+        at, is_document = int(record["begin"]) * ALIGNED, int(record["n_lines"]) >= 0
+        if is_document and number in self._checked:
+            tokens, supervised = self._tokens(at + begin, at + end), self._mask(at + begin, at + end)
+        else:
+            tokens, supervised = self._whole(record)
+            tokens, supervised = tokens[begin:end], supervised[begin:end].copy()
+            if is_document:
+                self._checked.add(number)
         supervised[:1] = False
         line = int(record["line"]) + (self._lines_before(number, begin) if begin else 0)
         return TokenRow(tokens, supervised, self._place(record, line).short)
+
+    def _whole(self, record: np.void) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """All tokens and the mask of a row. Raises RunStopped where they are not those that were written."""
+        at, length = int(record["begin"]) * ALIGNED, int(record["length"])
+        tokens, supervised = self._tokens(at, at + length), self._mask(at, at + length)
+        if record["key"].tobytes() != digest(tokens) + mask_digest(supervised):
+            raise self._damaged()
+        return tokens, supervised
 
     def keys(self, numbers: Numbers) -> NDArray[np.void]:
         """Of whole rows, in the type KEYS."""
@@ -137,7 +150,8 @@ class Store:
         part = self.parts["tokens"]
         if not isinstance(part, OnDisk):
             return AssertionError("memory holds what was put into it")
-        (part.path.parent / ABOUT).unlink(missing_ok=True)  # so that they are made anew
+        with suppress(OSError):
+            (part.path.parent / ABOUT).unlink()  # so that they are made anew
         return gone(part.path, "others")
 
 

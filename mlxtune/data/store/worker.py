@@ -25,13 +25,14 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     try:
         job: Job = receive(asked)
-        maker = Maker(job.wanted, job.open_tokenizer())
+        maker: Maker | None = None
         while True:
             portion: Portion = receive(asked)
             try:
+                maker = maker or Maker(job.wanted, job.open_tokenizer())
                 send(told, answer(maker, portion, np.dtype(job.dtype)))
             except MlxtuneError as error:
-                send(told, Failed.of(error))
+                send(told, Failed(error))
     except (EOFError, BrokenPipeError):
         return
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO, cast
 
@@ -82,9 +83,14 @@ class _Process:
     """A worker, which is told its job as it starts."""
 
     def __init__(self, job: Job) -> None:
-        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}  # a core is one process's
+        environment = {
+            **os.environ,
+            # It imports what this process would.
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+            "TOKENIZERS_PARALLELISM": "false",  # a core is one process's
+        }
         self._process: subprocess.Popen[Any] = subprocess.Popen(
-            [sys.executable, "-m", "mlxtune.data.store.worker"],
+            [sys.executable, "-P", "-m", "mlxtune.data.store.worker"],  # -P: not what lies in the folder of the moment
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -102,7 +108,7 @@ class _Process:
         except (OSError, EOFError, ValueError):
             raise self._died() from None
         if isinstance(answer, Failed):
-            raise answer.error()
+            raise answer.error
         assert isinstance(answer, Answer)
         return answer
 

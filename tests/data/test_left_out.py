@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.data.load import load, load_for_eval
+from mlxtune.data.load import Reader, load, load_for_eval
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData, BadSetting, MlxtuneError
@@ -29,7 +29,7 @@ def pairs(folder: Path, rows: list[Any], **settings: Any) -> Dataset:
 def test_the_first_examples_are_taken_before_validation_rows_are_held_out(tmp_path: Path) -> None:
     made = loaded(write(tmp_path / "a.jsonl", TEXTS), tokenizer(), max_rows=4, valid_share=0.25)
     assert (sources(made), len(made.train), len(made.valid)) == (["1", "2", "3", "4"], 3, 1)
-    assert "The first 4 of 10 rows are taken: 6 are left out." in made.notes
+    assert "The first 4 rows are taken; those behind them are not read." in made.notes
 
 
 @pytest.mark.parametrize("count", [10, 11])
@@ -48,9 +48,9 @@ def test_validation_rows_of_their_own_are_all_taken(tmp_path: Path) -> None:
 
 def test_the_first_rows_to_measure_are_taken(tmp_path: Path) -> None:
     settings = DataSettings(path=str(write(tmp_path / "a.jsonl", TEXTS)), max_rows=3)
-    made = load_for_eval(settings, tokenizer())
+    made = load_for_eval(settings, Reader(tokenizer()))
     assert sources(made) == ["1", "2", "3"]
-    assert "The first 3 of 10 rows are taken: 7 are left out." in made.notes
+    assert "The first 3 rows are taken; those behind them are not read." in made.notes
 
 
 def test_examples_are_pairs_where_rows_are(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_rows_of_fewer_tokens_are_left_out_and_counted(tmp_path: Path) -> None:
         ("a.jsonl:2", "4 tokens, fewer than 5"),
     ]
     assert "2 rows skipped: 2 shorter than 5 tokens." in made.notes
-    assert sources(load_for_eval(DataSettings(path=str(path), min_tokens=7), tokenizer())) == ["5"]
+    assert sources(load_for_eval(DataSettings(path=str(path), min_tokens=7), Reader(tokenizer()))) == ["5"]
 
 
 def test_where_all_rows_are_short_that_is_said(tmp_path: Path) -> None:
