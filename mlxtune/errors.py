@@ -9,7 +9,7 @@ part is shortened, control characters are written out, and of very many faults t
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mlxtune.format import counted, line, printable, shortened
 
@@ -34,11 +34,21 @@ class MlxtuneError(Exception):
         self.where, self.expected, self.found, self.remedy = where, expected, found, remedy
         super().__init__(where, expected, found, remedy)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As an error is pickled: its arguments have names, which `Exception` would not give back."""
+        return _as_it_was, (type(self), self.args, vars(self))
+
     def __str__(self) -> str:
         place, expected, found = (shortened(line(part), PART) for part in (self.where, self.expected, self.found))
         head = f"{place}: " if place else ""
         remedy = "".join(f"\n  {each}" for each in printable(self.remedy).splitlines()[:LINES])
         return f"{head}expected {expected}, found {found}." + shortened(remedy, REMEDY)
+
+
+def _as_it_was(kind: type[MlxtuneError], said: tuple[Any, ...], state: dict[str, Any]) -> MlxtuneError:
+    made = kind.__new__(kind, *said)
+    vars(made).update(state)
+    return made
 
 
 class BadSetting(MlxtuneError, ValueError):

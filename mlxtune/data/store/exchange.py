@@ -35,19 +35,9 @@ class Answer(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """An error of ours, as it crosses to another process."""
+    """An error of ours that ended a portion."""
 
-    kind: type[MlxtuneError]
-    state: dict[str, Any]
-
-    @classmethod
-    def of(cls, error: MlxtuneError) -> "Failed":
-        return cls(type(error), vars(error))
-
-    def error(self) -> MlxtuneError:
-        made = self.kind.__new__(self.kind)
-        vars(made).update(self.state)
-        return made
+    error: MlxtuneError
 
 
 def answer(maker: Maker, portion: Portion, dtype: np.dtype[Any]) -> Answer:

@@ -31,7 +31,7 @@ def main() -> None:
                 maker = maker or Maker(job.wanted, job.open_tokenizer())
                 send(told, answer(maker, portion, np.dtype(job.dtype)))
             except MlxtuneError as error:
-                send(told, Failed.of(error))
+                send(told, Failed(error))
     except (EOFError, BrokenPipeError):
         return
 
