@@ -35,8 +35,8 @@ class MlxtuneError(Exception):
         super().__init__(where, expected, found, remedy)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """In another process it is the same error."""
-        return _made, (type(self), vars(self))
+        """As an error is pickled: its arguments have names, which `Exception` would not give back."""
+        return _as_it_was, (type(self), self.args, vars(self))
 
     def __str__(self) -> str:
         place, expected, found = (shortened(line(part), PART) for part in (self.where, self.expected, self.found))
@@ -45,10 +45,10 @@ class MlxtuneError(Exception):
         return f"{head}expected {expected}, found {found}." + shortened(remedy, REMEDY)
 
 
-def _made(kind: type[MlxtuneError], state: dict[str, Any]) -> MlxtuneError:
-    error = kind.__new__(kind)
-    vars(error).update(state)
-    return error
+def _as_it_was(kind: type[MlxtuneError], said: tuple[Any, ...], state: dict[str, Any]) -> MlxtuneError:
+    made = kind.__new__(kind, *said)
+    vars(made).update(state)
+    return made
 
 
 class BadSetting(MlxtuneError, ValueError):

@@ -25,16 +25,25 @@ def main() -> None:
     os.dup2(2, 1)  # what a library prints is no answer
     try:
         job: Job = receive(asked)
-        maker: Maker | None = None
+        maker = _maker(job)
         while True:
             portion: Portion = receive(asked)
             try:
-                maker = maker or Maker(job.wanted, job.open_tokenizer())
+                if isinstance(maker, MlxtuneError):
+                    raise maker
                 send(told, answer(maker, portion, np.dtype(job.dtype)))
             except MlxtuneError as error:
                 send(told, Failed(error))
     except (EOFError, BrokenPipeError):
         return
+
+
+def _maker(job: Job) -> Maker | MlxtuneError:
+    """What makes the rows, or why there is none, which is told when the first are asked for."""
+    try:
+        return Maker(job.wanted, job.open_tokenizer())
+    except MlxtuneError as error:
+        return error
 
 
 if __name__ == "__main__":

@@ -118,9 +118,12 @@ class _Process:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(OSError):  # there is something in it that nobody reads any more
+                    stream.close()
 
     def _died(self) -> RunStopped:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1.0)  # its streams end a moment before it does
         code = self._process.poll()
         how = "has ended" if code is None else f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
         remedy = "What was made so far is kept: start again. If memory is short, close other programs first."
