@@ -9,6 +9,7 @@ import pytest
 
 from mlxtune import engine
 from mlxtune.backends.base import LossSum, StepResult
+from mlxtune.data.token_rows import listed
 from mlxtune.data.types import TokenRow
 from mlxtune.engine import NotFinite
 from mlxtune.errors import BadSetting
@@ -44,7 +45,7 @@ class Counting:
 
 def rows(count):
     supervised = np.array([False, True, True])
-    return [TokenRow(np.arange(3, dtype=np.int32), supervised, f"rows:{i}") for i in range(count)]
+    return listed(TokenRow(np.arange(3, dtype=np.int32), supervised, f"rows:{i}") for i in range(count))
 
 
 def feed(train=10, valid=1, batch_size=2, grad_accum=2):

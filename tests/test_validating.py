@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mlxtune.data.token_rows import listed
 from mlxtune.data.types import TokenRow
 from mlxtune.events import Eval, Start
 from mlxtune.feed import Feed
@@ -19,13 +20,13 @@ def recipe(tmp_path):
 
 
 def rows(lengths):
-    return [TokenRow(np.zeros(n, np.int32), np.ones(n, np.bool_), f"rows:{i}") for i, n in enumerate(lengths)]
+    return listed(TokenRow(np.zeros(n, np.int32), np.ones(n, np.bool_), f"rows:{i}") for i, n in enumerate(lengths))
 
 
 def evaluated_tokens(feed, paces):
     """All that is validated in the run, each time counted."""
     times = 1 + -(-paces.total // paces.eval_every)
-    return times * sum(len(row.tokens) for row in feed.valid)
+    return times * int(feed.valid.lengths_B.sum())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 40, 200, 5000])

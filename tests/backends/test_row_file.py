@@ -14,19 +14,31 @@ import numpy as np
 import pytest
 
 from mlxtune.backends import row_file
-from mlxtune.backends.row_file import Damaged, RowFile, drop_older
+from mlxtune.backends.row_file import Damaged, RowFile
+from mlxtune.data.distinct import Index
+from mlxtune.data.token_rows import listed
+from mlxtune.data.types import TokenRow
+from mlxtune.storage import one_writer
+from mlxtune.storage.one_writer import drop_older
 from tests.support.checkout import ROOT
 
 WIDTH, TOKENS, STAGE, ROWS = 256, 1024, 2, 4
 
 
-def some_rows() -> list[Any]:
+def index() -> Index:
+    """Of rows of which so many tokens are read."""
     generator = np.random.default_rng(0)
-    return [generator.integers(0, 1000, TOKENS, dtype=np.int32) for _ in range(ROWS)]
+    tokens = [generator.integers(0, 1000, TOKENS + 1, dtype=np.int32) for _ in range(ROWS)]
+    return Index(listed(TokenRow(each, np.ones(TOKENS + 1, np.bool_), "rows:1") for each in tokens))
+
+
+def some_rows() -> list[Any]:
+    """As they lie in the file."""
+    return [row.tokens for row in index().rows]
 
 
 def opened(folder: Path) -> RowFile:
-    return RowFile(folder / "KEY", some_rows(), WIDTH, np.dtype(np.float32))
+    return RowFile(folder / "KEY", index(), WIDTH, np.dtype(np.float32))
 
 
 def states(number: int) -> Any:
@@ -150,7 +162,7 @@ def test_an_open_file_stays_readable_whoever_deletes_it(tmp_path: Path) -> None:
     for name in ("a", "b"):
         other = tmp_path / name
         other.mkdir()
-        drop_older(other)
+        drop_older(other, row_file.KEPT)
     assert not (tmp_path / "KEY").exists()
     assert is_right(file)
 
@@ -168,8 +180,8 @@ def test_a_full_disk_is_an_error_and_has_its_room_back(tmp_path: Path, monkeypat
 def test_who_waits_for_a_process_that_gives_no_sign_of_life_makes_a_file_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_file, "PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(row_file, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(one_writer, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(one_writer, "POLL_SECONDS", 0.05)
     holder, waited = opened(tmp_path), list[int]()
     with holder.writing(never):
         assert is_right(make(tmp_path, lambda: waited.append(1)))
@@ -180,7 +192,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from tests.backends import test_row_file as t
-t.row_file.POLL_SECONDS = 0.02
+t.one_writer.POLL_SECONDS = 0.02
 file = t.make(Path(sys.argv[1]), wait=lambda: None, pause=float(sys.argv[2]))
 assert t.is_right(file)
 print("right")

@@ -83,6 +83,8 @@ EFFECTS = {
     ("run", "--dry-run"): (None, (lambda tmp: recipe(tmp, "train: {max_steps: 1}\nstrategy: {last_n: 1}"),)),
     ("run", "--json"): (None, ("--dry-run", lambda tmp: recipe(tmp, "train: {max_steps: 2}"))),
     ("models", "--json"): (None, ()),
+    ("cache", "--json"): (None, ()),
+    ("cache", "--older"): (lambda _: "a while", ()),
 }
 # Shown elsewhere: tests of `bench`, of `doctor`, and of `chat`, which has the options of `generate`.
 ELSEWHERE = {"bench", "doctor", "chat"}

@@ -14,6 +14,7 @@ from mlxtune.backends.references import References, row_sums
 from mlxtune.data.batches import collate
 from mlxtune.data.load import load
 from mlxtune.data.settings import DataSettings
+from mlxtune.data.token_rows import listed
 from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadData, BadSetting
 from mlxtune.objectives.dpo import Dpo
@@ -53,7 +54,7 @@ def made(backend, folder, rows, strategy=None, **changes):
     else:
         from mlxtune.backends.numpy.blueprint import NumpyBlueprint as Blueprint
     whole = collate(rows, range(len(rows)))
-    work = Work(rows, whole, whole, int(whole.lengths_B.sum()), Passes(1, len(rows)), "a model")
+    work = Work(listed(rows), whole, whole, int(whole.lengths_B.sum()), Passes(1, len(rows)), "a model")
     return Blueprint(job(folder, strategy, **settings)).learner(work)
 
 
@@ -188,14 +189,14 @@ def test_evaluating_changes_nothing_and_counts_pairs(backend, tmp_path):
 def test_a_row_has_the_reference_of_its_tokens_and_its_mask():
     rows = token_rows(3)
     other = rows[0]._replace(supervised=np.arange(len(rows[0].tokens)) >= 9)
-    references = References([*rows, other, rows[0]])
+    references = References(listed([*rows, other, rows[0]]))
     references.find_or_make(None, 40, lambda batch: row_sums(batch, np.full(batch.n_supervised, -1.0)), lambda _: None)
     lengths = [int(row.supervised.sum()) for row in (*rows, other)]
     assert references.of(collate([*rows, other], range(7))).tolist() == [-float(n) for n in lengths]
 
 
 def test_references_are_computed_once_and_found_again(tmp_path):
-    rows, asked = token_rows(5), []
+    rows, asked = listed(token_rows(5)), []
 
     def compute(batch):
         asked.append(batch)

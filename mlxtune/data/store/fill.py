@@ -45,7 +45,7 @@ class Filling:
         self.asked, self.ways = asked, ways
         self.maker = Maker(asked.wanted, asked.tokenizer)
         self.wrong, self.broken, self.is_unreadable = Kinds(), list[MlxtuneError](), False
-        self.rows, self.total, self.told = 0, _total(asked), 0.0
+        self.rows, self.total, self.told = 0, _total(asked), time.monotonic()
 
     def __call__(self, making: Making) -> None:
         """All splits. Raises for all that is wrong with the rows at once."""

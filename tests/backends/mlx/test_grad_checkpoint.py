@@ -20,6 +20,7 @@ from mlxtune.backends.mlx.passes import recompute, self_check
 from mlxtune.backends.mlx.passes.choose import KEEPS_ALL
 from mlxtune.backends.mlx.passes.forward import WHOLE
 from mlxtune.data.batches import collate
+from mlxtune.data.token_rows import listed
 from mlxtune.data.types import TokenRow
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.full import Full
@@ -207,7 +208,7 @@ def test_the_self_check_of_the_longest_rows_takes_no_more_than_a_step(deep_model
     for checkpoints in (True, False):
         blueprint = MlxBlueprint(Job(deep_model, "fp32", Full(), AdamW(), 1.0, 0, grad_checkpoint=checkpoints))
         row = TokenRow(np.arange(512, dtype=np.int32) % 90, np.arange(512) > 0, "")
-        work = Work([row], collate([row], [0]), None, 512, Passes(1, 1), "random")
+        work = Work(listed([row]), collate([row], [0]), None, 512, Passes(1, 1), "random")
         mx.synchronize()
         mx.reset_peak_memory()
         learner = blueprint.learner(work)

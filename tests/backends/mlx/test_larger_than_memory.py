@@ -17,6 +17,7 @@ from mlxtune.backends.base import Job, Work
 from mlxtune.backends.decisions import Passes
 from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.data.batches import collate
+from mlxtune.data.token_rows import listed
 from mlxtune.data.types import TokenRow
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
@@ -25,7 +26,7 @@ folder, limit = Path(sys.argv[1]), int(sys.argv[2])
 random = np.random.default_rng(0)
 rows = [TokenRow(random.integers(0, 4000, n).astype(np.int32), np.arange(n) > n // 2, "") for n in (40, 31, 25, 38)]
 blueprint = MlxBlueprint(Job(folder, "fp32", LastN(last_n=1, head=False), AdamW(), None, 0, sys.argv[3]))
-work = Work(rows, collate(rows, (0, 3)), None, 78, Passes(40, len(rows)), "random")
+work = Work(listed(rows), collate(rows, (0, 3)), None, 78, Passes(40, len(rows)), "random")
 held = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_DATA, (held + limit, held + limit))  # more than this is refused by the system
 with blueprint.limited(limit // 2, 64 << 20):  # as a run holds it

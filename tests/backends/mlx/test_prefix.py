@@ -16,6 +16,7 @@ from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.learner import OTHER_FORM
 from mlxtune.backends.mlx.prefix import prefix
 from mlxtune.data.batches import collate
+from mlxtune.data.token_rows import listed
 from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadSetting
 from mlxtune.events import Notice, Preparing
@@ -38,7 +39,7 @@ def rows(seed=0):
 
 
 def work(of=None, passes=100):
-    of = rows() if of is None else of
+    of = listed(rows() if of is None else of)
     largest = collate(of, (4, 0))
     return Work(of, largest, None, int(largest.lengths_B.sum()), Passes(passes, len(of)), "fingerprint of the model")
 

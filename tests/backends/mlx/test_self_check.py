@@ -15,6 +15,7 @@ from mlxtune.backends.mlx.passes import packing
 from mlxtune.backends.mlx.passes.choose import Passes, RowsToCheck
 from mlxtune.backends.mlx.passes.forward import WHOLE, Form, Forward
 from mlxtune.backends.mlx.passes.self_check import COMPARED_TOKENS, SPLIT, for_check, some_rows
+from mlxtune.data.token_rows import listed
 from mlxtune.optim.adamw import AdamW
 from mlxtune.strategies.last_n import LastN
 from tests.support.architectures import ARCHITECTURES, write_architecture
@@ -99,7 +100,7 @@ def test_packing_that_fails_on_the_longer_rows_of_the_validation_alone_is_not_us
     )
     write_model(tmp_path)
     for lengths, packed in (((10, 9), True), ((50, 40), False)):
-        work = Work([], make_batch(0, (24, 17)), make_batch(0, lengths), 90, RowPasses(1, 1), "random")
+        work = Work(listed([]), make_batch(0, (24, 17)), make_batch(0, lengths), 90, RowPasses(1, 1), "random")
         learner = MlxBlueprint(Job(tmp_path, "fp32", LastN(last_n=1), AdamW(), None, 0, "off")).learner(work)
         assert learner.network.forward.form.packed == packed
 
