@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.batches import Batches, Plan, collate, eval_plan, plan
+from mlxtune.data.batches import Batches, Epoch, collate, epoch_of
+from mlxtune.data.batches import eval_batches as batches_of
 from mlxtune.data.token_rows import TokenRows
 from mlxtune.data.types import Batch
 from mlxtune.validating import spaced
@@ -42,7 +43,7 @@ class Feed(NamedTuple):
     rows_per_example: int = 1
     needs_reference: bool = False  # what the model of the start makes of each row: all are evaluated once
 
-    def windows(self, epoch: int) -> Plan:
+    def windows(self, epoch: int) -> Epoch:
         """Row numbers of each micro-batch of each window: every row once, the order of (seed, epoch) alone."""
         return _windows(self._replace(valid=self.train), epoch)  # the same whichever rows validate
 
@@ -75,7 +76,7 @@ class Feed(NamedTuple):
         """Row numbers, in `evaluated`, of each batch that is evaluated."""
         if not self.valid:
             return self.windows(0)[0]
-        batches = eval_plan(self.lengths(self.valid), batch_size=self.batch_size, by_length=self.by_length)
+        batches = batches_of(self.lengths(self.valid), batch_size=self.batch_size, by_length=self.by_length)
         return batches.of_examples(self.rows_per_example)
 
     def windows_from(self, epoch: int, number: int) -> Iterator[Window]:
@@ -107,8 +108,8 @@ def _lengths(rows: TokenRows, rows_per_example: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=2)  # this epoch's and the next one's, or the first one's, which planning looks at again and again
-def _windows(feed: Feed, epoch: int) -> Plan:
-    made = plan(
+def _windows(feed: Feed, epoch: int) -> Epoch:
+    made = epoch_of(
         feed.lengths(feed.train),
         batch_size=feed.batch_size,
         grad_accum=feed.grad_accum,

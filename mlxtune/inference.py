@@ -12,7 +12,7 @@ from mlxtune.backends.base import BackendSettings, Sampling
 from mlxtune.backends.choose import speaker as make_speaker
 from mlxtune.data import special as specials
 from mlxtune.data import urls
-from mlxtune.data.batches import eval_plan
+from mlxtune.data.batches import eval_batches
 from mlxtune.data.load import Reader, load_for_eval
 from mlxtune.data.settings import DataSettings, within
 from mlxtune.errors import BadModel
@@ -62,7 +62,7 @@ def score(model: str | None, adapter: Path | None, data: DataSettings, backend: 
     dataset = load_for_eval(within(data, most), reader, most)
     rows = dataset.valid
     speaker = make_speaker(backend, folder, found)
-    batches = eval_plan(rows.lengths_B, batch_size=EVAL_BATCH_ROWS, by_length=True)
+    batches = eval_batches(rows.lengths_B, batch_size=EVAL_BATCH_ROWS, by_length=True)
     total, n_tokens = engine.evaluate(speaker, rows, batches)
     about = (model or TINY, str(adapter) if adapter else None, urls.shown(data.path or "the built-in rows"))
     return Score(total.mean, engine.perplexity(total.mean), n_tokens, len(rows), *about, dataset.split, dataset.notes)

@@ -1,11 +1,11 @@
-"""Which rows make which batch, as pure functions: a plan of row numbers first, arrays of tokens when they are needed.
+"""Which rows make which batch, as pure functions: row numbers first, arrays of tokens when they are needed.
 
 An epoch's rows are drawn into effective batches (all rows of one optimizer step), and these are shuffled. Where rows
 are packed, effective batches have about the same number of tokens; where they are padded, they are brought together by
 length. Micro-batches are cut out of an effective batch, so accumulating over k of them sees the rows that one batch
 of k times the rows would. Everything is a function of the lengths, the seed and the epoch.
 
-A plan of a million rows is one array of a million numbers. B rows, E effective batches, S rows of the largest of them
+An epoch of a million rows is one array of a million numbers. B rows, E effective batches, S rows of the largest of them
 """
 
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ class Batches(Sequence[tuple[int, ...]]):
         return np.where(self.rows == NO_ROW, 0, values_B[self.rows].astype(np.int64))
 
 
-class Plan(Sequence[Batches]):
+class Epoch(Sequence[Batches]):
     """One epoch: the micro-batches of each optimizer step. ends: how many micro-batches there are up to each step's."""
 
     def __init__(self, batches: Batches, ends: NDArray[np.int64]) -> None:
@@ -89,12 +89,12 @@ class Plan(Sequence[Batches]):
         """The micro-batches of the first steps."""
         return self.batches[: int(self.ends[min(count, len(self)) - 1])]
 
-    def of_examples(self, size: int) -> "Plan":
+    def of_examples(self, size: int) -> "Epoch":
         """Row numbers where these are numbers of examples, of `size` rows each."""
-        return self if size == 1 else Plan(self.batches.of_examples(size), self.ends)
+        return self if size == 1 else Epoch(self.batches.of_examples(size), self.ends)
 
 
-def plan(
+def epoch_of(
     lengths_B: Lengths,
     *,
     batch_size: int,
@@ -103,7 +103,7 @@ def plan(
     epoch: int,
     by_length: bool,
     in_order: bool = False,
-) -> Plan:
+) -> Epoch:
     """One epoch: steps of up to grad_accum micro-batches of up to batch_size rows, each row exactly once.
 
     by_length: rows of a length class come together, for models that need padding. If the rows do not divide, one step
@@ -111,7 +111,7 @@ def plan(
     each step takes the next rows, in the order of the data, and the last one may be short.
 
     >>> lengths = np.array([5, 90, 7, 88])
-    >>> steps = {by_length: plan(lengths, batch_size=2, grad_accum=1, seed=0, epoch=1, by_length=by_length)
+    >>> steps = {by_length: epoch_of(lengths, batch_size=2, grad_accum=1, seed=0, epoch=1, by_length=by_length)
     ...          for by_length in (False, True)}
     >>> sorted(sorted(rows) for [rows] in steps[False]), sorted(sorted(rows) for [rows] in steps[True])
     ([[0, 1], [2, 3]], [[0, 2], [1, 3]])
@@ -147,7 +147,7 @@ def _grouped(rows: Places, size: int, generator: np.random.Generator) -> Places:
     return np.asarray(np.r_[few, rows[:short], rows[short + rest :]].reshape(whole + 1, size))
 
 
-def _cut(effective_ES: Places, lengths_B: Lengths, batch_size: int, cut: Cut) -> Plan:
+def _cut(effective_ES: Places, lengths_B: Lengths, batch_size: int, cut: Cut) -> Epoch:
     """Each effective batch in micro-batches. Those with the same number of rows are cut together."""
     n_steps, n_most = len(effective_ES), -(-effective_ES.shape[1] // batch_size)
     counts = (effective_ES != NO_ROW).sum(axis=1)
@@ -158,7 +158,7 @@ def _cut(effective_ES: Places, lengths_B: Lengths, batch_size: int, cut: Cut) ->
         made = cut(rows[rows != NO_ROW].reshape(len(alike), count), lengths_B, batch_size)
         batches[alike, : made.shape[1], : made.shape[2]] = made
     is_one = (batches != NO_ROW).any(axis=2)
-    return Plan(Batches(batches[is_one]), np.cumsum(is_one.sum(axis=1)))
+    return Epoch(Batches(batches[is_one]), np.cumsum(is_one.sum(axis=1)))
 
 
 def _longest_first(rows_EN: Places, lengths_B: Lengths) -> Places:
@@ -203,7 +203,7 @@ def padded(length: int) -> int:
 
 
 def padding_waste(lengths_B: Lengths, batches: Batches) -> float:
-    """Share of the positions of the batches that are padding; of an epoch: `plan(...).batches`.
+    """Share of the positions of the batches that are padding; of an epoch: `epoch_of(...).batches`.
 
     >>> padding_waste(np.array([8, 4]), Batches(np.array([[0, 1]])))
     0.25
@@ -213,7 +213,7 @@ def padding_waste(lengths_B: Lengths, batches: Batches) -> float:
     return 1 - used / positions if positions else 0.0
 
 
-def eval_plan(lengths_B: Lengths, *, batch_size: int, by_length: bool) -> Batches:
+def eval_batches(lengths_B: Lengths, *, batch_size: int, by_length: bool) -> Batches:
     """Batches for evaluation: every row once, in an order that never changes."""
     if len(lengths_B) == 0:
         return Batches(np.empty((0, batch_size), np.intp))

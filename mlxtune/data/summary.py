@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.batches import padded, padding_waste, plan
+from mlxtune.data.batches import epoch_of, padded, padding_waste
 from mlxtune.data.refused import RefusedRows
 from mlxtune.data.stats import Stats, stats
 from mlxtune.data.token_rows import TokenRows
@@ -67,7 +67,7 @@ class Summary:
 
 def summary(dataset: Dataset, tokenizer: Tokenizer, *, rows: int, batch_size: int, seed: int) -> Summary:
     lengths = dataset.train.lengths_B
-    steps = plan(lengths, batch_size=batch_size, grad_accum=1, seed=seed, epoch=1, by_length=True)
+    steps = epoch_of(lengths, batch_size=batch_size, grad_accum=1, seed=seed, epoch=1, by_length=True)
     return Summary(
         train=_count(dataset.train),
         valid=_count(dataset.valid),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxtune.data.batches import Lengths, Plan, collate, eval_plan, padding_waste, plan
+from mlxtune.data.batches import Epoch, Lengths, collate, epoch_of, eval_batches, padding_waste
 from mlxtune.data.spread import NO_ROW, spread
 from mlxtune.data.types import TokenRow
 from tests.support.assets import assets_folder
@@ -15,11 +15,11 @@ LENGTHS = st.lists(st.integers(2, 300), min_size=1, max_size=60).map(np.array)
 SIZES, BY_LENGTH = st.integers(1, 7), st.booleans()
 
 
-def step_rows(steps: Plan) -> list[set[int]]:
+def step_rows(steps: Epoch) -> list[set[int]]:
     return [set(chain.from_iterable(step)) for step in steps]
 
 
-def numbers(steps: Plan) -> list[list[tuple[int, ...]]]:
+def numbers(steps: Epoch) -> list[list[tuple[int, ...]]]:
     """Of all rows, as they lie in batches and steps."""
     return [list(step) for step in steps]
 
@@ -35,7 +35,7 @@ def test_every_row_once_an_epoch(
     lengths: Lengths, batch: int, accum: int, seed: int, epoch: int, by_length: bool
 ) -> None:
     """mlx-lm: tail rows are never trained, and the last partial window is dropped."""
-    steps = plan(lengths, batch_size=batch, grad_accum=accum, seed=seed, epoch=epoch, by_length=by_length)
+    steps = epoch_of(lengths, batch_size=batch, grad_accum=accum, seed=seed, epoch=epoch, by_length=by_length)
     assert sorted(chain.from_iterable(chain.from_iterable(steps))) == list(range(len(lengths)))
     assert all(1 <= len(rows) <= batch for step in steps for rows in step)
     assert all(1 <= len(step) <= accum for step in steps)
@@ -46,8 +46,8 @@ def test_every_row_once_an_epoch(
 def test_micro_batches_hold_the_rows_of_one_batch_of_all_their_rows(
     lengths: Lengths, batch: int, accum: int, by_length: bool
 ) -> None:
-    cut = plan(lengths, batch_size=batch, grad_accum=accum, seed=1, epoch=1, by_length=by_length)
-    whole = plan(lengths, batch_size=batch * accum, grad_accum=1, seed=1, epoch=1, by_length=by_length)
+    cut = epoch_of(lengths, batch_size=batch, grad_accum=accum, seed=1, epoch=1, by_length=by_length)
+    whole = epoch_of(lengths, batch_size=batch * accum, grad_accum=1, seed=1, epoch=1, by_length=by_length)
     assert step_rows(cut) == step_rows(whole)
 
 
@@ -56,9 +56,9 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(by_length: bool) -> Non
     lengths = np.random.default_rng(0).integers(5, 200, 300)
     keys = [(0, 1), (0, 2), (1, 1), (1, 2)]
     settings = {"batch_size": 4, "grad_accum": 2, "by_length": by_length}
-    plans = [numbers(plan(lengths, **settings, seed=seed, epoch=epoch)) for seed, epoch in keys]
+    plans = [numbers(epoch_of(lengths, **settings, seed=seed, epoch=epoch)) for seed, epoch in keys]
     np.random.seed(7)  # noqa: NPY002 - the global stream must make no difference
-    assert plans[0] == numbers(plan(lengths, **settings, seed=0, epoch=1))
+    assert plans[0] == numbers(epoch_of(lengths, **settings, seed=0, epoch=1))
     assert all(one != two for place, one in enumerate(plans) for two in plans[:place])
 
 
@@ -67,7 +67,7 @@ def test_batches_come_in_random_order_of_length() -> None:
     lengths = np.arange(2, 402)
     means = [
         np.mean([lengths[place] for place in step[0]])
-        for step in plan(lengths, batch_size=4, grad_accum=1, seed=0, epoch=1, by_length=True)
+        for step in epoch_of(lengths, batch_size=4, grad_accum=1, seed=0, epoch=1, by_length=True)
     ]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
 
@@ -75,11 +75,11 @@ def test_batches_come_in_random_order_of_length() -> None:
 @pytest.mark.parametrize("by_length", [False, True])
 def test_equal_lengths_meet_other_rows_in_each_epoch(by_length: bool) -> None:
     settings = {"batch_size": 4, "grad_accum": 1, "seed": 0, "by_length": by_length}
-    first, second = (step_rows(plan(np.full(64, 9), **settings, epoch=epoch)) for epoch in (1, 2))
+    first, second = (step_rows(epoch_of(np.full(64, 9), **settings, epoch=epoch)) for epoch in (1, 2))
     assert not any(rows in second for rows in first)
 
 
-def pairs(steps: Plan) -> set[tuple[int, ...]]:
+def pairs(steps: Epoch) -> set[tuple[int, ...]]:
     """Rows that share a step."""
     return {pair for rows in step_rows(steps) for pair in combinations(sorted(rows), 2)}
 
@@ -87,7 +87,7 @@ def pairs(steps: Plan) -> set[tuple[int, ...]]:
 def test_packed_rows_meet_others_in_each_epoch() -> None:
     lengths = chat_lengths()
     first, second = (
-        pairs(plan(lengths, batch_size=4, grad_accum=2, seed=0, epoch=epoch, by_length=False)) for epoch in (1, 2)
+        pairs(epoch_of(lengths, batch_size=4, grad_accum=2, seed=0, epoch=epoch, by_length=False)) for epoch in (1, 2)
     )
     assert len(first & second) < 0.05 * len(first)
 
@@ -102,12 +102,12 @@ def chat_lengths(count: int = 1000) -> Lengths:
 def test_packed_batches_have_about_the_same_number_of_tokens(grad_accum: int) -> None:
     lengths, most = chat_lengths(), {}
     for by_length in (False, True):
-        steps = plan(lengths, batch_size=4, grad_accum=grad_accum, seed=0, epoch=1, by_length=by_length)
+        steps = epoch_of(lengths, batch_size=4, grad_accum=grad_accum, seed=0, epoch=1, by_length=by_length)
         tokens = [sum(lengths[row] for row in rows) for step in steps for rows in step]
         most[by_length] = max(tokens) / np.mean(tokens)
     assert most[False] < 1.5
     assert most[True] > 2.5 * most[False]
-    tokens = [sum(lengths[row] for row in rows) for rows in eval_plan(lengths, batch_size=4, by_length=False)]
+    tokens = [sum(lengths[row] for row in rows) for rows in eval_batches(lengths, batch_size=4, by_length=False)]
     assert max(tokens) < 1.5 * np.mean(tokens)
 
 
@@ -129,7 +129,7 @@ def test_waste_is_under_five_percent_on_ragged_chat_data(data: str) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(assets_folder() / "tokenizers/minimind")
     lengths = loaded(assets_folder() / "data" / data, tokenizer).train.lengths_B
-    steps = plan(lengths, batch_size=4, grad_accum=2, seed=0, epoch=1, by_length=True)
+    steps = epoch_of(lengths, batch_size=4, grad_accum=2, seed=0, epoch=1, by_length=True)
     assert padding_waste(lengths, steps.batches) < 0.05
 
 
@@ -147,7 +147,7 @@ def test_padding_carries_no_loss() -> None:
 
 @given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
 def test_the_waste_of_a_plan_is_that_of_its_batches(lengths: Lengths, batch: int, by_length: bool) -> None:
-    steps = plan(lengths, batch_size=batch, grad_accum=1, seed=0, epoch=1, by_length=by_length)
+    steps = epoch_of(lengths, batch_size=batch, grad_accum=1, seed=0, epoch=1, by_length=by_length)
     rows = [row(length) for length in lengths]
     made = [collate(rows, indices) for step in steps for indices in step]
     used, positions = int(lengths.sum()), sum(each.tokens_BT.size for each in made)
@@ -156,7 +156,7 @@ def test_the_waste_of_a_plan_is_that_of_its_batches(lengths: Lengths, batch: int
 
 @given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
 def test_evaluation_sees_every_row_once(lengths: Lengths, batch: int, by_length: bool) -> None:
-    batches = eval_plan(lengths, batch_size=batch, by_length=by_length)
+    batches = eval_batches(lengths, batch_size=batch, by_length=by_length)
     assert sorted(chain.from_iterable(batches)) == list(range(len(lengths)))
     assert all(len(rows) <= batch for rows in batches)
 
@@ -164,6 +164,6 @@ def test_evaluation_sees_every_row_once(lengths: Lengths, batch: int, by_length:
 @given(lengths=LENGTHS, batch=SIZES, by_length=BY_LENGTH)
 def test_the_longest_row_of_a_batch_is_its_first(lengths: Lengths, batch: int, by_length: bool) -> None:
     """Rows of one length lie side by side, and the check at the start tries the shortest far back."""
-    steps = plan(lengths, batch_size=batch, grad_accum=2, seed=0, epoch=1, by_length=by_length)
-    for rows in (*chain.from_iterable(steps), *eval_plan(lengths, batch_size=batch, by_length=by_length)):
+    steps = epoch_of(lengths, batch_size=batch, grad_accum=2, seed=0, epoch=1, by_length=by_length)
+    for rows in (*chain.from_iterable(steps), *eval_batches(lengths, batch_size=batch, by_length=by_length)):
         assert [lengths[row] for row in rows] == sorted((lengths[row] for row in rows), reverse=True)
