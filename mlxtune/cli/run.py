@@ -27,9 +27,7 @@ class Found(NamedTuple):
 def run(
     recipes: Annotated[list[Path] | None, typer.Argument(metavar="RECIPE...", help="YAML recipe files.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, in every recipe.")] = None,
-    data: Annotated[
-        str | None, typer.Option(help="File, folder, pattern, hub data set or URL, for every recipe.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Path, URL or hub data set, for every recipe.")] = None,
     from_mlx_lm: Annotated[
         Path | None, typer.Option(help="A YAML file of mlx_lm.lora; every key is mapped or refused.")
     ] = None,
