@@ -154,10 +154,15 @@ class Making:
         self.note()
         if self.work is None or folder is None:
             return Store(self.parts, contents(self.about))
-        if folder.exists():
-            set_aside(folder)
-        self.parts = {}
-        self.work.rename(folder)
+        self.parts = {}  # some systems rename no folder whose files are open
+        try:
+            if folder.exists():
+                set_aside(folder)
+            self.work.rename(folder)
+        except OSError as fault:
+            self.parts = {name: OnDisk(_path(self.work, name)) for name in NAMES}
+            self._into_memory(fault)
+            return Store(self.parts, contents(self.about))
         found = opened(folder)
         assert found is not None, "it was just written"
         return found

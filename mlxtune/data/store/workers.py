@@ -37,7 +37,7 @@ def made(portions: Iterable[Portion], job: Job, maker: Maker, n_processes: int |
     portions, dtype = iter(portions), np.dtype(job.dtype)
     count = min(MOST, cores()) if n_processes is None else n_processes
     first = list(islice(portions, ALONE + 1)) if count > 1 else []
-    processes = [_Process(job) for _ in range(count)] if len(first) > ALONE else []
+    processes = _started(job, count) if len(first) > ALONE else []
     try:
         alone = first[:ALONE] if processes else chain(first, portions)
         yield from (answer(maker, portion, dtype) for portion in alone)
@@ -46,6 +46,15 @@ def made(portions: Iterable[Portion], job: Job, maker: Maker, n_processes: int |
     finally:
         for process in processes:
             process.end()
+
+
+def _started(job: Job, count: int) -> list["_Process"]:
+    """As many as the system lets start."""
+    processes: list[_Process] = []
+    with suppress(OSError):
+        for _ in range(count):
+            processes.append(_Process(job))  # noqa: PERF401  # those before one that fails stay
+    return processes
 
 
 def _by_processes(portions: Iterator[Portion], processes: list["_Process"]) -> Iterator[Answer]:
