@@ -63,7 +63,7 @@ def check(made: Any, prompt: str, completion: str) -> None:
 
 @pytest.mark.parametrize("kind", [*KINDS, *REAL])
 @OFTEN
-@given(prompt=TEXTS, completion=TEXTS.filter(bool))
+@given(prompt=TEXTS, completion=TEXTS.filter(str.strip))  # a blank answer is refused before it is encoded
 @pytest.mark.few(2)
 def test_a_row_begins_with_the_tokens_that_generation_is_given(kind: str, prompt: str, completion: str) -> None:
     check(made_of(kind), prompt, completion)
