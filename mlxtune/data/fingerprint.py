@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from mlxtune.data.types import Dataset
+from mlxtune.data.dataset import Dataset
 
 
 def fingerprint(dataset: Dataset) -> str:

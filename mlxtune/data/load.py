@@ -7,6 +7,7 @@ import numpy as np
 
 from mlxtune.data import files, notes, rows, special, urls
 from mlxtune.data.counts import Counts, together
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.faults import Fault, Kinds
 from mlxtune.data.files import Sources
 from mlxtune.data.folders import Split
@@ -19,7 +20,6 @@ from mlxtune.data.store.fill import Filling, Tell, Ways, check
 from mlxtune.data.store.find import Asked, find_or_make, in_memory
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.data.types import Dataset
 from mlxtune.data.view import View, view, without_repeated
 from mlxtune.errors import BadData, BadSetting, MlxtuneError
 from mlxtune.events import Preparing

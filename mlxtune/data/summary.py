@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.data.batches import epoch_of, padded, padding_waste
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.refused import RefusedRows
 from mlxtune.data.stats import Stats, stats
 from mlxtune.data.token_rows import TokenRows
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.data.types import Dataset, TokenRow
+from mlxtune.data.types import TokenRow
 
 BARS = 10  # of the histogram, at most
 

@@ -4,15 +4,10 @@ B rows, T tokens of one, N tokens of all rows. A token that is *supervised* is o
 from the tokens before it; the first token of a row never is.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from mlxtune.data.refused import RefusedRows
-    from mlxtune.data.token_rows import TokenRows
 
 
 class TokenRow(NamedTuple):
@@ -28,18 +23,6 @@ class Refused(NamedTuple):
 
     source: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Tokenized rows. notes: sentences for the opening panel (how validation was split, what was skipped)."""
-
-    train: "TokenRows"
-    valid: "TokenRows"
-    refused: "RefusedRows"
-    notes: tuple[str, ...]
-    split: str = ""  # that the rows of `valid` are from, where they are all that is asked for
-    rows_per_example: int = 1  # that lie side by side: of a pair, the chosen answer and then the rejected one
 
 
 class Batch(NamedTuple):

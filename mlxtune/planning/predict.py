@@ -8,7 +8,7 @@ from mlxtune.backends import choose
 from mlxtune.backends.choose import Choice, Machine
 from mlxtune.backends.decisions import Decisions, decide
 from mlxtune.data.batches import MULTIPLE
-from mlxtune.data.types import Dataset
+from mlxtune.data.dataset import Dataset
 from mlxtune.errors import BadData, BadSetting, Missing
 from mlxtune.feed import Feed
 from mlxtune.format import size

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mlxtune.data import load as data
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.distinct import NOTHING, Distinct
 from mlxtune.data.load import ignore
 from mlxtune.data.store.fill import Tell
-from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData
 from mlxtune.format import counted, share
 from mlxtune.models import hub, stopping, tokenizer

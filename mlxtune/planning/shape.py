@@ -13,11 +13,11 @@ from mlxtune.backends.base import Blueprint
 from mlxtune.backends.decisions import Decisions, Passes
 from mlxtune.backends.numpy.device import prefix_bytes, row_threads
 from mlxtune.data.batches import MULTIPLE, Batches
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.distinct import NOTHING, Distinct
 from mlxtune.data.settings import within
 from mlxtune.data.spread import NO_ROW
 from mlxtune.data.token_rows import TokenRows
-from mlxtune.data.types import Dataset
 from mlxtune.errors import BadSetting, raise_all
 from mlxtune.feed import Feed
 from mlxtune.format import counted

@@ -9,9 +9,9 @@ import numpy as np
 
 from mlxtune.data import load as data
 from mlxtune.data import special as specials
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.special import Special
 from mlxtune.data.store.store import Store
-from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData
 from mlxtune.events import Event, Preparing
 from mlxtune.format import counted

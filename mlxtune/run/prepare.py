@@ -9,9 +9,9 @@ from mlxtune.backends.base import Blueprint, Job, Work, ignore
 from mlxtune.backends.choose import blueprint as make_blueprint
 from mlxtune.backends.decisions import Decisions
 from mlxtune.data.batches import padding_waste
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.special import Special
-from mlxtune.data.types import Dataset
 from mlxtune.errors import BadSetting
 from mlxtune.events import Event, Memory, Preparing, Start
 from mlxtune.feed import Feed

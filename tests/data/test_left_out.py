@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.load import Reader, load, load_for_eval
 from mlxtune.data.settings import DataSettings
-from mlxtune.data.types import Dataset
 from mlxtune.errors import BadData, BadSetting, MlxtuneError
 from mlxtune.recipe.recipe import build
 from tests.support.data import chat, loaded, write

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from mlxtune.data import special
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.tokens import prompt_tokens
-from mlxtune.data.types import Dataset
 from mlxtune.errors import BadSetting
 from mlxtune.recipe.recipe import build
 from tests.support.data import chat, loaded, only, spans, write

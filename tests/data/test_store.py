@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from mlxtune.data import files
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.load import Reader, load, prepare, read
 from mlxtune.data.readers import formats
 from mlxtune.data.rows import Maker, Wanted
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.store.making import ABOUT
 from mlxtune.data.token_rows import key_of
-from mlxtune.data.types import Dataset
 from tests.support.data import chat, loaded, write
 from tests.support.token_store import everything, folder_of, kept, whole_rows
 from tests.support.tokenizers import CHATML, tokenizer

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.load import load
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.stats import stats
-from mlxtune.data.types import Dataset, TokenRow
+from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadSetting
 from tests.support.data import chat, loaded, write
 from tests.support.tokenizers import CHATML, tokenizer

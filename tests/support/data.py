@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 from mlxtune.data import files, rows
 from mlxtune.data.counts import Counts
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.faults import Fault, Kinds
 from mlxtune.data.forms import Row
 from mlxtune.data.load import load
 from mlxtune.data.rows import Wanted
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.store.fill import check
-from mlxtune.data.types import Dataset, Refused, TokenRow
+from mlxtune.data.types import Refused, TokenRow
 from mlxtune.data.unread import Unread
 from mlxtune.errors import BadData, MlxtuneError
 

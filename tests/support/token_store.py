@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.data import files
+from mlxtune.data.dataset import Dataset
 from mlxtune.data.load import TRAINED, ignore
 from mlxtune.data.rows import Wanted
 from mlxtune.data.settings import DataSettings
@@ -14,7 +15,7 @@ from mlxtune.data.store.find import Asked, Found, find_or_make, in_memory
 from mlxtune.data.store.parts import OnDisk
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.data.types import Dataset, TokenRow
+from mlxtune.data.types import TokenRow
 from mlxtune.models import tokenizer as tokenizers
 
 Row = tuple[list[int], list[bool], str]
