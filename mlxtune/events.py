@@ -168,6 +168,10 @@ class End:
 Event = Preparing | Start | Step | Eval | Sample | Checkpoint | Notice | End
 
 
+def ignore(_: Event) -> None:
+    """A listener that is not interested."""
+
+
 def as_json(event: Event) -> dict[str, Any]:
     """One flat JSON object, as a line of metrics.jsonl has it.
 

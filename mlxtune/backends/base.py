@@ -12,7 +12,7 @@ from pydantic import Field
 from mlxtune.backends.decisions import Decisions, Passes, PrefixCache
 from mlxtune.data.token_rows import TokenRows
 from mlxtune.data.types import Batch
-from mlxtune.events import Event, Memory
+from mlxtune.events import Event, Memory, ignore
 from mlxtune.objectives.choose import SFT, Objective
 from mlxtune.optim.optimizer import Optimizer
 from mlxtune.settings import section
@@ -103,10 +103,6 @@ class Sampling(NamedTuple):
     temperature: float
     top_p: float
     seed: int
-
-
-def ignore(event: Event) -> None:
-    """A listener that is not interested."""
 
 
 class Speaker(Protocol):

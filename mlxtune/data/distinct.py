@@ -6,16 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.digest import BYTES, MASK_BYTES, digest, mask_digest
-from mlxtune.data.token_rows import TokenRows
-
-Keys = NDArray[np.bytes_]  # digests, all of one width: that NumPy drops zeros at their ends makes no two alike
+from mlxtune.data.digest import BYTES, digest, mask_digest
+from mlxtune.data.token_rows import TokenRows, sortable
 
 
 class Distinct(NamedTuple):
     """Digests of the tokens of rows, sorted, and how many tokens are read of them without repetitions."""
 
-    keys: Keys
+    keys: NDArray[np.bytes_]
     tokens: int
 
     def plus(self, rows: TokenRows) -> "Distinct":
@@ -27,7 +25,7 @@ class Distinct(NamedTuple):
         >>> NOTHING.plus(listed([row, row])).tokens, NOTHING.plus(listed([row, row])).plus(listed([other])).tokens
         (2, 4)
         """
-        keys, first = np.unique(_keys(rows, with_mask=False), return_index=True)
+        keys, first = np.unique(sortable(rows.keys(), with_mask=False), return_index=True)
         is_new = ~np.isin(keys, self.keys)
         n_tokens = int((rows.lengths_B[first][is_new].astype(np.int64) - 1).sum())
         return Distinct(np.union1d(self.keys, keys), self.tokens + n_tokens)
@@ -43,8 +41,7 @@ class Index:
     """
 
     def __init__(self, rows: TokenRows, *, with_mask: bool = False) -> None:
-        self.with_mask = with_mask
-        self._keys, first = np.unique(_keys(rows, with_mask=with_mask), return_index=True)
+        self._keys, first = np.unique(sortable(rows.keys(), with_mask=with_mask), return_index=True)
         order = np.argsort(-rows.lengths_B[first], kind="stable")
         self.rows = rows.take(first[order])
         self._numbers = np.empty(len(order), np.int32)
@@ -61,10 +58,3 @@ class Index:
     def hash(self) -> str:
         """A name for the rows in their order, in hex."""
         return hashlib.sha256(self._keys.tobytes()).hexdigest()
-
-
-def _keys(rows: TokenRows, *, with_mask: bool) -> Keys:
-    keys = rows.keys()
-    if with_mask:
-        return np.ascontiguousarray(keys).view(f"S{BYTES + MASK_BYTES}")
-    return np.ascontiguousarray(keys["tokens"]).view(f"S{BYTES}")

@@ -47,7 +47,8 @@ class Sources(NamedTuple):
             raise BadData("data.valid", expected="validation rows", found=f"only those of {', '.join(others.splits)}")
         splits: dict[Split, Rows] = {**self.splits, "valid": others.splits[split]}
         files: dict[Split, Sequence[File]] = {**self.files, "valid": others.files[split]}
-        return self._replace(splits=splits, files=files, unread=(*self.unread, *others.unread))
+        left = (file.name for file in self.files.get("valid", ()))
+        return self._replace(splits=splits, files=files, unread=(*self.unread, *left, *others.unread))
 
 
 def read(path: str | None) -> Sources:

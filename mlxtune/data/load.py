@@ -1,6 +1,7 @@
 """Settings and a tokenizer -> the dataset of a run: the rows' tokens, made once (see store/), and a view of them."""
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +17,14 @@ from mlxtune.data.rows import Wanted
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.split import parted
 from mlxtune.data.store.chunks import portions
-from mlxtune.data.store.fill import Filling, Tell, Ways, check
+from mlxtune.data.store.fill import Filling, Tell, Ways, check, limited
 from mlxtune.data.store.find import Asked, find_or_make, in_memory
+from mlxtune.data.store.making import Making
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.view import View, view, without_repeated
 from mlxtune.errors import BadData, BadSetting, MlxtuneError
-from mlxtune.events import Preparing
+from mlxtune.events import Preparing, ignore
 
 TRAINED: tuple[Split, ...] = ("train", "valid")
 MEASURED: tuple[Split, ...] = ("test", "valid", "train")  # the first that is there
@@ -44,7 +46,7 @@ class Examples(NamedTuple):
     """The tokens of all rows that were asked for, however long, and what there is to say of where they are."""
 
     store: Store
-    wanted: Wanted
+    wanted: Wanted  # with what names the same rows for ever, where they are the hub's
     reader: Reader
     notes: tuple[str, ...]
 
@@ -68,10 +70,6 @@ class Examples(NamedTuple):
         return (*unread, *unwritten, *notes.beside(self.store.contents.unread), *self.notes)
 
 
-def ignore(_: Preparing) -> None:
-    """A listener that is not interested."""
-
-
 def load(
     settings: DataSettings, tokenizer: Tokenizer, *, seed: int, stops: Collection[int] = (), pairs: bool = False
 ) -> Dataset:
@@ -85,7 +83,7 @@ def read(settings: DataSettings, reader: Reader, *, pairs: bool = False, tell: T
 
     pairs: both answers of preferences are read, and rows without are bad.
     """
-    sources = _sources(settings)
+    sources, settings = _sources(settings)
     _check_share(settings, given="valid" in sources.splits)
     if "train" not in sources.splits:
         expected, found = "train rows", f"only those of {', '.join(sources.splits)}"
@@ -95,11 +93,13 @@ def read(settings: DataSettings, reader: Reader, *, pairs: bool = False, tell: T
 
 def check_rows(settings: DataSettings, *, pairs: bool = False) -> None:
     """Raise for what is wrong with the files and their rows, as far as no tokenizer is needed to see it."""
-    sources, wanted = _sources(settings), Wanted(settings, frozenset(), pairs)
+    sources, settings = _sources(settings)
+    wanted = Wanted(settings, frozenset(), pairs)
     counts, wrong, broken = Counts(), Kinds(), list[MlxtuneError]()
-    for raws in sources.splits.values():
+    for split in (split for split in TRAINED if split in sources.splits):
+        raws = sources.splits[split]
         try:
-            for portion in portions(raws):
+            for portion in portions(limited(raws, wanted, counts) if split == "train" else raws):
                 found = rows.read(portion, wanted, counts)
                 wrong.add(each for each in found if isinstance(each, Fault) and not settings.skip_bad_rows)
         except BadData as error:
@@ -107,15 +107,23 @@ def check_rows(settings: DataSettings, *, pairs: bool = False) -> None:
     check(wanted, None, counts, wrong, broken)
 
 
-def _sources(settings: DataSettings) -> Sources:
+def _sources(settings: DataSettings) -> tuple[Sources, DataSettings]:
+    """The rows, and the settings with the commits of those that are the hub's."""
     sources = files.read(settings.path)
-    return sources if settings.valid is None else sources.validated_by(files.read(settings.valid))
+    settings = replace(settings, path=sources.pinned or settings.path)
+    if settings.valid is None:
+        return sources, settings
+    others = files.read(settings.valid)
+    return sources.validated_by(others), replace(settings, valid=others.pinned or settings.valid)
 
 
 def _read(sources: Sources, splits: Sequence[Split], wanted: Wanted, reader: Reader, tell: Tell) -> Examples:
     there = tuple(split for split in splits if split in sources.splits)
     asked = Asked(sources, there, wanted, reader.tokenizer)
-    fill = Filling(asked, Ways(reader.open_tokenizer, tell))
+
+    def fill(making: Making) -> None:
+        Filling(asked, Ways(reader.open_tokenizer, tell)).all_splits(making)
+
     if reader.open_tokenizer is None:
         found = in_memory(asked, fill)
     else:

@@ -1,5 +1,6 @@
 """The settings of the data: where the rows are, and which of their tokens carry loss."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Literal
@@ -49,8 +50,8 @@ class DataSettings:
     now: str | None = None  # the time that chat templates may write, 2026-07-26T12:00:00; None is the run's start
 
     def __post_init__(self) -> None:
-        for path in (self.path, self.valid):
-            urls.check(path)
+        urls.check(self.path)
+        urls.check(self.valid, "data.valid")
         if self.columns is not None:
             check(self.columns)
         try:
@@ -63,6 +64,11 @@ class DataSettings:
     def time(self) -> datetime:
         """`now`, or this moment."""
         return datetime.fromisoformat(self.now) if self.now is not None else datetime.now()
+
+    def elsewhere(self, change: Callable[[str], str]) -> "DataSettings":
+        """With each place where rows lie called otherwise."""
+        path, valid = (place and change(place) for place in (self.path, self.valid))
+        return replace(self, path=path, valid=valid)
 
     @property
     def longest(self) -> int:

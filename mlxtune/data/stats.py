@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.token_rows import TokenRows
+from mlxtune.data.token_rows import TokenRows, sortable
 
 SHARES = (50, 90, 99)  # per cent of the rows that are no longer
 FEW = 4  # tokens that carry loss: an answer of fewer is hardly one
@@ -44,7 +44,7 @@ def stats(train: TokenRows, valid: TokenRows) -> Stats:
     >>> found.tokens, found.supervised_share, found.lengths.at, found.repeated, found.few
     (18, 0.5555555555555556, {'50': 9, '90': 9, '99': 9}, 1, 0)
     """
-    keys = np.concatenate([train.keys(), valid.keys()]).view("S24")
+    keys = sortable(np.concatenate([train.keys(), valid.keys()]))
     lengths = np.concatenate([train.lengths_B, valid.lengths_B])
     supervised = np.concatenate([train.supervised_B, valid.supervised_B])
     n_tokens = int(lengths.sum(dtype=np.int64))

@@ -7,11 +7,11 @@ from typing import Protocol, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxtune.data.digest import digest, mask_digest
+from mlxtune.data.digest import BYTES, MASK_BYTES, digest, mask_digest
 from mlxtune.data.types import TokenRow
 
 Numbers = NDArray[np.int32]
-KEYS = np.dtype([("tokens", "V16"), ("mask", "V8")])  # what rows are told apart by
+KEYS = np.dtype([("tokens", f"V{BYTES}"), ("mask", f"V{MASK_BYTES}")])  # what rows are told apart by
 WHOLE = -1  # in place of where a part begins: the row is not cut
 
 
@@ -82,6 +82,13 @@ class TokenRows(Sequence[TokenRow]):
             for place in np.flatnonzero(self.begins_B != WHOLE).tolist():
                 found[place] = key_of(self[place])
         return found
+
+
+def sortable(keys: NDArray[np.void], *, with_mask: bool = True) -> NDArray[np.bytes_]:
+    """Keys as bytes that NumPy sorts. All have one width: that it drops zeros at their ends makes no two alike."""
+    if with_mask:
+        return np.ascontiguousarray(keys).view(f"S{KEYS.itemsize}")
+    return np.ascontiguousarray(keys["tokens"]).view(f"S{BYTES}")
 
 
 def key_of(row: TokenRow) -> tuple[bytes, bytes]:

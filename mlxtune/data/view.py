@@ -3,7 +3,7 @@
 Numbers alone are looked at: whatever the settings, no row is read again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from mlxtune.data.folders import Split
 from mlxtune.data.refused import Left, of_reasons
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.store.store import Store
-from mlxtune.data.token_rows import WHOLE, TokenRows
+from mlxtune.data.token_rows import WHOLE, TokenRows, sortable
 from mlxtune.data.types import Refused
 
 Places = NDArray[np.intp]
@@ -106,8 +106,8 @@ def _truncated(
 
 def without_repeated(views: Sequence[View], size: int) -> list[View]:
     """The views without rows that have the tokens and the mask of one before, of an earlier view too."""
-    keys = np.concatenate([np.ascontiguousarray(each.rows.keys()).view("S24") for each in views]).reshape(-1, size)
-    joined = np.ascontiguousarray(keys).view(f"S{24 * size}").ravel()
+    keys = sortable(np.concatenate([each.rows.keys() for each in views]))
+    joined = keys.view(f"S{size * keys.itemsize}")
     _, firsts, inverse = np.unique(joined, return_index=True, return_inverse=True)
     first_of = firsts[inverse]
     made, begin = [], 0
@@ -156,7 +156,9 @@ def _left_short(rows: TokenRows, short: NDArray[np.bool_], least: int, size: int
     return Left(f"shorter than {least:,} tokens", int(short.sum()), each)
 
 
-def _repeated(views: Sequence[View], size: int, begin: int, again: Places, first_of: Places):  # type: ignore[no-untyped-def]
+def _repeated(
+    views: Sequence[View], size: int, begin: int, again: Places, first_of: Places
+) -> Callable[[], Iterator[Refused]]:
     def source(number: int) -> str:
         for each in views:
             if number < len(each.rows) // size:

@@ -10,8 +10,6 @@ import numpy as np
 from mlxtune.data import load as data
 from mlxtune.data.dataset import Dataset
 from mlxtune.data.distinct import NOTHING, Distinct
-from mlxtune.data.load import ignore
-from mlxtune.data.store.fill import Tell
 from mlxtune.errors import BadData
 from mlxtune.format import counted, share
 from mlxtune.models import hub, stopping, tokenizer
@@ -49,12 +47,12 @@ class Lost(NamedTuple):
 class PlannedRows:
     """Tokenized once; each length that is asked for is a view."""
 
-    def __init__(self, recipe: Recipe, config: ModelConfig, tell: Tell = ignore) -> None:
+    def __init__(self, recipe: Recipe, config: ModelConfig) -> None:
         self.settings, self.seed, self.context = recipe.data, recipe.train.seed, context(config)
         folder = hub.small(recipe.model.name, recipe.model.revision)
         tokens = tokenizer.load(folder)
         reader = data.Reader(tokens, frozenset(stopping.ids(folder, tokens)), partial(tokenizer.load, folder))
-        self.examples = data.read(recipe.data, reader, pairs=recipe.objective.rows_per_example > 1, tell=tell)
+        self.examples = data.read(recipe.data, reader, pairs=recipe.objective.rows_per_example > 1)
         self.made: dict[int, Dataset] = {}
         self._distinct: dict[int, Distinct] = {}
         self.of(recipe.data.longest)

@@ -170,8 +170,7 @@ def as_yaml(recipe: Recipe) -> str:
 
 def shown_tree(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """As `as_tree` has it, for others to read: a URL is in it without the signature that it may carry."""
-    path = recipe.data.path
-    return as_tree(replace(recipe, data=replace(recipe.data, path=urls.shown(path))) if path else recipe)
+    return as_tree(replace(recipe, data=recipe.data.elsewhere(urls.shown)))
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:

@@ -81,12 +81,11 @@ def _findable(recipe: Recipe) -> Recipe:
     model = recipe.model.name
     if model not in (None, TINY) and isinstance(folder := hub.locate(model, recipe.model.revision), Path):
         recipe = replace(recipe, model=replace(recipe.model, name=str(folder.absolute())))
-    found = replace(recipe.data, path=_whole(recipe.data.path), valid=_whole(recipe.data.valid))
-    return replace(recipe, data=found)
+    return replace(recipe, data=recipe.data.elsewhere(_whole))
 
 
-def _whole(data: str | None) -> str | None:
-    if data is None or is_url(data):
+def _whole(data: str) -> str:
+    if is_url(data):
         return data
     place = user_path(data, BadRun)
     return str(place.absolute()) if place.exists() or is_pattern(data) else data

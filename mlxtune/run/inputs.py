@@ -1,6 +1,7 @@
 """What a run reads before it is planned: the model's small files, its tokenizer, and the rows."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,7 @@ def read(recipe: Recipe, tell: Callable[[Event], None]) -> Inputs:
     most, stops = context(config), stopping.ids(folder, tokens)
     reader = data.Reader(tokens, frozenset(stops), partial(tokenizer.load, folder))
     examples = data.read(recipe.data, reader, pairs=pairs, tell=tell)
+    recipe = replace(recipe, data=examples.wanted.settings)
     dataset = data.prepare(examples, recipe.data, seed=recipe.train.seed, context=most)
     _check_tokens(dataset, examples.store, config.vocab_size)
     special = specials.read(tokens, stops, recipe.data.end_of_turn)

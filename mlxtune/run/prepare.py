@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mlxtune import validating
-from mlxtune.backends.base import Blueprint, Job, Work, ignore
+from mlxtune.backends.base import Blueprint, Job, Work
 from mlxtune.backends.choose import blueprint as make_blueprint
 from mlxtune.backends.decisions import Decisions
 from mlxtune.data.batches import padding_waste
@@ -13,7 +13,7 @@ from mlxtune.data.dataset import Dataset
 from mlxtune.data.fingerprint import fingerprint
 from mlxtune.data.special import Special
 from mlxtune.errors import BadSetting
-from mlxtune.events import Event, Memory, Preparing, Start
+from mlxtune.events import Event, Memory, Preparing, Start, ignore
 from mlxtune.feed import Feed
 from mlxtune.format import size as in_bytes
 from mlxtune.memory import kept_ratio

@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import filelock
+
 from mlxtune.errors import BadSetting
 from mlxtune.format import shown
 from mlxtune.storage.files import cache_folder
@@ -76,10 +78,11 @@ def clear(found: Sequence[Kept]) -> tuple[list[Kept], list[Kept]]:
     for each in found:
         (gone if _delete(each.path) else left).append(each)
     for owner in {each.path.parent for each in gone}:
-        with suppress(OSError):
+        with suppress(OSError, filelock.Timeout, NotImplementedError):
             for lock in owner.glob("*.lock"):
                 if not any(path.is_dir() for path in owner.glob(f"{lock.stem}*")):
-                    lock.unlink()
+                    with filelock.FileLock(lock, timeout=0):  # no one begins to make it now
+                        lock.unlink()
             owner.rmdir()
     return gone, left
 

@@ -16,8 +16,11 @@ from mlxtune.data.remote import file as remote_file
 from mlxtune.data.remote import http
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import BadSetting, MlxtuneError
-from tests.support.data import read as read_examples
+from mlxtune.recipe.recipe import as_yaml, build
+from tests.support.data import told
 from tests.support.http import Site, serve
+from tests.support.token_store import kept
+from tests.support.tokenizers import tokenizer
 
 ROWS = [{"prompt": f"row {number} é", "completion": "x" * (number % 70 + 1)} for number in range(4000)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
@@ -46,15 +49,6 @@ def a_new_client() -> Iterator[None]:
 
 def values(source: Sources) -> list[Any]:
     return [raw.value for raw in source.splits["train"]]  # type: ignore[union-attr]
-
-
-def told(url: str) -> str:
-    with pytest.raises(MlxtuneError) as caught:
-        read_examples(DataSettings(path=url))
-    assert caught.value.exit_code == 2
-    assert str(caught.value).count("expected") == 1
-    assert len(str(caught.value)) < 1000
-    return str(caught.value)
 
 
 def parquet() -> bytes:
@@ -284,3 +278,27 @@ def test_what_has_no_name_for_its_content_is_fetched_once_and_leaves_nothing(
     )
     assert len(site.asked) == 2  # for what it says, and for the file
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signature_is_in_no_name_and_no_file_of_the_cache(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLXTUNE_CACHE", str(tmp_path / "cache"))
+    signed = f"{site.url}/rows.jsonl?X-Amz-Signature=5eC7e7&day=3"
+    store = kept(DataSettings(path=signed, max_rows=9), tokenizer()).store
+    assert len(store) == 9
+    everything = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert everything
+    assert not any("5eC7e7" in str(path) or b"5eC7e7" in path.read_bytes() for path in everything)
+
+
+@pytest.mark.parametrize("key", ["data.path", "data.valid"])
+def test_a_signature_is_in_no_recipe_that_is_written(key: str, site: Site) -> None:
+    recipe = build({}, {key: f"{site.url}/rows.jsonl?X-Amz-Signature=5eC7e7"})
+    assert f"{site.url}/rows.jsonl" in as_yaml(recipe)
+    assert "5eC7e7" not in as_yaml(recipe)
+
+
+def test_a_url_with_a_password_is_refused_under_the_setting_that_has_it() -> None:
+    with pytest.raises(BadSetting, match=r"^data\.valid: expected a URL without a user and a password"):
+        build({}, {"data.valid": "https://me:5eC7e7@host/a.jsonl"})

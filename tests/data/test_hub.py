@@ -9,12 +9,14 @@ import pytest
 from huggingface_hub import constants
 
 from mlxtune.data.files import read
+from mlxtune.data.load import Reader
+from mlxtune.data.load import read as read_rows
 from mlxtune.data.remote import file as remote_file
 from mlxtune.data.settings import DataSettings
 from mlxtune.errors import MlxtuneError
-from tests.support.data import read as read_examples
-from tests.support.data import write
+from tests.support.data import told, write
 from tests.support.hub import COMMIT, Hub, place_in_cache, serve, use, use_cache
+from tests.support.tokenizers import tokenizer
 
 NAME = "org/rows"
 PINNED = f"hf://datasets/{NAME}@{COMMIT}"
@@ -49,15 +51,6 @@ def card(hub: Hub, configs: Any) -> None:
 def texts(path: str) -> dict[str, list[str]]:
     splits = read(path).splits
     return {split: [raw.value["text"] for raw in rows] for split, rows in splits.items()}  # type: ignore[union-attr, index, call-overload]
-
-
-def told(path: str) -> str:
-    with pytest.raises(MlxtuneError) as caught:
-        read_examples(DataSettings(path=path))
-    assert caught.value.exit_code == 2
-    assert str(caught.value).count("expected") == 1
-    assert len(str(caught.value)) < 1500
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("path", [NAME, f"hf://datasets/{NAME}", f"hf://datasets/{NAME}@main", f"{PINNED}/", PINNED])
@@ -235,3 +228,11 @@ def test_a_token_is_sent_to_the_hub_and_shown_nowhere(hub: Hub, monkeypatch: pyt
     assert "that the server refuses it (HTTP status 403)" in str(caught.value)
     assert "HF_TOKEN" in str(caught.value)
     assert "5eC7e7" not in str(caught.value)
+
+
+def test_the_settings_of_what_was_read_name_the_commit(hub: Hub, tmp_path: Path) -> None:
+    put(hub, "train.jsonl")
+    other = str(write(tmp_path / "valid.jsonl", [{"text": "here"}]))
+    reader = Reader(tokenizer())
+    assert read_rows(DataSettings(path=NAME, valid=other), reader).wanted.settings.path == PINNED
+    assert read_rows(DataSettings(path=other, valid=NAME), reader).wanted.settings.valid == PINNED

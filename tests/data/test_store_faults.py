@@ -19,10 +19,10 @@ from mlxtune.data.store import chunks, making
 from mlxtune.data.store.making import ABOUT, Making
 from mlxtune.data.store.parts import NAMES, OnDisk
 from mlxtune.data.token_rows import TokenRows
-from mlxtune.errors import BadSetting, Faults, RunStopped
+from mlxtune.errors import BadData, BadSetting, Faults, RunStopped
 from tests.data.test_store import BAD, DOCUMENT, ROWS, cache, from_store, settings_of
 from tests.support.data import loaded, write
-from tests.support.token_store import Row, contents, everything, folder_of, kept, plain
+from tests.support.token_store import Row, contents, everything, folder_of, held, kept, plain
 from tests.support.tokenizers import CHATML, tokenizer
 
 __all__ = ["cache"]
@@ -327,3 +327,20 @@ def test_the_place_of_a_row_is_the_same_in_another_process() -> None:
     there = pickle.loads(pickle.dumps(here))
     assert type(there.file) is Called
     assert (str(there), there.short, there, hash(there)) == (str(here), here.short, here, hash(here))
+
+
+def test_files_that_change_while_they_are_read_are_one_message_and_nothing_is_kept(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, make = settings_of(write(tmp_path / "a.jsonl", ROWS)), Maker.make
+
+    def meanwhile(self: Maker, *given: Any, **named: Any) -> Any:
+        write(tmp_path / "a.jsonl", ROWS[1:])
+        return make(self, *given, **named)
+
+    monkeypatch.setattr(Maker, "make", meanwhile)
+    with pytest.raises(BadData, match="expected files that stay as they are while they are read"):
+        kept(settings, MADE)
+    assert list(cache.rglob("*.bin")) == []
+    monkeypatch.setattr(Maker, "make", make)
+    assert contents(kept(settings, MADE).store) == contents(held(settings, MADE, lambda: MADE, 1))

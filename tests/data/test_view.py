@@ -1,5 +1,6 @@
 """What a length and its options make of rows that are made once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import pytest
 
 from mlxtune.data.dataset import Dataset
 from mlxtune.data.fingerprint import fingerprint
-from mlxtune.data.load import load
+from mlxtune.data.load import check_rows, load
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.stats import stats
 from mlxtune.data.types import TokenRow
-from mlxtune.errors import BadSetting
+from mlxtune.errors import BadData, BadSetting
 from tests.support.data import chat, loaded, write
 from tests.support.tokenizers import CHATML, tokenizer
 
@@ -116,3 +117,19 @@ def test_rows_of_another_place_validate_and_none_are_held_out(tmp_path: Path) ->
     assert len(loaded(path, tokenizer(), valid=str(tmp_path / "both")).valid) == 2
     with pytest.raises(BadSetting, match=r"data\.valid_share: expected to be left alone"):
         loaded(path, tokenizer(), valid=str(other), valid_share=0.5)
+
+
+def test_validation_rows_of_the_data_that_others_take_the_place_of_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "both" / "train.jsonl", [{"text": "train"}])
+    write(tmp_path / "both" / "valid.jsonl", [{"text": "own"}])
+    other = write(tmp_path / "other.jsonl", [{"text": "other"}])
+    made = loaded(tmp_path / "both", tokenizer(), valid=str(other))
+    assert [row.source for row in made.valid] == ["other.jsonl:1"]
+    assert "Not read beside the rows: valid.jsonl." in made.notes
+
+
+def test_rows_behind_the_first_so_many_are_not_looked_at_without_a_tokenizer_either(tmp_path: Path) -> None:
+    settings = DataSettings(path=str(write(tmp_path / "a.jsonl", [{"text": "right"}, {"text": 5}])))
+    check_rows(replace(settings, max_rows=1))
+    with pytest.raises(BadData, match="expected text"):
+        check_rows(settings)

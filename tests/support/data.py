@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
+
 from mlxtune.data import files, rows
 from mlxtune.data.counts import Counts
 from mlxtune.data.dataset import Dataset
@@ -83,3 +85,13 @@ def chat(*turns: str, system: str | None = None) -> dict[str, Any]:
     """A row of `messages`: a user's turn, an assistant's, and so on."""
     said = [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
     return {"messages": [{"role": "system", "content": system}, *said] if system else said}
+
+
+def told(path: str, most: int = 1500) -> str:
+    """The one message of a place whose rows cannot be read, of so many characters at most."""
+    with pytest.raises(MlxtuneError) as caught:
+        read(DataSettings(path=path))
+    assert caught.value.exit_code == 2
+    assert str(caught.value).count("expected") == 1
+    assert len(str(caught.value)) < most
+    return str(caught.value)

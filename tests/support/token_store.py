@@ -7,7 +7,7 @@ from typing import Any
 
 from mlxtune.data import files
 from mlxtune.data.dataset import Dataset
-from mlxtune.data.load import TRAINED, ignore
+from mlxtune.data.load import TRAINED
 from mlxtune.data.rows import Wanted
 from mlxtune.data.settings import DataSettings
 from mlxtune.data.store.fill import Filling, Ways
@@ -16,6 +16,7 @@ from mlxtune.data.store.parts import OnDisk
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
 from mlxtune.data.types import TokenRow
+from mlxtune.events import ignore
 from mlxtune.models import tokenizer as tokenizers
 
 Row = tuple[list[int], list[bool], str]
@@ -30,13 +31,13 @@ def asked(settings: DataSettings, tokenizer: Any, *, stops: frozenset[int] = fro
 def kept(settings: DataSettings, tokenizer: Any, **wanted: Any) -> Found:
     """From the cache, or made there by this process."""
     each = asked(settings, tokenizer, **wanted)
-    return find_or_make(each, Filling(each, Ways(lambda: tokenizer, ignore, 1)), lambda: None)
+    return find_or_make(each, Filling(each, Ways(lambda: tokenizer, ignore, 1)).all_splits, lambda: None)
 
 
 def held(settings: DataSettings, tokenizer: Any, open_tokenizer: Callable[[], Tokenizer], n_processes: int) -> Store:
     """In memory, made by so many processes."""
     each = asked(settings, tokenizer)
-    return in_memory(each, Filling(each, Ways(open_tokenizer, ignore, n_processes))).store
+    return in_memory(each, Filling(each, Ways(open_tokenizer, ignore, n_processes)).all_splits).store
 
 
 def folder_of(store: Store) -> Path:

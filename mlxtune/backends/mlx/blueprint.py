@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from mlxtune.backends.base import Job, Work, ignore
+from mlxtune.backends.base import Job, Work
 from mlxtune.backends.decisions import Decisions, decide
 from mlxtune.backends.mlx import device
 from mlxtune.backends.mlx.assemble import Parts
@@ -12,7 +12,7 @@ from mlxtune.backends.mlx.learner import MlxLearner
 from mlxtune.backends.mlx.model import anatomy
 from mlxtune.backends.mlx.model.load import corrected, load_lazily
 from mlxtune.backends.mlx.prefix.keeping import Keeping
-from mlxtune.events import Event
+from mlxtune.events import Event, ignore
 from mlxtune.strategies.choose import select
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxtune.backends import loss_scale
-from mlxtune.backends.base import LossSum, Sampling, StepResult, ignore
+from mlxtune.backends.base import LossSum, Sampling, StepResult
 from mlxtune.backends.loss_scale import LossScale
 from mlxtune.backends.mlx import device
 from mlxtune.backends.mlx.assemble import Parts, assemble
@@ -24,7 +24,7 @@ from mlxtune.backends.mlx.update.finite import Watch
 from mlxtune.backends.mlx.update.parameters import Arrays, Rule, Trained
 from mlxtune.backends.references import References, row_sums
 from mlxtune.data.types import Batch
-from mlxtune.events import Event, Memory, Notice
+from mlxtune.events import Event, Memory, Notice, ignore
 from mlxtune.objectives.base import Found, Targets
 from mlxtune.optim import clip
 from mlxtune.storage.files import Tensor

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mlxtune.backends.base import Job, Work, ignore
+from mlxtune.backends.base import Job, Work
 from mlxtune.backends.decisions import Decisions, decide
 from mlxtune.backends.numpy import config, device, layout, weights
 from mlxtune.backends.numpy.learner import NumpyLearner, Parts
 from mlxtune.backends.numpy.weights import Sources
-from mlxtune.events import Event
+from mlxtune.events import Event, ignore
 from mlxtune.strategies.choose import select
 
 

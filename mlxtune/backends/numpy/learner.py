@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlxtune.adapters.adapter import parameters
 from mlxtune.backends import loss_scale
-from mlxtune.backends.base import Job, LossSum, Sampling, StepResult, Work, ignore
+from mlxtune.backends.base import Job, LossSum, Sampling, StepResult, Work
 from mlxtune.backends.decisions import Decisions
 from mlxtune.backends.numpy import adapter, device, layout, weights
 from mlxtune.backends.numpy.arrays import Array, Flat, Workspace, is_finite
@@ -30,7 +30,7 @@ from mlxtune.backends.numpy.weights import Sources
 from mlxtune.backends.references import References, row_sums
 from mlxtune.data.packed import pack
 from mlxtune.data.types import Batch
-from mlxtune.events import Event, Memory
+from mlxtune.events import Event, Memory, ignore
 from mlxtune.models.shapes import EMBEDDING, HEAD
 from mlxtune.models.shapes import shapes as base_shapes
 from mlxtune.models.weights import header

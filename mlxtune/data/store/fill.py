@@ -47,8 +47,8 @@ class Filling:
         self.wrong, self.broken, self.is_unreadable = Kinds(), list[MlxtuneError](), False
         self.rows, self.total, self.told = 0, _total(asked), time.monotonic()
 
-    def __call__(self, making: Making) -> None:
-        """All splits. Raises for all that is wrong with the rows at once."""
+    def all_splits(self, making: Making) -> None:
+        """Raises for all that is wrong with the rows at once."""
         making.about.unread = self.asked.sources.unread
         for split in self.asked.splits:
             self._fill(making, split)
@@ -58,7 +58,7 @@ class Filling:
     def _fill(self, making: Making, split: Split) -> None:
         taken, counts = making.taken(split), making.about.splits[split].counts
         raws = self.asked.sources.splits[split]
-        if split == self.asked.splits[0] and self.asked.wanted.settings.max_rows is not None:
+        if split == self.asked.splits[0]:
             raws = limited(raws, self.asked.wanted, counts)
         try:
             for _ in islice(raws, taken):
@@ -103,10 +103,9 @@ def _total(asked: Asked) -> int:
     files = [file for split in asked.splits for file in asked.sources.files.get(split, ())]
     if asked.wanted.settings.max_rows is not None:
         return 0
-    if not all(isinstance(file, Path) and file.suffix.lower() == ".jsonl" for file in files):
-        return 0
+    local = [file for file in files if isinstance(file, Path) and file.suffix.lower() == ".jsonl"]
     try:
-        return sum(_lines(Path(str(file))) for file in files)
+        return sum(map(_lines, local)) if len(local) == len(files) else 0
     except OSError:
         return 0  # whoever reads it will say so
 
@@ -122,7 +121,11 @@ def _none() -> Tokenizer:
 
 def limited(raws: Iterator[Raw | Fault], wanted: Wanted, counts: Counts) -> Iterator[Raw | Fault]:
     """Rows up to the first so many that can be read; those behind them are not looked at."""
-    most, left = wanted.settings.max_rows or 0, wanted.settings.max_rows or 0
+    most = wanted.settings.max_rows
+    if most is None:
+        yield from raws
+        return
+    left = most
     for raw in raws:
         if left == 0:
             counts.is_cut = True

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mlxtune.data import urls
 from mlxtune.data.files import Sources
 from mlxtune.data.folders import Split
 from mlxtune.data.rows import Wanted
@@ -21,7 +22,7 @@ from mlxtune.data.store.columns import token_type
 from mlxtune.data.store.making import Making, opened
 from mlxtune.data.store.store import Store
 from mlxtune.data.tokenizer import Tokenizer
-from mlxtune.errors import MlxtuneError, RunStopped
+from mlxtune.errors import BadData, MlxtuneError, RunStopped
 from mlxtune.storage.files import cache_folder
 from mlxtune.storage.one_writer import drop_older, one_writer
 
@@ -50,7 +51,9 @@ class Found(NamedTuple):
 
 def in_memory(asked: Asked, fill: Fill) -> Found:
     """Made for this process alone."""
-    return _filled(Making(_type(asked.tokenizer), _name(asked)), fill, None)
+    making = Making(_type(asked.tokenizer))
+    fill(making)
+    return Found(making.finish(None))
 
 
 def find_or_make(asked: Asked, fill: Fill, wait: Callable[[], None]) -> Found:
@@ -68,10 +71,10 @@ def find_or_make(asked: Asked, fill: Fill, wait: Callable[[], None]) -> Found:
             work = stack.enter_context(one_writer(folder, wait))
             if (store := opened(folder)) is not None:
                 return Found(store)
-            making = Making(_type(asked.tokenizer), _name(asked), work)
+            making = Making(_type(asked.tokenizer), work)
         except OSError as fault:
             return _not_kept(asked, fill, folder, fault)
-        found = _made(making, fill, folder)
+        found = _made(making, fill, folder, lambda: _folder(asked))
     drop_older(folder, KEPT)
     return found
 
@@ -81,11 +84,20 @@ def _not_kept(asked: Asked, fill: Fill, folder: Path, fault: OSError) -> Found:
     return in_memory(asked, fill)._replace(notes=(said,))
 
 
-def _made(making: Making, fill: Fill, folder: Path) -> Found:
-    """The work is kept where nothing was wrong with the rows: the next start goes on from there."""
+def _made(making: Making, fill: Fill, folder: Path, now: Callable[[], Path]) -> Found:
+    """The work is kept where nothing was wrong with the rows: the next start goes on from there.
+
+    now: where the store belongs once the rows were read. Files that were changed meanwhile belong elsewhere.
+    """
     work = making.work
     try:
-        return _filled(making, fill, folder)
+        fill(making)
+        if now() != folder:
+            found, remedy = "some that were changed meanwhile", "Run the command again."
+            raise BadData(
+                "data", expected="files that stay as they are while they are read", found=found, remedy=remedy
+            )
+        return Found(making.finish(folder), tuple(making.notes))
     except RunStopped:
         making.note()
         raise
@@ -95,22 +107,13 @@ def _made(making: Making, fill: Fill, folder: Path) -> Found:
         raise
 
 
-def _filled(making: Making, fill: Fill, folder: Path | None) -> Found:
-    fill(making)
-    return Found(making.finish(folder), tuple(making.notes))
-
-
 def _type(tokenizer: Tokenizer) -> Any:
     return token_type(max(tokenizer.get_vocab().values(), default=0))
 
 
-def _name(asked: Asked) -> str:
-    return asked.wanted.settings.path or "the built-in data"
-
-
 def _folder(asked: Asked) -> Path:
     """The place is a hash of all that the tokens depend on, in a folder of the data set."""
-    name = _name(asked)
+    name = urls.shown(asked.wanted.settings.path or "the built-in data")
     own = re.sub(r"[^\w.-]+", "-", name.rstrip("/").rpartition("/")[2])[-60:]
     parts = {
         "content": asked.sources.identity(),

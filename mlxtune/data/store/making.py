@@ -16,7 +16,7 @@ from mlxtune.data.counts import Counts
 from mlxtune.data.folders import Split
 from mlxtune.data.store.columns import Packed, moved
 from mlxtune.data.store.parts import NAMES, InMemory, OnDisk, Part
-from mlxtune.data.store.store import ABOUT, Contents, Held, Store
+from mlxtune.data.store.store import ABOUT, Contents, SplitRows, Store
 from mlxtune.data.types import Refused
 from mlxtune.errors import BadSetting
 from mlxtune.format import size as in_bytes
@@ -62,7 +62,6 @@ class About:
     sizes: dict[str, int] = field(default_factory=dict)
     whole: bool = False
     seal: str = ""
-    source: str = ""  # what the user calls the data
 
 
 SCHEMA = TypeAdapter(About)
@@ -71,9 +70,9 @@ SCHEMA = TypeAdapter(About)
 class Making:
     """work: the folder; None makes it in memory. What was begun there goes on, where it is of the same rows."""
 
-    def __init__(self, dtype: np.dtype[Any], source: str, work: Path | None = None) -> None:
+    def __init__(self, dtype: np.dtype[Any], work: Path | None = None) -> None:
         found = read(work) if work else None
-        self.about = found or About(dtype.str, source=source)
+        self.about = found or About(dtype.str)
         self.work, self.noted, self._beat = work, time.monotonic(), Beat()
         self.is_sound = True  # no row was found that has to be mended: the next start would not look at it again
         self.notes: list[str] = []
@@ -212,10 +211,10 @@ def _seal(parts: Mapping[str, Part]) -> str:
 
 def contents(about: About) -> Contents:
     """What a reader of the store is told."""
-    splits: dict[Split, Held] = {}
+    splits: dict[Split, SplitRows] = {}
     first = 0
     for name, part in about.splits.items():
-        splits[name] = Held(first, part.rows, part.refused, part.counts)
+        splits[name] = SplitRows(first, part.rows, part.refused, part.counts)
         first += part.rows
     return Contents(np.dtype(about.dtype), splits, about.files, about.unread)
 

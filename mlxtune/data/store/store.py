@@ -24,7 +24,7 @@ ABOUT = "about.json"
 AT_ONCE = 1 << 16  # records that are read together
 
 
-class Held(NamedTuple):
+class SplitRows(NamedTuple):
     """What a store says of the rows of one split. first: their first number."""
 
     first: int
@@ -37,7 +37,7 @@ class Contents(NamedTuple):
     """What a store holds. dtype: of its tokens; unread: names of files and splits that lie beside the rows."""
 
     dtype: np.dtype[Any]
-    splits: Mapping[Split, Held]
+    splits: Mapping[Split, SplitRows]
     files: Sequence[str]
     unread: tuple[str, ...] = ()
 

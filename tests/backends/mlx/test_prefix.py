@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxtune.backends.base import Job, Work, ignore
+from mlxtune.backends.base import Job, Work
 from mlxtune.backends.decisions import Passes
 from mlxtune.backends.mlx.blueprint import MlxBlueprint
 from mlxtune.backends.mlx.learner import OTHER_FORM
@@ -19,7 +19,7 @@ from mlxtune.data.batches import collate
 from mlxtune.data.token_rows import listed
 from mlxtune.data.types import TokenRow
 from mlxtune.errors import BadSetting
-from mlxtune.events import Notice, Preparing
+from mlxtune.events import Notice, Preparing, ignore
 from mlxtune.optim.adamw import AdamW
 from mlxtune.storage.files import write_tensors
 from mlxtune.strategies.full import Full
